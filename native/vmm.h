@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * vmm.h: the one contract between TypeScript (src/vmm) and native code.
+ *
+ * libvmm.so implements it on /dev/kvm, libvmm-unicorn.so on libunicorn. Both
+ * export the same engine functions; libvmm.so exports the host calls as well.
+ *
+ * Conventions
+ *  - Functions that return int give 0 (or a count) on success and -errno on
+ *    failure. Functions that take (why, size) write one sentence there when
+ *    they fail, always terminated.
+ *  - Exits are Linux's struct kvm_run, registers are kvm_regs, kvm_sregs, ...
+ *    (linux/kvm.h, Documentation/virt/kvm/api.rst), for both engines.
+ *  - Guest time is nanoseconds since the machine was made, see vmm_clock.
+ *  - One vCPU per engine. Every call but vmm_kick is made by the thread that
+ *    called vmm_open.
+ */
+#ifndef VMM_H
+#define VMM_H
+
+#include <linux/kvm.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define VMM_ABI 1
+#define VMM_PAGE 4096u
+#define VMM_MAX_SLOTS 16
+#define VMM_MAX_MSRS 32
+
+/* What an engine can do beyond the common ground; vmm_capabilities(). */
+enum vmm_capability {
+	VMM_CAP_DIRTY_LOG = 1u << 0,	/* vmm_dirty works */
+	VMM_CAP_EXACT_DIRTY = 1u << 1,	/* ... and reports only written pages */
+	VMM_CAP_VIRTUAL_TIME = 1u << 2, /* VMM_CLOCK_VIRTUAL, warped TSC */
+	VMM_CAP_MSR_EXITS = 1u << 3,	/* KVM_EXIT_X86_RDMSR/WRMSR */
+	VMM_CAP_SYNC_REGS = 1u << 4,	/* kvm_valid_regs in the run page */
+	VMM_CAP_XSAVE = 1u << 5,	/* AVX and later state */
+};
+
+/*
+ * The guest's clock. It lies in the machine image, so that a copy of the image
+ * holds the time too. The vCPU thread alone writes it.
+ *
+ * Real:    guest time = CLOCK_MONOTONIC - origin + warp
+ * Virtual: guest time = blocks * ns_per_block + warp
+ *
+ * The TSC counts guest nanoseconds (1 GHz) where the engine can do so.
+ */
+enum vmm_clock_mode { VMM_CLOCK_REAL = 0, VMM_CLOCK_VIRTUAL = 1 };
+
+struct vmm_clock {
+	int64_t origin;		/* ns of CLOCK_MONOTONIC */
+	int64_t warp;		/* ns */
+	uint64_t blocks;	/* translated blocks entered, virtual mode */
+	uint32_t mode;		/* enum vmm_clock_mode */
+	uint32_t ns_per_block;
+};
+
+/* A range of guest-physical memory. Anything outside all slots is MMIO. */
+#define VMM_SLOT_READONLY 1u /* writes exit as MMIO */
+struct vmm_slot {
+	uint64_t gpa;
+	uint64_t size;
+	uint64_t host; /* address in this process */
+	uint32_t flags;
+	uint32_t reserved;
+};
+
+struct vmm_config {
+	uint32_t abi; /* VMM_ABI */
+	uint32_t slots;
+	struct vmm_slot slot[VMM_MAX_SLOTS];
+	uint64_t clock; /* struct vmm_clock * */
+};
+
+/* All of a CPU's registers: what a machine image keeps of it. */
+struct vmm_cpu {
+	struct kvm_regs regs;			/* 0 */
+	struct kvm_sregs sregs;			/* 144 */
+	struct kvm_debugregs debugregs;		/* 456 */
+	struct kvm_vcpu_events events;		/* 584 */
+	struct kvm_fpu fpu;			/* 648 */
+	uint64_t xcr0;				/* 1064 */
+	uint32_t msr_count;			/* 1072 */
+	uint32_t halted;			/* 1076 */
+	struct kvm_msr_entry msrs[VMM_MAX_MSRS]; /* 1080 */
+	uint32_t xsave_size;			/* 1592: bytes used below, 0 = none */
+	uint32_t reserved;
+	uint8_t xsave[4096];			/* 1600 */
+};
+
+struct vmm; /* one VM with one vCPU */
+
+/* ------------------------------------------------- engine, in both libraries */
+
+/* The header's VMM_ABI as built. */
+uint32_t vmm_abi(void);
+
+/* Can this engine be opened here? 0, or -errno and a sentence that says what
+ * is missing. Opens nothing that stays. */
+int vmm_probe(char *why, size_t size);
+
+/* A short version string: "KVM API 12", "libunicorn 2.0.1". */
+int vmm_version(char *text, size_t size);
+
+uint32_t vmm_capabilities(struct vmm *);
+
+/* NULL on failure, with the sentence in why. */
+struct vmm *vmm_open(const struct vmm_config *, char *why, size_t size);
+void vmm_close(struct vmm *);
+
+/* The page (and the I/O data page behind it) in which exits are reported. */
+struct kvm_run *vmm_run_page(struct vmm *);
+
+/* Bytes mapped at vmm_run_page. */
+uint32_t vmm_run_size(struct vmm *);
+
+/*
+ * Runs the guest until it needs help: the exit is in the run page. Answers
+ * (IN data, MMIO read data, MSR values) are written there before the next call.
+ * 0: an exit. A kick or a passed deadline is KVM_EXIT_INTR (also for the
+ * engine that returns EINTR for it). Other failures: -errno.
+ */
+int vmm_run(struct vmm *);
+
+/* Asks vmm_run to return as soon as possible, now or at its next call. May be
+ * called from any thread; wakes vmm_wait too. */
+void vmm_kick(struct vmm *);
+
+/* Kick when guest time reaches this; INFINITY for never. */
+int vmm_set_deadline(struct vmm *, double guest_ns);
+
+/* Current guest time, by the config's vmm_clock. */
+double vmm_now(struct vmm *);
+
+/*
+ * Sleeps until guest time `until` (INFINITY: for ever), a kick, or input on
+ * one of the descriptors. Returns 1 for a kick, 0 otherwise.
+ */
+int vmm_wait(struct vmm *, double until, const int32_t *fds, uint32_t count);
+
+/* Injects an external interrupt; only when the run page's
+ * ready_for_interrupt_injection is 1. */
+int vmm_interrupt(struct vmm *, uint32_t vector);
+int vmm_nmi(struct vmm *);
+
+int vmm_get_cpu(struct vmm *, struct vmm_cpu *);
+int vmm_set_cpu(struct vmm *, const struct vmm_cpu *);
+
+/* CPUID that the engine can offer; returns the number of entries. */
+int vmm_supported_cpuid(struct vmm *, struct kvm_cpuid_entry2 *, uint32_t max);
+int vmm_set_cpuid(struct vmm *, const struct kvm_cpuid_entry2 *, uint32_t count);
+
+/*
+ * Pages of a slot written by the guest since the last call, one bit a page,
+ * into `bitmap` (size bits rounded up to 64, as bytes). Returns the number of
+ * dirty pages. Host writes are not in it unless vmm_written reported them.
+ */
+int vmm_dirty(struct vmm *, uint32_t slot, uint8_t *bitmap, size_t size);
+
+/* The host wrote guest memory: cached translations of it must go. */
+int vmm_written(struct vmm *, uint64_t gpa, uint64_t length);
+
+/* ------------------------------------------------------ host calls, libvmm.so */
+
+/* A memfd-backed mapping of `size` bytes, pages allocated when touched.
+ * Returns its address or -errno (as a small negative number). The descriptor
+ * goes to *fd. */
+int64_t vmm_memory_map(uint64_t size, int32_t *fd);
+int vmm_memory_unmap(uint64_t address, uint64_t size, int32_t fd);
+/* Bytes of the mapping that have pages behind them. */
+int64_t vmm_memory_resident(uint64_t address, uint64_t size);
+
+#endif

@@ -1,0 +1,155 @@
+/**
+ * Time is a device: everything a guest can see of time comes from one Clock.
+ *
+ * Guest time is nanoseconds since the machine was made. It is sampled once per exit, so all
+ * devices that serve one exit see one time, and a recorded exit replays with the time it had.
+ */
+import { declareRegisters, f64, u8, type Registers } from "./registers.ts";
+
+/** Timers that one machine can arm. */
+const TIMERS = 16;
+
+const declaration = {
+  /** Guest time as of the last sample, ns. */
+  now: f64(0),
+  /** UTC at guest time 0, in ns since 1970. */
+  epoch: f64(0),
+  /** Guest time at which each timer is due, ns; Infinity when disarmed. */
+  due: f64.array(TIMERS, Infinity),
+  /** Timers handed out. */
+  timers: u8(0),
+};
+
+export const ClockRegisters = declareRegisters("clock", declaration);
+
+/** Where guest time comes from: an engine's clock, a test's, or a recording's. */
+export interface TimeSource {
+  /** Guest time, ns. Must not go backwards. */
+  now(): number;
+  /** Moves guest time ahead by `ns`; absent where time can't be moved. */
+  warp?(ns: number): void;
+}
+
+export class Clock {
+  readonly #r: Registers<typeof declaration>;
+  readonly #source: TimeSource;
+  readonly #handlers: (() => void)[] = [];
+
+  constructor(registers: Registers<typeof declaration>, source: TimeSource) {
+    this.#r = registers;
+    this.#source = source;
+  }
+
+  /** Guest time of the current exit, ns. */
+  get now(): number {
+    return this.#r.now;
+  }
+
+  /** UTC as the guest should see it, in ns since 1970. */
+  get utc(): number {
+    return this.#r.epoch + this.#r.now;
+  }
+
+  /** Sets what UTC it was at guest time 0, in ns since 1970. */
+  set epoch(ns: number) {
+    this.#r.epoch = ns;
+  }
+
+  /** Reads the source. Called once per exit, before devices run. */
+  sample(): number {
+    const now = this.#source.now();
+    if (now > this.#r.now) this.#r.now = now;
+    return this.#r.now;
+  }
+
+  /**
+   * Moves guest time ahead by `ns` where the source can: an answer that a guest polls for may
+   * charge the time that real hardware would have taken.
+   */
+  warp(ns: number): void {
+    this.#source.warp?.(ns);
+  }
+
+  /**
+   * A timer whose `expired` is called by `expire` once guest time reaches what it was armed for.
+   * Timers are handed out in the order of construction, which a machine keeps fixed.
+   */
+  timer(expired: () => void): Timer {
+    const index = this.#handlers.length;
+    if (index === TIMERS) throw new RangeError(`a clock has ${TIMERS} timers`);
+    this.#handlers.push(expired);
+    this.#r.timers = this.#handlers.length;
+    return new Timer(this.#r.due, index);
+  }
+
+  /** When the next timer is due, ns; Infinity when none is armed. */
+  get deadline(): number {
+    const due = this.#r.due;
+    let first = Infinity;
+    for (let i = 0; i < this.#handlers.length; i++) if (due[i] < first) first = due[i];
+    return first;
+  }
+
+  /**
+   * Runs every timer that is due, each once, earliest first. A handler that rearms for a time
+   * already past runs at the next call, so a guest can't hold the host in here.
+   */
+  expire(): void {
+    const due = this.#r.due;
+    const now = this.#r.now;
+    for (let rounds = this.#handlers.length; rounds > 0; rounds--) {
+      let first = -1;
+      for (let i = 0; i < this.#handlers.length; i++) {
+        if (due[i] <= now && (first < 0 || due[i] < due[first])) first = i;
+      }
+      if (first < 0) return;
+      due[first] = Infinity;
+      this.#handlers[first]();
+    }
+  }
+}
+
+/** One timer of a clock. */
+export class Timer {
+  readonly #due: Float64Array;
+  readonly #index: number;
+
+  constructor(due: Float64Array, index: number) {
+    this.#due = due;
+    this.#index = index;
+  }
+
+  /** Due at guest time `at`, ns. */
+  arm(at: number): void {
+    this.#due[this.#index] = at;
+  }
+
+  disarm(): void {
+    this.#due[this.#index] = Infinity;
+  }
+
+  /** Guest time it is armed for, ns; Infinity when disarmed. */
+  get due(): number {
+    return this.#due[this.#index];
+  }
+}
+
+/** A source that a test or a replay moves by hand. */
+export class ManualTime implements TimeSource {
+  /** Guest time, ns. */
+  time = 0;
+
+  now(): number {
+    return this.time;
+  }
+
+  warp(ns: number): void {
+    this.time += ns;
+  }
+}
+
+/** A clock in memory of its own, for tests of devices. */
+export function manualClock(): { clock: Clock; time: ManualTime } {
+  const time = new ManualTime();
+  return { clock: new Clock(ClockRegisters.standalone(), time), time };
+}
