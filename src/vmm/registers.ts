@@ -125,11 +125,7 @@ function accessors<D extends Declaration>(fields: readonly Field[]) {
   class Accessors {
     constructor(buffer: ArrayBuffer, offset: number) {
       for (const field of fields) {
-        const view = new ARRAY[field.type](
-          buffer,
-          offset + field.offset,
-          Math.max(1, field.count),
-        );
+        const view = new ARRAY[field.type](buffer, offset + field.offset, Math.max(1, field.count));
         // A scalar's view stays behind an accessor of its name; an array's is the property.
         Object.defineProperty(this, field.count > 0 ? field.name : `_${field.name}`, {
           value: view,

@@ -1,0 +1,48 @@
+import { expect, test } from "bun:test";
+import { GuestAddressError, GuestMemory } from "./memory.ts";
+
+test("values of every width come back little-endian", () => {
+  const memory = GuestMemory.standalone(0x1000);
+  memory.write32(0x10, 0x89abcdef);
+  expect(memory.read8(0x10)).toBe(0xef);
+  expect(memory.read16(0x11)).toBe(0xabcd);
+  memory.write64(0x20, 0x1234_5678_9abc);
+  expect(memory.read64(0x20)).toBe(0x1234_5678_9abc);
+});
+
+test("an access outside the memory is refused, at its edges too", () => {
+  const memory = GuestMemory.standalone(0x1000, 0x10000);
+  expect(() => memory.read8(0xffff)).toThrow(GuestAddressError);
+  expect(() => memory.read32(0x10ffd)).toThrow(GuestAddressError);
+  expect(memory.read32(0x10ffc)).toBe(0);
+  expect(memory.contains(0x10000, 0x1000)).toBe(true);
+  expect(memory.contains(0x10000, 0x1001)).toBe(false);
+  expect(memory.contains(2 ** 64 - 8, 16)).toBe(false);
+  expect(() => memory.write(0x10ff0, new Uint8Array(17))).toThrow(GuestAddressError);
+});
+
+test("nothing may straddle the hole between two ranges", () => {
+  const memory = new GuestMemory(
+    [
+      { base: 0, size: 0x1000, readonly: false, host: 0 },
+      { base: 0x2000, size: 0x1000, readonly: false, host: 0 },
+    ],
+    (_, __, length) => new ArrayBuffer(length),
+  );
+  expect(memory.contains(0xff0, 0x1020)).toBe(false);
+  expect(memory.size).toBe(0x2000);
+});
+
+test("an observer hears of every write", () => {
+  const memory = GuestMemory.standalone(0x1000);
+  const heard: [number, number][] = [];
+  memory.observe((address, length) => heard.push([address, length]));
+  memory.write16(2, 1);
+  memory.write(8, new Uint8Array(3));
+  memory.fill(16, 4, 0xff);
+  expect(heard).toEqual([
+    [2, 2],
+    [8, 3],
+    [16, 4],
+  ]);
+});

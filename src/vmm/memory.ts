@@ -1,0 +1,184 @@
+/**
+ * Guest-physical memory: the one place where an address that a guest supplied is checked.
+ *
+ * Numbers are doubles: addresses up to 2^53 are exact, and no machine has more. 64-bit values are
+ * read and written as numbers too; what can't be exact is cut to 53 bits on reading, which no
+ * valid address needs.
+ */
+
+/** RAM or ROM at a guest-physical address. */
+export interface MemoryRange {
+  /** First guest-physical address, page-aligned. */
+  readonly base: number;
+  /** Bytes, page-aligned. */
+  readonly size: number;
+  readonly readonly: boolean;
+  /** Host address, 0 where there is none (tests). */
+  readonly host: number;
+}
+
+/** An access outside guest memory. Only code that works for the host (loaders) lets it happen. */
+export class GuestAddressError extends RangeError {
+  constructor(address: number, length: number) {
+    super(`guest memory has no ${length} bytes at 0x${address.toString(16)}`);
+    this.name = "GuestAddressError";
+  }
+}
+
+// An ArrayBuffer holds at most 4 GiB, so larger ranges are cut into windows of 2 GiB. RAM ranges
+// that touch stay separate: no guest structure may straddle a hole.
+const WINDOW = 2 ** 31;
+
+interface Window {
+  readonly base: number;
+  readonly end: number;
+  readonly u8: Uint8Array;
+  readonly view: DataView;
+  readonly range: MemoryRange;
+}
+
+/** Makes an ArrayBuffer of host memory; bun:ffi's toArrayBuffer for real machines. */
+export type MapWindow = (range: MemoryRange, offset: number, length: number) => ArrayBuffer;
+
+export class GuestMemory {
+  readonly ranges: readonly MemoryRange[];
+  /** RAM in bytes, without ROM. */
+  readonly size: number;
+  readonly #windows: Window[] = [];
+  #observer: ((address: number, length: number) => void) | undefined;
+
+  constructor(ranges: readonly MemoryRange[], map: MapWindow) {
+    this.ranges = ranges;
+    this.size = ranges.reduce((sum, range) => sum + (range.readonly ? 0 : range.size), 0);
+    for (const range of ranges) {
+      for (let offset = 0; offset < range.size; offset += WINDOW) {
+        const length = Math.min(WINDOW, range.size - offset);
+        const buffer = map(range, offset, length);
+        this.#windows.push({
+          base: range.base + offset,
+          end: range.base + offset + length,
+          u8: new Uint8Array(buffer),
+          view: new DataView(buffer),
+          range,
+        });
+      }
+    }
+  }
+
+  /** Memory in the JavaScript heap: for tests. Default: `size` bytes at address 0. */
+  static standalone(size: number, base = 0): GuestMemory {
+    return new GuestMemory(
+      [{ base, size, readonly: false, host: 0 }],
+      (_, __, length) => new ArrayBuffer(length),
+    );
+  }
+
+  /** Told of every write that goes through this object; for engines that cache translations. */
+  observe(observer: (address: number, length: number) => void): void {
+    this.#observer = observer;
+  }
+
+  /** Whether [address, address+length) lies in one range of RAM or ROM. */
+  contains(address: number, length: number): boolean {
+    for (const range of this.ranges) {
+      if (address >= range.base && length >= 0 && address + length <= range.base + range.size) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  read8(address: number): number {
+    const w = this.#at(address, 1);
+    return w.u8[address - w.base];
+  }
+
+  read16(address: number): number {
+    const w = this.#at(address, 2);
+    return w.view.getUint16(address - w.base, true);
+  }
+
+  read32(address: number): number {
+    const w = this.#at(address, 4);
+    return w.view.getUint32(address - w.base, true);
+  }
+
+  /** The low 53 bits exactly. */
+  read64(address: number): number {
+    return this.read32(address) + (this.read32(address + 4) & 0x1fffff) * 2 ** 32;
+  }
+
+  write8(address: number, value: number): void {
+    const w = this.#at(address, 1);
+    w.u8[address - w.base] = value;
+    this.#observer?.(address, 1);
+  }
+
+  write16(address: number, value: number): void {
+    const w = this.#at(address, 2);
+    w.view.setUint16(address - w.base, value, true);
+    this.#observer?.(address, 2);
+  }
+
+  write32(address: number, value: number): void {
+    const w = this.#at(address, 4);
+    w.view.setUint32(address - w.base, value, true);
+    this.#observer?.(address, 4);
+  }
+
+  write64(address: number, value: number): void {
+    this.write32(address, value % 2 ** 32);
+    this.write32(address + 4, Math.floor(value / 2 ** 32));
+  }
+
+  /** Copies out of guest memory. */
+  read(address: number, into: Uint8Array): void {
+    this.#spans(address, into.length, (w, at, offset, length) => {
+      into.set(w.u8.subarray(at, at + length), offset);
+    });
+  }
+
+  /** Copies into guest memory. */
+  write(address: number, bytes: Uint8Array): void {
+    this.#spans(address, bytes.length, (w, at, offset, length) => {
+      w.u8.set(bytes.subarray(offset, offset + length), at);
+    });
+    this.#observer?.(address, bytes.length);
+  }
+
+  fill(address: number, length: number, value: number): void {
+    this.#spans(address, length, (w, at, _, span) => w.u8.fill(value, at, at + span));
+    this.#observer?.(address, length);
+  }
+
+  /** Host address of a checked range, for host calls that read or write guest memory. */
+  pointer(address: number, length: number): number {
+    for (const range of this.ranges) {
+      if (address >= range.base && address + length <= range.base + range.size) {
+        return range.host + (address - range.base);
+      }
+    }
+    throw new GuestAddressError(address, length);
+  }
+
+  #at(address: number, length: number): Window {
+    for (const w of this.#windows) {
+      if (address >= w.base && address + length <= w.end) return w;
+    }
+    throw new GuestAddressError(address, length);
+  }
+
+  #spans(
+    address: number,
+    length: number,
+    use: (w: Window, at: number, offset: number, length: number) => void,
+  ): void {
+    if (!this.contains(address, length)) throw new GuestAddressError(address, length);
+    for (let offset = 0; offset < length;) {
+      const w = this.#at(address + offset, 1);
+      const span = Math.min(length - offset, w.end - (address + offset));
+      use(w, address + offset - w.base, offset, span);
+      offset += span;
+    }
+  }
+}
