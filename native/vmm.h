@@ -155,6 +155,8 @@ int vmm_set_cpuid(struct vmm *, const struct kvm_cpuid_entry2 *, uint32_t count)
  * Pages of a slot written by the guest since the last call, one bit a page,
  * into `bitmap` (size bits rounded up to 64, as bytes). Returns the number of
  * dirty pages. Host writes are not in it unless vmm_written reported them.
+ * An engine without VMM_CAP_EXACT_DIRTY starts logging at the first call, which
+ * reports every page.
  */
 int vmm_dirty(struct vmm *, uint32_t slot, uint8_t *bitmap, size_t size);
 
@@ -168,7 +170,7 @@ int vmm_written(struct vmm *, uint64_t gpa, uint64_t length);
  * goes to *fd. */
 int64_t vmm_memory_map(uint64_t size, int32_t *fd);
 int vmm_memory_unmap(uint64_t address, uint64_t size, int32_t fd);
-/* Bytes of the mapping that have pages behind them. */
-int64_t vmm_memory_resident(uint64_t address, uint64_t size);
+/* Bytes of the mapping that have pages behind them, or -errno. */
+int64_t vmm_memory_resident(int32_t fd);
 
 #endif
