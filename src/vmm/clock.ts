@@ -1,8 +1,9 @@
 /**
  * Time is a device: everything a guest can see of time comes from one Clock.
  *
- * Guest time is nanoseconds since the machine was made. It is sampled once per exit, so all
- * devices that serve one exit see one time, and a recorded exit replays with the time it had.
+ * Guest time is nanoseconds since the machine was made. It is sampled at most once per exit, when
+ * the first device asks, so all devices that serve one exit see one time, and a recorded exit
+ * replays with the time it had.
  */
 import { declareRegisters, f64, u8, type Registers } from "./registers.ts";
 
@@ -34,6 +35,9 @@ export class Clock {
   readonly #r: Registers<typeof declaration>;
   readonly #source: TimeSource;
   readonly #handlers: (() => void)[] = [];
+  #stale = true;
+  /** A timer was armed or disarmed since this was last cleared: the engine's deadline is old. */
+  rearmed = true;
 
   constructor(registers: Registers<typeof declaration>, source: TimeSource) {
     this.#r = registers;
@@ -42,12 +46,12 @@ export class Clock {
 
   /** Guest time of the current exit, ns. */
   get now(): number {
-    return this.#r.now;
+    return this.#stale ? this.sample() : this.#r.now;
   }
 
   /** UTC as the guest should see it, in ns since 1970. */
   get utc(): number {
-    return this.#r.epoch + this.#r.now;
+    return this.#r.epoch + this.now;
   }
 
   /** Sets what UTC it was at guest time 0, in ns since 1970. */
@@ -55,8 +59,14 @@ export class Clock {
     this.#r.epoch = ns;
   }
 
-  /** Reads the source. Called once per exit, before devices run. */
+  /** The guest ran: the next look at the clock reads the source again. */
+  invalidate(): void {
+    this.#stale = true;
+  }
+
+  /** Reads the source. */
   sample(): number {
+    this.#stale = false;
     const now = this.#source.now();
     if (now > this.#r.now) this.#r.now = now;
     return this.#r.now;
@@ -79,7 +89,7 @@ export class Clock {
     if (index === TIMERS) throw new RangeError(`a clock has ${TIMERS} timers`);
     this.#handlers.push(expired);
     this.#r.timers = this.#handlers.length;
-    return new Timer(this.#r.due, index);
+    return new Timer(this, this.#r.due, index);
   }
 
   /** When the next timer is due, ns; Infinity when none is armed. */
@@ -96,7 +106,7 @@ export class Clock {
    */
   expire(): void {
     const due = this.#r.due;
-    const now = this.#r.now;
+    const now = this.now;
     for (let rounds = this.#handlers.length; rounds > 0; rounds--) {
       let first = -1;
       for (let i = 0; i < this.#handlers.length; i++) {
@@ -104,6 +114,7 @@ export class Clock {
       }
       if (first < 0) return;
       due[first] = Infinity;
+      this.rearmed = true;
       this.#handlers[first]();
     }
   }
@@ -111,10 +122,12 @@ export class Clock {
 
 /** One timer of a clock. */
 export class Timer {
+  readonly #clock: Clock;
   readonly #due: Float64Array;
   readonly #index: number;
 
-  constructor(due: Float64Array, index: number) {
+  constructor(clock: Clock, due: Float64Array, index: number) {
+    this.#clock = clock;
     this.#due = due;
     this.#index = index;
   }
@@ -122,10 +135,12 @@ export class Timer {
   /** Due at guest time `at`, ns. */
   arm(at: number): void {
     this.#due[this.#index] = at;
+    this.#clock.rearmed = true;
   }
 
   disarm(): void {
     this.#due[this.#index] = Infinity;
+    this.#clock.rearmed = true;
   }
 
   /** Guest time it is armed for, ns; Infinity when disarmed. */
@@ -136,11 +151,22 @@ export class Timer {
 
 /** A source that a test or a replay moves by hand. */
 export class ManualTime implements TimeSource {
+  #time = 0;
+  /** The clock to tell when time moves. */
+  clock: Clock | undefined;
+
   /** Guest time, ns. */
-  time = 0;
+  get time(): number {
+    return this.#time;
+  }
+
+  set time(ns: number) {
+    this.#time = ns;
+    this.clock?.invalidate();
+  }
 
   now(): number {
-    return this.time;
+    return this.#time;
   }
 
   warp(ns: number): void {
@@ -151,5 +177,7 @@ export class ManualTime implements TimeSource {
 /** A clock in memory of its own, for tests of devices. */
 export function manualClock(): { clock: Clock; time: ManualTime } {
   const time = new ManualTime();
-  return { clock: new Clock(ClockRegisters.standalone(), time), time };
+  const clock = new Clock(ClockRegisters.standalone(), time);
+  time.clock = clock;
+  return { clock, time };
 }

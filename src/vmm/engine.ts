@@ -1,0 +1,304 @@
+/**
+ * An engine runs guest code until help is needed. Both engines, KVM and Unicorn, are this one
+ * class over two libraries with the same functions (native/vmm.h).
+ */
+import { cpuidPolicy, decodeCpuid, encodeCpuid } from "./cpuid.ts";
+import type { TimeSource } from "./clock.ts";
+import type { CpuState } from "./cpu.ts";
+import { CPU_LAYOUT, decodeCpu, encodeCpu } from "./cpu-codec.ts";
+import { RunPage } from "./exit.ts";
+import type { MachineImage } from "./image.ts";
+import { check, type EngineLibrary, engineLibrary, type Pointer, ptr, Sentence } from "./native.ts";
+
+export const ENGINES = ["kvm", "unicorn"] as const;
+export type EngineName = (typeof ENGINES)[number];
+
+const LIBRARY = { kvm: "libvmm.so", unicorn: "libvmm-unicorn.so" } as const;
+
+/** What an engine can do beyond the common ground; enum vmm_capability. */
+export const Capability = {
+  /** Dirty pages can be asked for. */
+  DIRTY_LOG: 1,
+  /** ... and are the written ones exactly. */
+  EXACT_DIRTY: 2,
+  /** Time can be virtual, and moved ahead. */
+  VIRTUAL_TIME: 4,
+  /** MSRs that the engine doesn't know exit. */
+  MSR_EXITS: 8,
+  /** Exits can bring registers. */
+  SYNC_REGS: 16,
+  /** AVX and later state. */
+  XSAVE: 32,
+} as const;
+
+/** An engine that can't be had, in one sentence. */
+export class EngineError extends Error {
+  override name = "EngineError";
+}
+
+/** What a probe found. */
+export interface Probe {
+  engine: EngineName;
+  available: boolean;
+  /** Why not, as a sentence without its full stop; empty when available. */
+  why: string;
+  version: string;
+}
+
+/** Can the engine be opened on this host? Never throws. */
+export function probe(engine: EngineName): Probe {
+  try {
+    const library = engineLibrary(LIBRARY[engine]);
+    const sentence = new Sentence();
+    library.vmm_version(sentence.pointer, sentence.size);
+    const version = sentence.toString();
+    const why = new Sentence();
+    const available = library.vmm_probe(why.pointer, why.size) === 0;
+    return { engine, available, why: available ? "" : why.toString(), version };
+  } catch (error) {
+    return { engine, available: false, why: loadFailure(engine, error as Error), version: "" };
+  }
+}
+
+function loadFailure(engine: EngineName, error: Error): string {
+  if (engine === "unicorn" && /libunicorn/.test(error.message)) {
+    return "libunicorn 2.0.1 is not installed (Debian package libunicorn2)";
+  }
+  return error.message;
+}
+
+/** How guest time runs. */
+export interface TimeMode {
+  /** Virtual: by executed blocks, repeatable. Default: real. */
+  virtual?: boolean;
+  /** Guest ns per executed block of virtual time. Default 10. */
+  nsPerBlock?: number;
+}
+
+const CLOCK_ORIGIN = 0;
+const CLOCK_WARP = 8;
+const CLOCK_MODE = 24;
+const CLOCK_NS_PER_BLOCK = 28;
+
+/** One VM with one vCPU. Every method but kick belongs to the thread that opened it. */
+export class Engine implements TimeSource, Disposable {
+  readonly name: EngineName;
+  readonly run: RunPage;
+  /** Bits of Capability. */
+  readonly capabilities: number;
+  /** Address of struct vmm, for a kick from another thread. */
+  readonly handle: number;
+  readonly #library: EngineLibrary;
+  readonly #image: MachineImage;
+  readonly #pointer: Pointer;
+  readonly #vmmRun: (vmm: Pointer) => number;
+  readonly #vmmNow: (vmm: Pointer) => number;
+  #descriptors = new Int32Array(1);
+  #descriptorCount = 0;
+  #open = true;
+
+  private constructor(
+    name: EngineName,
+    library: EngineLibrary,
+    pointer: Pointer,
+    image: MachineImage,
+  ) {
+    this.name = name;
+    this.#library = library;
+    this.#pointer = pointer;
+    this.#image = image;
+    this.handle = pointer as number;
+    this.#vmmRun = library.vmm_run as (vmm: Pointer) => number;
+    this.#vmmNow = library.vmm_now as (vmm: Pointer) => number;
+    this.capabilities = library.vmm_capabilities(pointer);
+    this.run = new RunPage(
+      library.vmm_run_page(pointer) as number,
+      library.vmm_run_size(pointer) as number,
+    );
+  }
+
+  /**
+   * Opens an engine on a machine image's memory, with the CPUID that policy allows.
+   * @throws EngineError when the host can't.
+   */
+  static open(name: EngineName, image: MachineImage, time: TimeMode = {}): Engine {
+    const available = probe(name);
+    if (!available.available) throw new EngineError(`engine ${name}: ${available.why}`);
+    const library = engineLibrary(LIBRARY[name]);
+    const clock = image.clock;
+    clock.setUint32(CLOCK_MODE, time.virtual ? 1 : 0, true);
+    clock.setUint32(CLOCK_NS_PER_BLOCK, time.nsPerBlock ?? 10, true);
+    if (!time.virtual && clock.getBigInt64(CLOCK_ORIGIN, true) === 0n) {
+      clock.setBigInt64(CLOCK_ORIGIN, process.hrtime.bigint(), true);
+    }
+    const config = encodeConfig(image);
+    const why = new Sentence();
+    const pointer = library.vmm_open(ptr(config), why.pointer, why.size);
+    if (!pointer) throw new EngineError(`engine ${name}: ${why}`);
+    const engine = new Engine(name, library, pointer as Pointer, image);
+    if (time.virtual && !engine.can(Capability.VIRTUAL_TIME)) {
+      engine[Symbol.dispose]();
+      throw new EngineError(`engine ${name} has no virtual time; use unicorn`);
+    }
+    engine.#setCpuid();
+    if (engine.can(Capability.VIRTUAL_TIME)) {
+      image.memory.observe((address, length) => {
+        library.vmm_written(pointer as Pointer, address, length);
+      });
+    }
+    return engine;
+  }
+
+  can(capability: number): boolean {
+    return (this.capabilities & capability) !== 0;
+  }
+
+  /**
+   * Runs the guest until the next exit, which `run` then shows.
+   * @returns 0, or a negative errno.
+   */
+  enter(): number {
+    return this.#vmmRun(this.#pointer);
+  }
+
+  /** Makes a running `enter` return; see kickEngine for other threads. */
+  kick(): void {
+    if (this.#open) this.#library.vmm_kick(this.#pointer);
+  }
+
+  /** Kick when guest time reaches `at`, ns. */
+  setDeadline(at: number): void {
+    this.#library.vmm_set_deadline(this.#pointer, at);
+  }
+
+  /** Guest time, ns. */
+  now(): number {
+    return this.#vmmNow(this.#pointer);
+  }
+
+  /** Moves guest time ahead by `ns`, where the guest's TSC can follow. */
+  warp(ns: number): void {
+    if (!this.can(Capability.VIRTUAL_TIME)) return;
+    const clock = this.#image.clock;
+    const warp = clock.getInt32(CLOCK_WARP + 4, true) * 2 ** 32 + clock.getUint32(CLOCK_WARP, true);
+    const moved = warp + Math.round(ns);
+    clock.setUint32(CLOCK_WARP, moved % 2 ** 32, true);
+    clock.setInt32(CLOCK_WARP + 4, Math.floor(moved / 2 ** 32), true);
+  }
+
+  /** Descriptors whose input ends a wait. */
+  watch(descriptors: readonly number[]): void {
+    this.#descriptors = Int32Array.from(descriptors.length > 0 ? descriptors : [0]);
+    this.#descriptorCount = descriptors.length;
+  }
+
+  /**
+   * Sleeps until guest time `until` (ns), a kick, or input on a watched descriptor.
+   * With virtual time nothing passes while halted, so time moves to `until` at once.
+   */
+  wait(until: number): void {
+    this.#library.vmm_wait(
+      this.#pointer,
+      until,
+      this.#descriptors as unknown as Pointer,
+      this.#descriptorCount,
+    );
+  }
+
+  /** Injects an external interrupt; only when run.readyForInterrupt. */
+  interrupt(vector: number): void {
+    check("interrupt injection", this.#library.vmm_interrupt(this.#pointer, vector));
+  }
+
+  nmi(): void {
+    check("NMI injection", this.#library.vmm_nmi(this.#pointer));
+  }
+
+  /** Brings the image's CPU registers up to date. */
+  saveCpu(): void {
+    check(
+      "reading CPU registers",
+      this.#library.vmm_get_cpu(this.#pointer, this.#image.cpuAddress as Pointer),
+    );
+  }
+
+  /** Makes the image's CPU registers the vCPU's. */
+  loadCpu(): void {
+    check(
+      "writing CPU registers",
+      this.#library.vmm_set_cpu(this.#pointer, this.#image.cpuAddress as Pointer),
+    );
+  }
+
+  /** Resets the vCPU to `state`. */
+  setCpu(state: CpuState): void {
+    this.saveCpu();
+    encodeCpu(this.#image.cpu, state);
+    this.loadCpu();
+  }
+
+  getCpu(): CpuState {
+    this.saveCpu();
+    return decodeCpu(this.#image.cpu);
+  }
+
+  /** All of struct vmm_cpu, for comparing engines to the last bit. */
+  cpuBytes(): Uint8Array {
+    this.saveCpu();
+    const cpu = this.#image.cpu;
+    return new Uint8Array(cpu.buffer, cpu.byteOffset, CPU_LAYOUT.size);
+  }
+
+  /**
+   * Pages of memory range `slot` that were written since the last call, a bit each.
+   * @returns how many there are.
+   */
+  dirtyPages(slot: number, bitmap: Uint8Array): number {
+    return check(
+      "dirty pages",
+      this.#library.vmm_dirty(this.#pointer, slot, bitmap as unknown as Pointer, bitmap.byteLength),
+    );
+  }
+
+  #setCpuid(): void {
+    const max = 256;
+    const buffer = new ArrayBuffer(max * 40);
+    const count = check(
+      "CPUID",
+      this.#library.vmm_supported_cpuid(this.#pointer, ptr(buffer), max),
+    );
+    const entries = encodeCpuid(cpuidPolicy(decodeCpuid(buffer, count)));
+    check(
+      "CPUID",
+      this.#library.vmm_set_cpuid(this.#pointer, ptr(entries), entries.byteLength / 40),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#library.vmm_close(this.#pointer);
+  }
+}
+
+/** Makes an engine of another thread of this process leave its guest. */
+export function kickEngine(name: EngineName, handle: number): void {
+  engineLibrary(LIBRARY[name]).vmm_kick(handle as Pointer);
+}
+
+// struct vmm_config
+function encodeConfig(image: MachineImage): ArrayBuffer {
+  const buffer = new ArrayBuffer(528);
+  const view = new DataView(buffer);
+  view.setUint32(0, 1, true);
+  view.setUint32(4, image.memory.ranges.length, true);
+  image.memory.ranges.forEach((range, index) => {
+    const at = 8 + index * 32;
+    view.setBigUint64(at, BigInt(range.base), true);
+    view.setBigUint64(at + 8, BigInt(range.size), true);
+    view.setBigUint64(at + 16, BigInt(range.host), true);
+    view.setUint32(at + 24, range.readonly ? 1 : 0, true);
+  });
+  view.setBigUint64(520, BigInt(image.clockAddress), true);
+  return buffer;
+}

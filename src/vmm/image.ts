@@ -1,0 +1,117 @@
+/**
+ * A machine is one image: guest RAM, every chip's registers and every CPU's registers lie in one
+ * mapping. A copy of it is a snapshot; mapping it twice is a fork.
+ *
+ * ```
+ * 0x000000  header: magic, version, sizes, fingerprint of all register layouts
+ * 0x000100  struct vmm_clock (native/vmm.h)
+ * 0x001000  struct vmm_cpu
+ * 0x003000  the chips' registers, in the order in which the machine declared them
+ * 0x200000  RAM and ROM, range after range
+ * ```
+ */
+import { hash } from "bun";
+import { GuestMemory, type MemoryRange } from "./memory.ts";
+import { check, hostBuffer, hostLibrary, ptr } from "./native.ts";
+import type { Declaration, RegisterLayout, Registers } from "./registers.ts";
+
+const MAGIC = 0x4d44_4d56; // "VMDM"
+const VERSION = 1;
+const CLOCK_OFFSET = 0x100;
+const CPU_OFFSET = 0x1000;
+const CPU_SIZE = 0x2000;
+const REGISTERS_OFFSET = CPU_OFFSET + CPU_SIZE;
+const MEMORY_OFFSET = 0x200000;
+
+/** A range of guest-physical memory that a machine wants. */
+export interface RangeRequest {
+  readonly base: number;
+  /** Bytes, page-aligned. */
+  readonly size: number;
+  readonly readonly: boolean;
+}
+
+export class MachineImage implements Disposable {
+  readonly memory: GuestMemory;
+  /** Bytes, RAM and ROM included. */
+  readonly size: number;
+  /** Host address. */
+  readonly address: number;
+  /** The memfd behind the mapping. */
+  readonly descriptor: number;
+  readonly #head: ArrayBuffer;
+  readonly #layouts: string[] = [];
+  #next = REGISTERS_OFFSET;
+  #closed = false;
+
+  constructor(ranges: readonly RangeRequest[]) {
+    this.size = ranges.reduce((sum, range) => sum + range.size, MEMORY_OFFSET);
+    const descriptor = new Int32Array(1);
+    this.address = check(
+      `${Math.ceil(this.size / 2 ** 20)} MiB for a machine`,
+      hostLibrary().vmm_memory_map(this.size, ptr(descriptor)),
+    );
+    this.descriptor = descriptor[0];
+    this.#head = hostBuffer(this.address, MEMORY_OFFSET);
+    let offset = MEMORY_OFFSET;
+    const placed: MemoryRange[] = ranges.map((range) => {
+      const host = this.address + offset;
+      offset += range.size;
+      return { ...range, host };
+    });
+    this.memory = new GuestMemory(placed, (range, at, length) =>
+      hostBuffer(range.host + at, length),
+    );
+    new Uint32Array(this.#head, 0, 2).set([MAGIC, VERSION]);
+    new Float64Array(this.#head, 8, 1)[0] = this.size;
+  }
+
+  /** A chip's registers, at a place that depends on the order of these calls only. */
+  registers<D extends Declaration>(layout: RegisterLayout<D>): Registers<D> {
+    if (this.#next + layout.size > MEMORY_OFFSET) {
+      throw new RangeError(`registers of ${layout.name}: the image has no room for them`);
+    }
+    const registers = layout.bind(this.#head, this.#next);
+    this.#layouts.push(layout.fingerprint);
+    this.#next += layout.size;
+    new BigUint64Array(this.#head, 16, 1)[0] = BigInt(hash(this.#layouts.join("\n")));
+    return registers;
+  }
+
+  /** Host address of struct vmm_clock. */
+  get clockAddress(): number {
+    return this.address + CLOCK_OFFSET;
+  }
+
+  /** struct vmm_clock: origin, warp, blocks as i64; mode, ns_per_block as u32. */
+  get clock(): DataView {
+    return new DataView(this.#head, CLOCK_OFFSET, 32);
+  }
+
+  /** Host address of struct vmm_cpu. */
+  get cpuAddress(): number {
+    return this.address + CPU_OFFSET;
+  }
+
+  /** The bytes of struct vmm_cpu. */
+  get cpu(): DataView {
+    return new DataView(this.#head, CPU_OFFSET, CPU_SIZE);
+  }
+
+  /** The header and all registers: everything that isn't guest memory. */
+  get state(): Uint8Array {
+    return new Uint8Array(this.#head, 0, this.#next);
+  }
+
+  /** Bytes of host memory that the image takes now. */
+  get resident(): number {
+    return check("size of a machine", hostLibrary().vmm_memory_resident(this.descriptor));
+  }
+
+  /** Unmaps everything: no view of the image may be used afterwards. */
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    hostLibrary().vmm_memory_unmap(this.address, this.size, this.descriptor);
+  }
+}

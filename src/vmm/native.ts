@@ -1,0 +1,135 @@
+/**
+ * The bindings of native/vmm.h: addresses are numbers, errors are negative errno values.
+ *
+ * Both libraries export the same engine functions; libvmm.so has the host calls too.
+ */
+import { dlopen, FFIType, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { getSystemErrorName } from "node:util";
+
+const { f64, i32, i64_fast, ptr: pointer, u32, u64_fast } = FFIType;
+
+const engineFunctions = {
+  vmm_abi: { args: [], returns: u32 },
+  vmm_probe: { args: [pointer, u64_fast], returns: i32 },
+  vmm_version: { args: [pointer, u64_fast], returns: i32 },
+  vmm_capabilities: { args: [pointer], returns: u32 },
+  vmm_open: { args: [pointer, pointer, u64_fast], returns: pointer },
+  vmm_close: { args: [pointer], returns: FFIType.void },
+  vmm_run_page: { args: [pointer], returns: pointer },
+  vmm_run_size: { args: [pointer], returns: u32 },
+  vmm_run: { args: [pointer], returns: i32 },
+  vmm_kick: { args: [pointer], returns: FFIType.void },
+  vmm_set_deadline: { args: [pointer, f64], returns: i32 },
+  vmm_now: { args: [pointer], returns: f64 },
+  vmm_wait: { args: [pointer, f64, pointer, u32], returns: i32 },
+  vmm_interrupt: { args: [pointer, u32], returns: i32 },
+  vmm_nmi: { args: [pointer], returns: i32 },
+  vmm_get_cpu: { args: [pointer, pointer], returns: i32 },
+  vmm_set_cpu: { args: [pointer, pointer], returns: i32 },
+  vmm_supported_cpuid: { args: [pointer, pointer, u32], returns: i32 },
+  vmm_set_cpuid: { args: [pointer, pointer, u32], returns: i32 },
+  vmm_dirty: { args: [pointer, u32, pointer, u64_fast], returns: i32 },
+  vmm_written: { args: [pointer, u64_fast, u64_fast], returns: i32 },
+} as const;
+
+const hostFunctions = {
+  vmm_memory_map: { args: [u64_fast, pointer], returns: i64_fast },
+  vmm_memory_unmap: { args: [u64_fast, u64_fast, i32], returns: i32 },
+  vmm_memory_resident: { args: [i32], returns: i64_fast },
+} as const;
+
+/** VMM_ABI of native/vmm.h. */
+const ABI = 1;
+
+/** A host failure with its errno name, in one sentence. */
+export class NativeError extends Error {
+  /** As in errno(3), e.g. "ENOMEM"; "EIO" where the library gave none. */
+  readonly code: string;
+
+  constructor(what: string, result: number) {
+    const code = errorName(result);
+    super(`${what}: ${code}`);
+    this.name = "NativeError";
+    this.code = code;
+  }
+}
+
+function errorName(result: number): string {
+  try {
+    return getSystemErrorName(result);
+  } catch {
+    return `error ${-result}`;
+  }
+}
+
+/** Throws unless `result` is 0 or positive. */
+export function check(what: string, result: number | bigint): number {
+  const value = Number(result);
+  if (value < 0) throw new NativeError(what, value);
+  return value;
+}
+
+/** Where the built libraries are: VMM_NATIVE, or native/build of this tree. */
+export function libraryPath(name: string): string {
+  const directory = process.env.VMM_NATIVE ?? join(import.meta.dir, "../../native/build");
+  return join(directory, name);
+}
+
+function load<T extends Parameters<typeof dlopen>[1]>(name: string, functions: T) {
+  const path = libraryPath(name);
+  if (!existsSync(path)) throw new Error(`${path} is not built: run "make -C native"`);
+  return dlopen(path, functions).symbols;
+}
+
+export type EngineLibrary = ReturnType<typeof load<typeof engineFunctions>>;
+export type HostLibrary = ReturnType<typeof load<typeof hostFunctions>>;
+
+const engines = new Map<string, EngineLibrary>();
+
+/** Loads an engine's library, once per process (and thread). */
+export function engineLibrary(name: "libvmm.so" | "libvmm-unicorn.so"): EngineLibrary {
+  let library = engines.get(name);
+  if (library === undefined) {
+    library = load(name, engineFunctions);
+    if (library.vmm_abi() !== ABI) {
+      throw new Error(`${libraryPath(name)} is of another version: run "make -C native"`);
+    }
+    engines.set(name, library);
+  }
+  return library;
+}
+
+let host: HostLibrary | undefined;
+
+/** The host calls of libvmm.so. */
+export function hostLibrary(): HostLibrary {
+  host ??= load("libvmm.so", hostFunctions);
+  return host;
+}
+
+/** Calls a function that explains its failure in a buffer; returns that sentence. */
+export class Sentence {
+  readonly #bytes = new Uint8Array(512);
+
+  get pointer(): Pointer {
+    return ptr(this.#bytes);
+  }
+
+  get size(): number {
+    return this.#bytes.length;
+  }
+
+  toString(): string {
+    const end = this.#bytes.indexOf(0);
+    return new TextDecoder().decode(this.#bytes.subarray(0, end < 0 ? undefined : end));
+  }
+}
+
+/** An ArrayBuffer over host memory. At most 4 GiB (Bun's limit); never frees it. */
+export function hostBuffer(address: number, length: number): ArrayBuffer {
+  return toArrayBuffer(address as Pointer, 0, length);
+}
+
+export { type Pointer, ptr };
