@@ -173,4 +173,8 @@ int vmm_memory_unmap(uint64_t address, uint64_t size, int32_t fd);
 /* Bytes of the mapping that have pages behind them, or -errno. */
 int64_t vmm_memory_resident(int32_t fd);
 
+/* The guest that tells a KVM that runs kernels from one that doesn't: its bytes,
+ * see selftest.c. */
+const uint8_t *vmm_selftest(uint32_t *size);
+
 #endif

@@ -1,0 +1,189 @@
+/**
+ * The vCPU loop: run, decode, dispatch, answer. Nothing in it allocates, and nothing that a guest
+ * does makes it throw.
+ */
+import type { Clock } from "../vmm/clock.ts";
+import { Capability, type Engine } from "../vmm/engine.ts";
+import { ExitReason, fatalExit, IO_OUT, RunPage } from "../vmm/exit.ts";
+import { ignoreMsrWrite, readMsr } from "../vmm/msr.ts";
+import type { MmioBus, PortBus } from "./bus.ts";
+import type { MachineEvent, Size } from "./device.ts";
+
+/** What the loop needs of a machine. */
+export interface Hardware {
+  readonly ports: PortBus;
+  readonly mmio: MmioBus;
+  readonly clock: Clock;
+  readonly interrupts: InterruptController;
+  /** Set by a device during an exit; the loop hands it out and clears it. */
+  event: MachineEvent | undefined;
+  /** Called when the guest is about to sleep, and at every kick. */
+  idle(): void;
+}
+
+export interface InterruptController {
+  /** The INTR output. */
+  readonly pending: boolean;
+  /** The interrupt acknowledge cycle; the vector. */
+  acknowledge(): number;
+}
+
+/** Why the loop returned. */
+export type Stop =
+  | MachineEvent
+  /** The guest halted with interrupts disabled: nothing can wake it. */
+  | { kind: "halt" }
+  /** `attention` was set. */
+  | { kind: "attention" }
+  /** The engine can't go on. */
+  | { kind: "crash"; why: string };
+
+/** Sees every exit once it is answered, and what else reaches the guest. For recorders. */
+export interface ExitObserver {
+  exit(run: RunPage, now: number): void;
+  interrupt(vector: number, now: number): void;
+}
+
+export class Vcpu {
+  readonly #engine: Engine;
+  readonly #hardware: Hardware;
+  readonly #mmioData: Uint8Array;
+  readonly #virtual: boolean;
+  observer: ExitObserver | undefined;
+  /**
+   * A flag that another thread sets before it kicks: the loop returns "attention" and leaves it to
+   * the caller to clear.
+   */
+  attention = new Int32Array(1);
+
+  /** @param virtualTime a halted guest's time jumps to the next deadline instead of passing. */
+  constructor(engine: Engine, hardware: Hardware, virtualTime = false) {
+    this.#engine = engine;
+    this.#hardware = hardware;
+    this.#virtual = virtualTime && engine.can(Capability.VIRTUAL_TIME);
+    this.#mmioData = new Uint8Array(engine.run.buffer, RunPage.MMIO_DATA, 8);
+  }
+
+  /** Runs the guest until something must be decided outside. */
+  run(): Stop {
+    const engine = this.#engine;
+    const hardware = this.#hardware;
+    const { clock, interrupts } = hardware;
+    const run = engine.run;
+    if (Atomics.load(this.attention, 0) !== 0) return { kind: "attention" };
+    for (;;) {
+      if (interrupts.pending) {
+        if (run.readyForInterrupt) this.#inject();
+        run.requestInterruptWindow = interrupts.pending;
+      } else {
+        run.requestInterruptWindow = false;
+      }
+      if (clock.rearmed) {
+        clock.rearmed = false;
+        engine.setDeadline(clock.deadline);
+      }
+      const result = engine.enter();
+      clock.invalidate();
+      if (result < 0) return { kind: "crash", why: `the engine failed with errno ${-result}` };
+      const stop = this.#answer(run);
+      if (this.observer !== undefined) this.observer.exit(run, clock.now);
+      if (stop !== undefined) return stop;
+      if (hardware.event !== undefined) {
+        const event = hardware.event;
+        hardware.event = undefined;
+        return event;
+      }
+    }
+  }
+
+  #answer(run: RunPage): Stop | undefined {
+    switch (run.reason) {
+      case ExitReason.IO:
+        this.#io(run);
+        return undefined;
+      case ExitReason.MMIO:
+        this.#mmio(run);
+        return undefined;
+      case ExitReason.IRQ_WINDOW_OPEN:
+        return undefined;
+      case ExitReason.INTR:
+        this.#tick();
+        return Atomics.load(this.attention, 0) !== 0 ? { kind: "attention" } : undefined;
+      case ExitReason.HLT:
+        return this.#halt(run);
+      case ExitReason.SHUTDOWN:
+        return { kind: "reset", by: "triple fault" };
+      case ExitReason.RDMSR: {
+        const value = readMsr(run.msrIndex);
+        run.msrError = value === undefined;
+        run.msrData = value ?? 0n;
+        return undefined;
+      }
+      case ExitReason.WRMSR:
+        run.msrError = !ignoreMsrWrite(run.msrIndex);
+        return undefined;
+      default:
+        return { kind: "crash", why: fatalExit(run) ?? "unknown exit" };
+    }
+  }
+
+  #inject(): void {
+    const vector = this.#hardware.interrupts.acknowledge();
+    this.#engine.interrupt(vector);
+    if (this.observer !== undefined) this.observer.interrupt(vector, this.#hardware.clock.now);
+  }
+
+  #io(run: RunPage): void {
+    const ports = this.#hardware.ports;
+    const port = run.ioPort;
+    const size = run.ioSize as Size;
+    let at = run.ioData;
+    const out = run.ioDirection === IO_OUT;
+    for (let count = run.ioCount; count > 0; count--, at += size) {
+      if (out) ports.write(port, size, readValue(run, at, size));
+      else writeValue(run, at, size, ports.read(port, size));
+    }
+  }
+
+  #mmio(run: RunPage): void {
+    const mmio = this.#hardware.mmio;
+    if (run.mmioIsWrite) mmio.write(run.mmioAddress, this.#mmioData, run.mmioLength);
+    else mmio.read(run.mmioAddress, this.#mmioData, run.mmioLength);
+  }
+
+  #tick(): void {
+    this.#hardware.clock.expire();
+    this.#hardware.idle();
+  }
+
+  #halt(run: RunPage): Stop | undefined {
+    const { clock, interrupts } = this.#hardware;
+    if (!run.interruptsEnabled) {
+      this.#hardware.idle();
+      return { kind: "halt" };
+    }
+    this.#tick();
+    while (!interrupts.pending) {
+      if (Atomics.load(this.attention, 0) !== 0) return { kind: "attention" };
+      const deadline = clock.deadline;
+      if (this.#virtual && deadline !== Infinity) this.#engine.warp(deadline - clock.now);
+      else this.#engine.wait(deadline);
+      clock.invalidate();
+      this.#tick();
+      if (this.#hardware.event !== undefined) return undefined;
+    }
+    return undefined;
+  }
+}
+
+// Any alignment: the data of a string instruction lies item after item.
+function readValue(run: RunPage, at: number, size: Size): number {
+  if (size === 1) return run.u8[at];
+  return size === 2 ? run.view.getUint16(at, true) : run.view.getUint32(at, true);
+}
+
+function writeValue(run: RunPage, at: number, size: Size, value: number): void {
+  if (size === 1) run.u8[at] = value;
+  else if (size === 2) run.view.setUint16(at, value, true);
+  else run.view.setUint32(at, value, true);
+}
