@@ -11,7 +11,7 @@ const memtest = (arch: Guest["arch"], file: string): Guest => ({
   kernel: async () => guestFile("memtest", file),
   cmdline: "console=ttyS0,115200",
   memory: "64M",
-  says: "Memtest86+",
+  says: "Status: Testing",
   console: "com1",
   missing: () => missingFiles(guestFile("memtest", file)),
 });
