@@ -92,7 +92,7 @@ export function run(command, args, { cwd = root, env, live = false, check = true
       const code = status ?? 128;
       const output = Buffer.concat(chunks).toString();
       if (code === 0 || !check) return done({ code, signal, output });
-      const tail = output.trimEnd().split("\n").slice(-25).join("\n");
+      const tail = output.trimEnd().split("\n").slice(-60).join("\n");
       failed(
         new Stop(
           `\`${[command, ...args].join(" ")}\` ended with ${signal ?? "status " + code}` +

@@ -96,10 +96,13 @@ async function tests(filters, env) {
     const where = filters.length ? filters : sources.map((name) => `./${name}`);
     const args = ["test", "--reporter=junit", `--reporter-outfile=${report}`, ...where];
     const { code, signal, seen } = await watch(args, env);
-    const counts = existsSync(report) ? readReport(readFileSync(report, "utf8")) : seen;
-    // An error outside of any test, or Bun's own end, is in no count.
-    if (code !== 0 && counts.failed === 0) {
-      console.log(`bun test ended with ${signal ?? `status ${code}`}.`);
+    const reported = existsSync(report);
+    const counts = reported ? readReport(readFileSync(report, "utf8")) : seen;
+    // Bun's own end, or an error outside of any test, is in no count.
+    if (!reported || (code !== 0 && counts.failed === 0)) {
+      console.log(
+        `bun test ended with ${signal ?? `status ${code}`}${reported ? "" : " before it was done"}.`,
+      );
       counts.failed++;
     }
     return counts;
