@@ -8,7 +8,16 @@
 
 import type { Boot, BootFormat, BootOptions } from "./boot.ts";
 import { BootError, Bytes } from "./bytes.ts";
+import { type Elf, isElf, readElf, readNotes } from "./elf.ts";
+import { FIRMWARE_SIZE } from "./e820.ts";
+import { loadFirmware } from "./firmware.ts";
+import { gunzip, isGzip } from "./gzip.ts";
+import { identifyByNotes, identifyByVersion } from "./identify.ts";
 import { isBzImage, loadLinux } from "./linux.ts";
+import { findMultibootHeader, loadMultiboot } from "./multiboot.ts";
+import { loadFreeBsd, loadNetBsd, loadOpenBsd } from "./openbsd.ts";
+import { loadPvh, pvhEntry } from "./pvh.ts";
+import { loadVmlinux } from "./vmlinux.ts";
 
 export type { Boot, BootFormat, BootModule, BootOptions } from "./boot.ts";
 export { BootError } from "./bytes.ts";
@@ -25,9 +34,19 @@ export {
 
 type Loader = (file: Bytes, options: BootOptions) => Boot;
 
-const LOADERS: Partial<Record<BootFormat, Loader>> = {
+const LOADERS: Record<BootFormat, Loader> = {
+  firmware: loadFirmware,
   linux: loadLinux,
+  vmlinux: loadVmlinux,
+  pvh: loadPvh,
+  multiboot: loadMultiboot,
+  openbsd: loadOpenBsd,
+  netbsd: loadNetBsd,
+  freebsd: loadFreeBsd,
 };
+
+/** No kernel is larger unpacked, and a Buffer could hold more. In bytes. */
+const UNPACKED_MAX = 2 ** 30;
 
 /**
  * Puts `options.kernel` into `options.memory` and returns how to enter it. `format` "auto" (the
@@ -35,11 +54,10 @@ const LOADERS: Partial<Record<BootFormat, Loader>> = {
  */
 export function loadKernel(options: BootOptions & { format?: BootFormat | "auto" }): Boot {
   try {
-    const file = new Bytes(options.name, options.kernel);
+    const file = unpack(options);
     const { format = "auto" } = options;
-    const chosen = format === "auto" ? detectFormat(file) : format;
-    const loader = LOADERS[chosen];
-    if (loader === undefined) throw file.error(`no loader for the format ${chosen}`);
+    const loader = LOADERS[format === "auto" ? detectFormat(file) : format];
+    if (loader === undefined) throw file.error(`unknown format ${format}`);
     return loader(file, options);
   } catch (error) {
     if (error instanceof BootError) throw error;
@@ -48,8 +66,36 @@ export function loadKernel(options: BootOptions & { format?: BootFormat | "auto"
   }
 }
 
-/** The format of a file, by its contents. Throws BootError when it is none that is known. */
+/** A kernel compressed by gzip is unpacked first, to no more than the machine's RAM. */
+function unpack(options: BootOptions): Bytes {
+  const file = new Bytes(options.name, options.kernel);
+  if (!isGzip(file)) return file;
+  const limit = Math.min(options.memory.size, UNPACKED_MAX);
+  return new Bytes(file.name, gunzip(file, limit));
+}
+
+/** The format of an unpacked file, by its contents. Throws BootError when it is none. */
 export function detectFormat(file: Bytes): BootFormat {
+  if (isElf(file)) return detectElf(readElf(file));
   if (isBzImage(file)) return "linux";
-  throw file.error("not a kernel: neither ELF nor a Linux bzImage");
+  if (findMultibootHeader(file) !== undefined) return "multiboot";
+  if (file.size <= FIRMWARE_SIZE) return "firmware";
+  throw file.error("not a kernel: neither ELF nor a Linux bzImage, and too large for firmware");
+}
+
+/**
+ * Whoever supports several protocols is entered by the one that needs least: Linux by its own
+ * (no PVH glue), OpenBSD as vmd does it, others by Multiboot or PVH if they can. What is left is
+ * loaded as vmd loads every ELF file.
+ */
+function detectElf(elf: Elf): BootFormat {
+  const notes = readNotes(elf);
+  const system = identifyByNotes(elf, notes);
+  if (system === "linux") return "vmlinux";
+  if (system === "openbsd") return "openbsd";
+  if (findMultibootHeader(elf.file) !== undefined) return "multiboot";
+  const named = system ?? identifyByVersion(elf.file);
+  if (named === "linux") return "vmlinux";
+  if (pvhEntry(elf, notes) !== undefined) return "pvh";
+  return named ?? "openbsd";
 }

@@ -47,7 +47,7 @@ export interface SetupHeader {
   /** File offset and size of the compressed vmlinux; 0 if unknown. */
   payloadOffset: number;
   payloadSize: number;
-  /** "6.1.0-13-amd64 (...) #1 ...", or "" if unknown. */
+  /** "Linux 6.1.0-13-amd64", or what the file calls itself. */
   release: string;
 }
 
@@ -142,8 +142,10 @@ function readPayload(file: Bytes, version: number) {
 
 function readRelease(file: Bytes): string {
   const offset = file.u16(0x20e, "kernel_version");
-  if (offset === 0 || offset + 0x200 >= file.size) return "";
-  return file.text(offset + 0x200, 256, "kernel_version").split(" ")[0];
+  if (offset === 0 || offset + 0x200 >= file.size) return "Linux";
+  const text = file.text(offset + 0x200, 256, "kernel_version").split(" ")[0];
+  // Other programs come as a bzImage too, and give their own name.
+  return /^\d/.test(text) ? `Linux ${text}` : text;
 }
 
 /**
@@ -168,11 +170,10 @@ export function loadLinux(file: Bytes, options: BootOptions): Boot {
   const long = header.has64 && options.bits !== 32;
   const entry = long ? loadAddress + ENTRY_64 : loadAddress;
   const cpu = long ? linuxLongState(layout, entry) : linuxProtectedState(layout, entry);
-  const release = header.release === "" ? "" : ` ${header.release}`;
   return {
     cpu,
     format: "linux",
     entry,
-    description: `Linux${release} (bzImage), ${long ? 64 : 32}-bit entry ${hex(entry)}`,
+    description: `${header.release} (bzImage), ${long ? 64 : 32}-bit entry ${hex(entry)}`,
   };
 }

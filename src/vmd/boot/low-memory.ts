@@ -37,6 +37,14 @@ export const LOW = {
   commandLine: 0x20000,
 } as const;
 
+/** Multiboot's structures, all below 0x8000. */
+export const MULTIBOOT_LOW = {
+  gdt: 0x1000,
+  info: 0x2000,
+  infoSize: 0x5000,
+  stack: 0x7000,
+} as const;
+
 /** Room for a command line with its NUL, in bytes. */
 export const COMMAND_LINE_ROOM = 0x10000;
 

@@ -1,0 +1,45 @@
+/**
+ * Firmware: a BIOS image at the end of the first 4 GiB, entered at the reset vector.
+ * Sources: Intel SDM vol. 3A, 10.1.4 (first instruction); vmd's limits on the image.
+ */
+
+import { resetState } from "../../vmm/cpu.ts";
+import { type Boot, type BootOptions, checkOptions } from "./boot.ts";
+import { alignUp, type Bytes, size as text } from "./bytes.ts";
+import { FIRMWARE_SIZE, FOUR_GIB, ONE_MIB } from "./e820.ts";
+import { PAGE } from "./low-memory.ts";
+
+/** The reset vector holds at least a far jump. */
+const SMALLEST = 15;
+/** What of the image is seen below 1 MiB too, in bytes. */
+const LOW_COPY = 0x20000;
+
+/**
+ * Prepares a firmware image of 15 bytes to 4 MiB. The machine must map `rom` read-only; here only
+ * the copy of the image's top 128 KiB is written, to RAM that ends at 1 MiB. Throws BootError.
+ */
+export function loadFirmware(file: Bytes, options: BootOptions): Boot {
+  checkOptions(options, "firmware");
+  if (file.size < SMALLEST || file.size > FIRMWARE_SIZE) {
+    throw file.error(`firmware must have 15 bytes to 4 MiB, and this file has ${text(file.size)}`);
+  }
+  // Flash that nothing was written to reads as ones.
+  const bytes = new Uint8Array(alignUp(file.size, PAGE)).fill(0xff);
+  bytes.set(file.data, bytes.length - file.size);
+  const copy = file.data.subarray(Math.max(0, file.size - LOW_COPY));
+  const low = ONE_MIB - copy.length;
+  if (
+    !options.memory.ranges.some((r) => !r.readonly && low >= r.base && ONE_MIB <= r.base + r.size)
+  ) {
+    throw file.error("firmware needs RAM up to 1 MiB");
+  }
+  options.memory.write(low, copy);
+  const cpu = resetState();
+  return {
+    cpu,
+    format: "firmware",
+    entry: cpu.cs.base + cpu.rip,
+    rom: { base: FOUR_GIB - bytes.length, bytes },
+    description: `firmware of ${text(file.size)}, entered at the reset vector`,
+  };
+}
