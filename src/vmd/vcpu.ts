@@ -38,9 +38,14 @@ export type Stop =
   /** The engine can't go on. */
   | { kind: "crash"; why: string };
 
-/** Sees every exit once it is answered, and what else reaches the guest. For recorders. */
+/** Sees every exit, and what else reaches the guest. For recorders. */
 export interface ExitObserver {
-  exit(run: RunPage, now: number): void;
+  /** The guest exited; devices have not run yet. */
+  exited(run: RunPage): void;
+  /** The exit is answered. */
+  answered(run: RunPage, now: number): void;
+  /** Timers that are due are about to run. */
+  tick(now: number): void;
   interrupt(vector: number, now: number): void;
 }
 
@@ -51,10 +56,14 @@ export class Vcpu {
   readonly #virtual: boolean;
   observer: ExitObserver | undefined;
   /**
-   * A flag that another thread sets before it kicks: the loop returns "attention" and leaves it to
-   * the caller to clear.
+   * Not 0: another thread wants something. It is set before a kick; the loop then returns
+   * "attention", and its caller clears it.
    */
-  attention = new Int32Array(1);
+  attention: Int32Array = new Int32Array(1);
+  /** Exits so far. */
+  exits = 0;
+  /** The guest is halted; it goes on at an interrupt. */
+  halted = false;
 
   /** @param virtualTime a halted guest's time jumps to the next deadline instead of passing. */
   constructor(engine: Engine, hardware: Hardware, virtualTime = false) {
@@ -71,6 +80,10 @@ export class Vcpu {
     const { clock, interrupts } = hardware;
     const run = engine.run;
     if (Atomics.load(this.attention, 0) !== 0) return { kind: "attention" };
+    if (this.halted) {
+      const stop = this.#sleep();
+      if (stop !== undefined) return stop;
+    }
     for (;;) {
       if (interrupts.pending) {
         if (run.readyForInterrupt) this.#inject();
@@ -85,8 +98,10 @@ export class Vcpu {
       const result = engine.enter();
       clock.invalidate();
       if (result < 0) return { kind: "crash", why: `the engine failed with errno ${-result}` };
+      this.exits++;
+      if (this.observer !== undefined) this.observer.exited(run);
       const stop = this.#answer(run);
-      if (this.observer !== undefined) this.observer.exit(run, clock.now);
+      if (this.observer !== undefined) this.observer.answered(run, clock.now);
       if (stop !== undefined) return stop;
       if (hardware.event !== undefined) {
         const event = hardware.event;
@@ -152,16 +167,22 @@ export class Vcpu {
   }
 
   #tick(): void {
-    this.#hardware.clock.expire();
+    const clock = this.#hardware.clock;
+    if (this.observer !== undefined) this.observer.tick(clock.now);
+    clock.expire();
     this.#hardware.idle();
   }
 
   #halt(run: RunPage): Stop | undefined {
+    this.#hardware.idle();
+    if (!run.interruptsEnabled) return { kind: "halt" };
+    this.halted = true;
+    return this.#sleep();
+  }
+
+  // Until an interrupt is there. A halted guest is no exit: attention may end this and run resume it.
+  #sleep(): Stop | undefined {
     const { clock, interrupts } = this.#hardware;
-    if (!run.interruptsEnabled) {
-      this.#hardware.idle();
-      return { kind: "halt" };
-    }
     this.#tick();
     while (!interrupts.pending) {
       if (Atomics.load(this.attention, 0) !== 0) return { kind: "attention" };
@@ -170,8 +191,8 @@ export class Vcpu {
       else this.#engine.wait(deadline);
       clock.invalidate();
       this.#tick();
-      if (this.#hardware.event !== undefined) return undefined;
     }
+    this.halted = false;
     return undefined;
   }
 }

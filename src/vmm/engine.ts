@@ -142,7 +142,7 @@ export class Engine implements TimeSource, Disposable {
     }
     engine.#setCpuid();
     if (engine.can(Capability.VIRTUAL_TIME)) {
-      image.memory.observe((address, length) => {
+      image.memory.observeWrites((address, length) => {
         library.vmm_written(pointer as Pointer, address, length);
       });
     }

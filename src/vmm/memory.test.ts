@@ -36,7 +36,7 @@ test("nothing may straddle the hole between two ranges", () => {
 test("an observer hears of every write", () => {
   const memory = GuestMemory.standalone(0x1000);
   const heard: [number, number][] = [];
-  memory.observe((address, length) => heard.push([address, length]));
+  memory.observeWrites((address, length) => heard.push([address, length]));
   memory.write16(2, 1);
   memory.write(8, new Uint8Array(3));
   memory.fill(16, 4, 0xff);
@@ -45,4 +45,20 @@ test("an observer hears of every write", () => {
     [8, 3],
     [16, 4],
   ]);
+});
+
+test("ROM is read as it was placed, and neither written nor offered to devices", () => {
+  const memory = new GuestMemory(
+    [
+      { base: 0, size: 0x1000, readonly: false, host: 0 },
+      { base: 0xf000, size: 0x1000, readonly: true, host: 0 },
+    ],
+    (_, __, length) => new ArrayBuffer(length),
+  );
+  memory.placeRom(0xfff0, Uint8Array.of(0xea, 0x5b));
+  expect(memory.read16(0xfff0)).toBe(0x5bea);
+  expect(memory.contains(0xf000, 4)).toBe(false);
+  expect(() => memory.write8(0xf000, 1)).toThrow(GuestAddressError);
+  expect(() => memory.write(0xf000, new Uint8Array(4))).toThrow(GuestAddressError);
+  expect(() => memory.placeRom(0, Uint8Array.of(1))).toThrow(GuestAddressError);
 });

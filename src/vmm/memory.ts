@@ -45,7 +45,8 @@ export class GuestMemory {
   /** RAM in bytes, without ROM. */
   readonly size: number;
   readonly #windows: Window[] = [];
-  #observer: ((address: number, length: number) => void) | undefined;
+  #writeObserver: ((address: number, length: number) => void) | undefined;
+  #readObserver: ((address: number, length: number) => void) | undefined;
 
   constructor(ranges: readonly MemoryRange[], map: MapWindow) {
     this.ranges = ranges;
@@ -74,32 +75,49 @@ export class GuestMemory {
   }
 
   /** Told of every write that goes through this object; for engines that cache translations. */
-  observe(observer: (address: number, length: number) => void): void {
-    this.#observer = observer;
+  observeWrites(observer: (address: number, length: number) => void): void {
+    this.#writeObserver = observer;
   }
 
-  /** Whether [address, address+length) lies in one range of RAM or ROM. */
+  /** Told of every read that goes through this object; for recorders. */
+  observeReads(observer: ((address: number, length: number) => void) | undefined): void {
+    this.#readObserver = observer;
+  }
+
+  /** Whether [address, address+length) lies in one range of RAM: a device may read and write it. */
   contains(address: number, length: number): boolean {
     for (const range of this.ranges) {
-      if (address >= range.base && length >= 0 && address + length <= range.base + range.size) {
-        return true;
-      }
+      if (range.readonly || !(address >= range.base) || !(length >= 0)) continue;
+      if (address + length <= range.base + range.size) return true;
     }
     return false;
   }
 
+  /** Puts firmware into ROM, which no other write changes. */
+  placeRom(address: number, bytes: Uint8Array): void {
+    const w = this.#windows.find(
+      (o) => o.range.readonly && address >= o.base && address + bytes.length <= o.end,
+    );
+    if (w === undefined) throw new GuestAddressError(address, bytes.length);
+    w.u8.set(bytes, address - w.base);
+    this.#writeObserver?.(address, bytes.length);
+  }
+
   read8(address: number): number {
     const w = this.#at(address, 1);
+    this.#readObserver?.(address, 1);
     return w.u8[address - w.base];
   }
 
   read16(address: number): number {
     const w = this.#at(address, 2);
+    this.#readObserver?.(address, 2);
     return w.view.getUint16(address - w.base, true);
   }
 
   read32(address: number): number {
     const w = this.#at(address, 4);
+    this.#readObserver?.(address, 4);
     return w.view.getUint32(address - w.base, true);
   }
 
@@ -109,21 +127,21 @@ export class GuestMemory {
   }
 
   write8(address: number, value: number): void {
-    const w = this.#at(address, 1);
+    const w = this.#ram(address, 1);
     w.u8[address - w.base] = value;
-    this.#observer?.(address, 1);
+    this.#writeObserver?.(address, 1);
   }
 
   write16(address: number, value: number): void {
-    const w = this.#at(address, 2);
+    const w = this.#ram(address, 2);
     w.view.setUint16(address - w.base, value, true);
-    this.#observer?.(address, 2);
+    this.#writeObserver?.(address, 2);
   }
 
   write32(address: number, value: number): void {
-    const w = this.#at(address, 4);
+    const w = this.#ram(address, 4);
     w.view.setUint32(address - w.base, value, true);
-    this.#observer?.(address, 4);
+    this.#writeObserver?.(address, 4);
   }
 
   write64(address: number, value: number): void {
@@ -133,6 +151,7 @@ export class GuestMemory {
 
   /** Copies out of guest memory. */
   read(address: number, into: Uint8Array): void {
+    this.#readObserver?.(address, into.length);
     this.#spans(address, into.length, (w, at, offset, length) => {
       into.set(w.u8.subarray(at, at + length), offset);
     });
@@ -143,12 +162,12 @@ export class GuestMemory {
     this.#spans(address, bytes.length, (w, at, offset, length) => {
       w.u8.set(bytes.subarray(offset, offset + length), at);
     });
-    this.#observer?.(address, bytes.length);
+    this.#writeObserver?.(address, bytes.length);
   }
 
   fill(address: number, length: number, value: number): void {
     this.#spans(address, length, (w, at, _, span) => w.u8.fill(value, at, at + span));
-    this.#observer?.(address, length);
+    this.#writeObserver?.(address, length);
   }
 
   /** Host address of a checked range, for host calls that read or write guest memory. */
@@ -159,6 +178,12 @@ export class GuestMemory {
       }
     }
     throw new GuestAddressError(address, length);
+  }
+
+  #ram(address: number, length: number): Window {
+    const w = this.#at(address, length);
+    if (w.range.readonly) throw new GuestAddressError(address, length);
+    return w;
   }
 
   #at(address: number, length: number): Window {

@@ -1,0 +1,87 @@
+/** vctl exits: statistics of a recorded exit trace. */
+import Table from "cli-table3";
+import { Command } from "commander";
+import { exitName, ExitReason } from "../../vmm/exit.ts";
+import { Trace, type ExitRecord } from "../../vmm/trace.ts";
+
+/** Exits of one reason at one place. */
+export interface ExitStatistic {
+  reason: string;
+  /** "out 0x3f8/1", "read 0xfee00030/4"; empty for exits that have no place. */
+  where: string;
+  count: number;
+  /** Host time spent on answers, ns. */
+  handled: number;
+}
+
+function place(exit: ExitRecord): string {
+  const address = `0x${exit.address.toString(16)}`;
+  switch (exit.reason) {
+    case ExitReason.IO:
+      return `${exit.direction === 1 ? "out" : "in"} ${address}/${exit.size}`;
+    case ExitReason.MMIO:
+      return `${exit.direction === 1 ? "write" : "read"} ${address}/${exit.size}`;
+    case ExitReason.RDMSR:
+    case ExitReason.WRMSR:
+      return address;
+    default:
+      return "";
+  }
+}
+
+/** Counts a trace's exits, most frequent first. */
+export function exitStatistics(trace: Trace): ExitStatistic[] {
+  const found = new Map<string, ExitStatistic>();
+  for (const record of trace.records()) {
+    if (record.kind !== "exit") continue;
+    const reason = exitName(record.reason);
+    const where = place(record);
+    const key = `${reason} ${where}`;
+    let statistic = found.get(key);
+    if (statistic === undefined) {
+      statistic = { reason, where, count: 0, handled: 0 };
+      found.set(key, statistic);
+    }
+    statistic.count++;
+    statistic.handled += record.handled;
+  }
+  return [...found.values()].sort((a, b) => b.count - a.count || (a.where < b.where ? -1 : 1));
+}
+
+function print(statistics: readonly ExitStatistic[]): void {
+  const total = statistics.reduce((sum, { count }) => sum + count, 0);
+  const handled = statistics.reduce((sum, statistic) => sum + statistic.handled, 0);
+  const table = new Table({
+    head: ["reason", "where", "count", "%", "time ms", "ns each"],
+    colAligns: ["left", "left", "right", "right", "right", "right"],
+    style: { head: [], border: [] },
+  });
+  const row = (reason: string, where: string, count: number, time: number) =>
+    table.push([
+      reason,
+      where,
+      count,
+      ((100 * count) / Math.max(1, total)).toFixed(1),
+      (time / 1e6).toFixed(2),
+      Math.round(time / Math.max(1, count)),
+    ]);
+  for (const { reason, where, count, handled: time } of statistics) row(reason, where, count, time);
+  row("all", "", total, handled);
+  process.stdout.write(`${table}\n`);
+}
+
+export function exitsCommand(): Command {
+  return new Command("exits")
+    .description("Show statistics of a trace that start --trace-exits recorded")
+    .argument("<file>", "the trace")
+    .option("--json", "one JSON object")
+    .action((file: string, options: { json?: boolean }) => {
+      const trace = Trace.open(file);
+      const statistics = exitStatistics(trace);
+      if (options.json) {
+        process.stdout.write(`${JSON.stringify({ ...trace.header, exits: statistics })}\n`);
+      } else {
+        print(statistics);
+      }
+    });
+}

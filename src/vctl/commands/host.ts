@@ -1,0 +1,156 @@
+/** vctl host: what this host offers. */
+import { existsSync, readFileSync } from "node:fs";
+import { arch, release } from "node:os";
+import Table from "cli-table3";
+import { Command } from "commander";
+import { Capability, ENGINES, Engine, type EngineName, probe } from "../../vmm/engine.ts";
+import { MachineImage } from "../../vmm/image.ts";
+import { selectEngine, whyNotKvm } from "../../vmm/select.ts";
+
+interface EngineReport {
+  engine: EngineName;
+  usable: boolean;
+  version: string;
+  why: string;
+  capabilities: string[];
+}
+
+interface HostReport {
+  host: Record<string, string>;
+  engines: EngineReport[];
+  auto: { engine: string; why: string };
+  facilities: Record<string, string>;
+}
+
+function engineReport(engine: EngineName): EngineReport {
+  const { available, version, why } = probe(engine);
+  if (!available) return { engine, usable: false, version, why, capabilities: [] };
+  const failure = engine === "kvm" ? whyNotKvm() : undefined;
+  return {
+    engine,
+    usable: failure === undefined,
+    version,
+    why: failure ?? "",
+    capabilities: capabilities(engine),
+  };
+}
+
+function capabilities(name: EngineName): string[] {
+  try {
+    using image = new MachineImage([{ base: 0, size: 0x10000, readonly: false }]);
+    using engine = Engine.open(name, image);
+    return Object.entries(Capability)
+      .filter(([, bit]) => engine.can(bit))
+      .map(([capability]) => capability.toLowerCase().replaceAll("_", " "));
+  } catch {
+    return [];
+  }
+}
+
+function line(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8").trim();
+  } catch {
+    return undefined;
+  }
+}
+
+function processor(): string {
+  const info = line("/proc/cpuinfo") ?? "";
+  const model = /^model name\s*:\s*(.*)$/m.exec(info)?.[1] ?? "unknown";
+  const flags = /^flags\s*:\s*(.*)$/m.exec(info)?.[1].split(" ") ?? [];
+  const extension = flags.includes("vmx") ? "VT-x" : flags.includes("svm") ? "AMD-V" : "none";
+  return `${model} (virtualisation: ${extension})`;
+}
+
+function kvmModules(): string {
+  const loaded = (line("/proc/modules") ?? "")
+    .split("\n")
+    .map((module) => module.split(" ")[0])
+    .filter((module) => module.startsWith("kvm"));
+  return loaded.length > 0 ? loaded.join(", ") : "none";
+}
+
+const present = (yes: boolean) => (yes ? "yes" : "no");
+
+function facilities(): Record<string, string> {
+  const lsm = line("/sys/kernel/security/lsm") ?? "";
+  const seccomp = line("/proc/sys/kernel/seccomp/actions_avail");
+  return {
+    seccomp: seccomp === undefined ? "no" : seccomp.split(" ").join(", "),
+    landlock: lsm === "" ? "unknown" : present(lsm.split(",").includes("landlock")),
+    "user namespaces": present(Number(line("/proc/sys/user/max_user_namespaces") ?? 0) > 0),
+    "network namespaces": present(existsSync("/proc/self/ns/net")),
+    "TUN/TAP": present(existsSync("/dev/net/tun")),
+    bridges: present(existsSync("/sys/module/bridge") || existsSync("/sys/class/net/bridge0")),
+    passt: present(Bun.which("passt") !== null),
+    nftables: present(Bun.which("nft") !== null),
+    userfaultfd: present(existsSync("/proc/sys/vm/unprivileged_userfaultfd")),
+  };
+}
+
+function gather(): HostReport {
+  let auto: HostReport["auto"];
+  try {
+    auto = selectEngine();
+  } catch (error) {
+    auto = { engine: "none", why: (error as Error).message };
+  }
+  return {
+    host: {
+      kernel: `Linux ${release()} ${arch()}`,
+      processor: processor(),
+      "KVM modules": kvmModules(),
+      Bun: Bun.version,
+    },
+    engines: ENGINES.map(engineReport),
+    auto,
+    facilities: facilities(),
+  };
+}
+
+const PLAIN = {
+  chars: Object.fromEntries(
+    [
+      "top",
+      "top-mid",
+      "top-left",
+      "top-right",
+      "bottom",
+      "bottom-mid",
+      "bottom-left",
+      "bottom-right",
+      "left",
+      "left-mid",
+      "mid",
+      "mid-mid",
+      "right",
+      "right-mid",
+    ].map((part) => [part, ""]),
+  ),
+  style: { "padding-left": 0, "padding-right": 2, head: [], border: [] },
+};
+
+function print(report: HostReport): void {
+  const table = new Table({ ...PLAIN, chars: { ...PLAIN.chars, middle: "" } });
+  for (const [name, value] of Object.entries(report.host)) table.push([name, value]);
+  for (const { engine, usable, version, why, capabilities } of report.engines) {
+    table.push([`engine ${engine}`, usable ? `usable, ${version}` : `not usable: ${why}`]);
+    if (capabilities.length > 0) table.push(["", capabilities.join(", ")]);
+  }
+  const { engine, why } = report.auto;
+  table.push(["engine auto", why === "" ? engine : `${engine}: ${why}`]);
+  for (const [name, value] of Object.entries(report.facilities)) table.push([name, value]);
+  process.stdout.write(`${table.toString().replaceAll(/ +$/gm, "")}\n`);
+}
+
+export function hostCommand(): Command {
+  return new Command("host")
+    .description("Show what this host offers: engines, versions, sandbox and network facilities")
+    .option("--json", "one JSON object")
+    .action((options: { json?: boolean }) => {
+      const report = gather();
+      if (options.json) process.stdout.write(`${JSON.stringify(report, undefined, 2)}\n`);
+      else print(report);
+    });
+}

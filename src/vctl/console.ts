@@ -1,0 +1,67 @@
+/**
+ * A VM's console in this terminal: raw mode, and cu's escapes at the start of a line:
+ * `~.` ends, `~?` helps, `~~` sends a tilde.
+ */
+import type { Vm } from "../vmd/vm.ts";
+
+const TILDE = 0x7e;
+const HELP = "\r\n~.  end the VM and leave\r\n~~  send a tilde\r\n~?  this help\r\n";
+
+/** Finds escapes in what is typed. */
+export class EscapeFilter {
+  // A line's start, or a tilde there.
+  #state: "start" | "tilde" | "middle" = "start";
+
+  /** @returns the bytes for the guest, and the escape commands that were among them. */
+  filter(bytes: Uint8Array): { forward: Uint8Array; commands: ("end" | "help")[] } {
+    const forward: number[] = [];
+    const commands: ("end" | "help")[] = [];
+    for (const byte of bytes) {
+      if (this.#state === "tilde") {
+        const character = String.fromCharCode(byte);
+        this.#state = "middle";
+        if (character === ".") commands.push("end");
+        else if (character === "?") commands.push("help");
+        else if (byte === TILDE) forward.push(TILDE);
+        else forward.push(TILDE, byte);
+        if (character === "?" || character === ".") this.#state = "start";
+      } else if (this.#state === "start" && byte === TILDE) {
+        this.#state = "tilde";
+        continue;
+      } else {
+        forward.push(byte);
+        this.#state = "middle";
+      }
+      if (byte === 13 || byte === 10) this.#state = "start";
+    }
+    return { forward: Uint8Array.from(forward), commands };
+  }
+}
+
+/** Connects the terminal. @returns a function that gives it back as it was. */
+export function attach(vm: Vm): () => void {
+  const { stdin, stdout } = process;
+  const filter = new EscapeFilter();
+  const stopConsole = vm.console.follow((bytes) => stdout.write(bytes));
+  const stopDebug = vm.debug.follow((bytes) => process.stderr.write(bytes));
+  const onData = (chunk: Buffer) => {
+    const { forward, commands } = filter.filter(chunk);
+    if (forward.length > 0) vm.console.send(forward);
+    for (const command of commands) {
+      if (command === "help") stdout.write(HELP);
+      else void vm.stop();
+    }
+  };
+  const onSignal = () => void vm.stop();
+  if (stdin.isTTY) stdin.setRawMode(true);
+  stdin.on("data", onData);
+  for (const signal of ["SIGTERM", "SIGHUP", "SIGINT"] as const) process.on(signal, onSignal);
+  return () => {
+    stopConsole();
+    stopDebug();
+    stdin.off("data", onData);
+    if (stdin.isTTY) stdin.setRawMode(false);
+    stdin.pause();
+    for (const signal of ["SIGTERM", "SIGHUP", "SIGINT"] as const) process.off(signal, onSignal);
+  };
+}

@@ -1,0 +1,123 @@
+/**
+ * A VM's serial console for programs: everything the guest printed, whoever wants to follow it,
+ * and waiting for what it should say.
+ */
+
+/** What is kept of the past, in bytes. */
+const SCROLLBACK = 64 * 1024;
+
+/** The guest did not say what was expected. */
+export class ExpectError extends Error {
+  override name = "ExpectError";
+}
+
+interface Waiter {
+  pattern: string | RegExp;
+  resolve: (match: string) => void;
+  reject: (error: ExpectError) => void;
+  timer: Timer | undefined;
+}
+
+export class ConsoleStream {
+  readonly #send: (bytes: Uint8Array) => void;
+  readonly #listeners = new Set<(bytes: Uint8Array) => void>();
+  readonly #decoder = new TextDecoder("utf-8");
+  #waiters: Waiter[] = [];
+  #scrollback: Uint8Array[] = [];
+  #scrollbackBytes = 0;
+  /** Text that no expect has consumed. */
+  #text = "";
+  #ended = false;
+
+  constructor(send: (bytes: Uint8Array) => void) {
+    this.#send = send;
+  }
+
+  /** Types at the guest's console. */
+  send(data: string | Uint8Array): void {
+    this.#send(typeof data === "string" ? new TextEncoder().encode(data) : data);
+  }
+
+  /**
+   * Follows the output; the scrollback comes first when `replay`.
+   * @returns a function that stops it.
+   */
+  follow(listener: (bytes: Uint8Array) => void, replay = true): () => void {
+    if (replay) for (const bytes of this.#scrollback) listener(bytes);
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /**
+   * Waits until the guest has printed `pattern`, and consumes the output up to its end.
+   * @param timeout ms; default 60 s.
+   * @returns what matched.
+   * @throws ExpectError with the last lines of output when it doesn't come.
+   */
+  expect(pattern: string | RegExp, timeout = 60_000): Promise<string> {
+    return new Promise((resolve, reject) => {
+      const waiter: Waiter = { pattern, resolve, reject, timer: undefined };
+      waiter.timer = setTimeout(() => {
+        this.#waiters = this.#waiters.filter((other) => other !== waiter);
+        reject(this.#missed(pattern, `within ${timeout / 1000} s`));
+      }, timeout);
+      this.#waiters.push(waiter);
+      this.#serve();
+    });
+  }
+
+  /** Output that no expect has consumed yet. */
+  get pending(): string {
+    return this.#text;
+  }
+
+  /** New output; for the VM. */
+  push(bytes: Uint8Array): void {
+    this.#scrollback.push(bytes);
+    this.#scrollbackBytes += bytes.length;
+    while (this.#scrollbackBytes - this.#scrollback[0].length >= SCROLLBACK) {
+      this.#scrollbackBytes -= (this.#scrollback.shift() as Uint8Array).length;
+    }
+    for (const listener of this.#listeners) listener(bytes);
+    this.#text += this.#decoder.decode(bytes, { stream: true });
+    this.#serve();
+    // Nobody may ever wait for it: keep as much of the text as of the bytes.
+    if (this.#text.length > 2 * SCROLLBACK) this.#text = this.#text.slice(-SCROLLBACK);
+  }
+
+  /** No more output will come; for the VM. */
+  end(): void {
+    this.#ended = true;
+    this.#serve();
+  }
+
+  #serve(): void {
+    while (this.#waiters.length > 0) {
+      const waiter = this.#waiters[0];
+      const match = find(this.#text, waiter.pattern);
+      if (match === undefined && !this.#ended) return;
+      this.#waiters.shift();
+      clearTimeout(waiter.timer);
+      if (match === undefined) {
+        waiter.reject(this.#missed(waiter.pattern, "before the VM ended"));
+      } else {
+        this.#text = this.#text.slice(match.end);
+        waiter.resolve(match.text);
+      }
+    }
+  }
+
+  #missed(pattern: string | RegExp, when: string): ExpectError {
+    const last = this.#text.slice(-1000);
+    return new ExpectError(`the guest did not print ${pattern} ${when}; its last output:\n${last}`);
+  }
+}
+
+function find(text: string, pattern: string | RegExp): { text: string; end: number } | undefined {
+  if (typeof pattern === "string") {
+    const at = text.indexOf(pattern);
+    return at < 0 ? undefined : { text: pattern, end: at + pattern.length };
+  }
+  const match = new RegExp(pattern.source, pattern.flags.replace("g", "")).exec(text);
+  return match === null ? undefined : { text: match[0], end: match.index + match[0].length };
+}

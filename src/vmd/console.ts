@@ -1,0 +1,58 @@
+/**
+ * The host's side of a serial port: bytes from the guest gathered into chunks, bytes for the guest
+ * kept until its UART has room.
+ */
+import type { SerialBackend } from "./device.ts";
+
+const CHUNK = 4096;
+const NEWLINE = 10;
+
+/** The UART as the console sees it. */
+export interface Receiver {
+  /** Takes a byte for the guest; false when it has no room now. */
+  receive(byte: number): boolean;
+}
+
+export class Console implements SerialBackend {
+  readonly #chunk = new Uint8Array(CHUNK);
+  readonly #emit: (bytes: Uint8Array) => void;
+  #length = 0;
+  #input: Uint8Array[] = [];
+  #taken = 0;
+
+  /** @param emit is given a copy of what the guest wrote. */
+  constructor(emit: (bytes: Uint8Array) => void) {
+    this.#emit = emit;
+  }
+
+  transmit(byte: number): boolean {
+    this.#chunk[this.#length++] = byte;
+    if (byte === NEWLINE || this.#length === CHUNK) this.flush();
+    return true;
+  }
+
+  /** Hands on what was gathered: at the end of a line, and whenever the guest rests. */
+  flush(): void {
+    if (this.#length === 0) return;
+    this.#emit(this.#chunk.slice(0, this.#length));
+    this.#length = 0;
+  }
+
+  /** Queues bytes for the guest. */
+  input(bytes: Uint8Array): void {
+    if (bytes.length > 0) this.#input.push(bytes);
+  }
+
+  /** Gives the UART what it has room for. */
+  feed(uart: Receiver): void {
+    while (this.#input.length > 0) {
+      const bytes = this.#input[0];
+      while (this.#taken < bytes.length) {
+        if (!uart.receive(bytes[this.#taken])) return;
+        this.#taken++;
+      }
+      this.#input.shift();
+      this.#taken = 0;
+    }
+  }
+}

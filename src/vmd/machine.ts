@@ -1,0 +1,163 @@
+/**
+ * The classic machine: one CPU and the chips of a PC before ACPI, as vmd has it: i8259 pair with
+ * ELCR, i8253, mc146818, ns8250, PCI with INTx, fw_cfg. It boots OpenBSD, Linux and BIOS.
+ *
+ * | ports | chip |
+ * |---|---|
+ * | 0x20 0x21 0xa0 0xa1 0x4d0 0x4d1 | i8259 pair, ELCR |
+ * | 0x40 - 0x43, 0x61 | i8253, system control port B |
+ * | 0x60 0x64 0x92 0xcf9 | reset |
+ * | 0x70 0x71 | mc146818 |
+ * | 0x3f8 - 0x3ff | COM1, IRQ 4 |
+ * | 0x402, 0xe9 | debug output |
+ * | 0xf4 - 0xf7 | isa-debug-exit, when asked for |
+ * | 0x510 0x511 0x514 - 0x51b | fw_cfg |
+ * | 0xcf8, 0xcfc - 0xcff | PCI configuration |
+ */
+import { Clock, ClockRegisters, type TimeSource } from "../vmm/clock.ts";
+import type { MachineImage, RangeRequest } from "../vmm/image.ts";
+import type { GuestMemory } from "../vmm/memory.ts";
+import { classicMemoryMap, classicRam, type E820Entry } from "./boot/index.ts";
+import { MmioBus, PortBus } from "./bus.ts";
+import {
+  DebugPort,
+  I8253,
+  I8253Registers,
+  I8259,
+  I8259Registers,
+  ISA_DEBUG_EXIT,
+  IsaDebugExit,
+  Ns8250,
+  Ns8250Registers,
+  Port61,
+  Port61Registers,
+  Reset,
+  ResetRegisters,
+} from "./chips/index.ts";
+import { Console } from "./console.ts";
+import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
+import type { Hardware } from "./vcpu.ts";
+
+const IRQ = { TIMER: 0, COM1: 4, RTC: 8 } as const;
+/**
+ * Guest time that a latch of timer counter 0 takes, ns: what the ISA bus took, about. Kernels that
+ * calibrate by polling the counter get done in a tenth of the polls.
+ */
+const LATCH_WARP = 3000;
+const PAGE = 4096;
+const LOCAL_APIC = 0xfee00000;
+
+/** What a machine is made of. */
+export interface MachineOptions {
+  /** RAM, bytes. */
+  readonly memory: number;
+  /** UTC at the start, ms since 1970. */
+  readonly epoch: number;
+  /** Whether port 0xf4 ends the VM. */
+  readonly debugExit: boolean;
+  /** Given what the guest writes to COM1. */
+  readonly output: (bytes: Uint8Array) => void;
+  /** Given what the guest writes to the debug ports. */
+  readonly debug: (bytes: Uint8Array) => void;
+}
+
+/**
+ * The guest-physical ranges that the machine needs.
+ * @param rom bytes of firmware, which end at 4 GiB; 0 for none.
+ */
+export function memoryRanges(memory: number, rom: number): RangeRequest[] {
+  const ranges = classicRam(memory).map((range) => ({ ...range, readonly: false }));
+  if (rom === 0) return ranges;
+  const size = Math.ceil(rom / PAGE) * PAGE;
+  return [...ranges, { base: 2 ** 32 - size, size, readonly: true }];
+}
+
+export class ClassicMachine implements Hardware {
+  readonly options: MachineOptions;
+  readonly memory: GuestMemory;
+  readonly ports = new PortBus();
+  readonly mmio = new MmioBus();
+  readonly clock: Clock;
+  readonly interrupts: I8259;
+  readonly console: Console;
+  readonly debug: Console;
+  readonly e820: readonly E820Entry[];
+  event: MachineEvent | undefined;
+  readonly #com1: Ns8250;
+  readonly #chips: Resettable[];
+
+  /**
+   * Chips on the image's registers, which keep their values: reset is for power-on.
+   * @param time where guest time comes from.
+   */
+  constructor(image: MachineImage, time: TimeSource, options: MachineOptions) {
+    this.options = options;
+    this.memory = image.memory;
+    this.e820 = classicMemoryMap(options.memory);
+    this.clock = new Clock(image.registers(ClockRegisters), time);
+    const { clock, ports } = this;
+    const emit = (event: MachineEvent) => {
+      this.event ??= event;
+    };
+
+    const pic = new I8259(image.registers(I8259Registers));
+    this.interrupts = pic;
+    for (const port of [0x20, 0xa0, 0x4d0]) ports.add(port, 2, pic);
+
+    const warp = time.warp === undefined ? 0 : LATCH_WARP;
+    const pit = new I8253(image.registers(I8253Registers), clock, pic.line(IRQ.TIMER), {
+      latchWarp: warp,
+    });
+    ports.add(0x40, 4, pit);
+    const port61 = new Port61(image.registers(Port61Registers), clock, pit);
+    ports.add(0x61, 1, port61);
+
+    this.console = new Console(options.output);
+    this.#com1 = new Ns8250(
+      image.registers(Ns8250Registers),
+      clock,
+      pic.line(IRQ.COM1),
+      this.console,
+      () => this.console.feed(this.#com1),
+    );
+    ports.add(0x3f8, 8, this.#com1);
+
+    this.debug = new Console(options.debug);
+    const debugPort = new DebugPort((byte) => this.debug.transmit(byte));
+    ports.add(0x402, 1, debugPort);
+    ports.add(0xe9, 1, debugPort);
+
+    const reset = new Reset(image.registers(ResetRegisters), emit);
+    for (const port of [0x60, 0x64, 0x92, 0xcf9]) ports.add(port, 1, reset);
+    if (options.debugExit) {
+      ports.add(ISA_DEBUG_EXIT.port, ISA_DEBUG_EXIT.count, new IsaDebugExit(emit), 4);
+    }
+    // Kernels look for a local APIC before they ask CPUID; all ones there look like a broken one.
+    this.mmio.add(LOCAL_APIC, 0x1000, zeroes);
+
+    this.#chips = [pic, pit, port61, this.#com1, reset];
+  }
+
+  /** As after power-on. RAM keeps what it holds. */
+  reset(): void {
+    this.clock.epoch = this.options.epoch * 1e6;
+    for (const chip of this.#chips) chip.reset();
+    this.event = undefined;
+  }
+
+  /** The guest rests: hands on its output, and gives it input that was waiting. */
+  idle(): void {
+    this.flush();
+    this.console.feed(this.#com1);
+  }
+
+  flush(): void {
+    this.console.flush();
+    this.debug.flush();
+  }
+}
+
+const zeroes: MmioDevice = {
+  read: (_address, data, size) => void data.fill(0, 0, size),
+  write: () => {},
+};

@@ -1,0 +1,66 @@
+/** Records a machine's exits, and all that its devices were fed, in a trace file. */
+import { Capability, type Engine } from "../vmm/engine.ts";
+import { type RunPage, SYNC_REGS } from "../vmm/exit.ts";
+import { TraceWriter } from "../vmm/trace.ts";
+import type { GuestMemory } from "../vmm/memory.ts";
+import type { ClassicMachine } from "./machine.ts";
+import type { ExitObserver } from "./vcpu.ts";
+import type { VmOptions } from "./vm.ts";
+
+export class Recorder implements ExitObserver, Disposable {
+  readonly #writer: TraceWriter;
+  readonly #memory: GuestMemory;
+  readonly #registers: boolean;
+  #exitedAt = 0;
+
+  constructor(
+    path: string,
+    machine: ClassicMachine,
+    engine: Engine,
+    options: Omit<VmOptions, "memory"> & { memory: number },
+  ) {
+    const { memory, debugExit, epoch } = machine.options;
+    this.#writer = new TraceWriter(path, {
+      engine: engine.name,
+      machine: { memory, debugExit, epoch, kernel: options.kernel, cmdline: options.cmdline },
+    });
+    this.#memory = machine.memory;
+    this.#registers = engine.can(Capability.SYNC_REGS);
+    if (this.#registers) engine.run.syncRegisters = SYNC_REGS.REGS;
+    this.#memory.observeReads((address, length) => this.#read(address, length, machine));
+  }
+
+  exited(): void {
+    this.#exitedAt = Bun.nanoseconds();
+  }
+
+  answered(run: RunPage, now: number): void {
+    const handled = Bun.nanoseconds() - this.#exitedAt;
+    this.#writer.exit(run, now, handled, this.#registers ? run.rip : 0n);
+  }
+
+  tick(now: number): void {
+    this.#writer.tick(now);
+  }
+
+  interrupt(vector: number, now: number): void {
+    this.#writer.interrupt(vector, now);
+  }
+
+  input(bytes: Uint8Array, now: number): void {
+    this.#writer.input(bytes, now);
+  }
+
+  #read(address: number, length: number, machine: ClassicMachine): void {
+    const data = new Uint8Array(length);
+    this.#memory.observeReads(undefined);
+    this.#memory.read(address, data);
+    this.#memory.observeReads((from, size) => this.#read(from, size, machine));
+    this.#writer.memory(address, data, machine.clock.now);
+  }
+
+  [Symbol.dispose](): void {
+    this.#memory.observeReads(undefined);
+    this.#writer[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,218 @@
+/**
+ * The vCPU thread: a worker that makes one machine from its power-on state, runs it, and posts how
+ * it ended. What the rest of the process wants of it arrives as messages; a kick and the attention
+ * counter make the loop look.
+ */
+import { readFileSync } from "node:fs";
+import { basename } from "node:path";
+import { formatCpu } from "../vmm/cpu-codec.ts";
+import { Engine, EngineError } from "../vmm/engine.ts";
+import { exitName } from "../vmm/exit.ts";
+import { MachineImage } from "../vmm/image.ts";
+import { NativeError } from "../vmm/native.ts";
+import { selectEngine } from "../vmm/select.ts";
+import { type BootModule, BootError, loadKernel } from "./boot/index.ts";
+import { ClassicMachine, memoryRanges } from "./machine.ts";
+import { Recorder } from "./recorder.ts";
+import { Vcpu, type Stop } from "./vcpu.ts";
+import type { Ending, FromVcpu, ToVcpu, VcpuThreadOptions } from "./vm.ts";
+
+declare const self: Worker;
+
+/** A file that can't be read, in one sentence. */
+class FileError extends Error {}
+
+function post(message: FromVcpu): void {
+  self.postMessage(message);
+}
+
+function readFile(path: string): Uint8Array {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    const reason =
+      code === "ENOENT"
+        ? "no such file"
+        : code === "EISDIR"
+          ? "is a directory"
+          : code === "EACCES"
+            ? "permission denied"
+            : code;
+    throw new FileError(`${path}: ${reason}`);
+  }
+}
+
+class VcpuThread {
+  readonly #options: VcpuThreadOptions;
+  readonly #attention: Int32Array;
+  readonly #mail: ToVcpu[] = [];
+  #wake: (() => void) | undefined;
+  #handled = 0;
+  #paused = false;
+
+  constructor(options: VcpuThreadOptions) {
+    this.#options = options;
+    this.#attention = new Int32Array(options.attention);
+  }
+
+  receive(message: ToVcpu): void {
+    this.#mail.push(message);
+    this.#wake?.();
+  }
+
+  async run(): Promise<void> {
+    const options = this.#options;
+    const time = { virtual: options.virtualTime };
+    const { engine: engineName, why } = selectEngine(options.engine);
+    const kernel = readFile(options.kernel);
+    using image = new MachineImage(memoryRanges(options.memory, 0));
+    using engine = Engine.open(engineName, image, time);
+    const machine = new ClassicMachine(image, engine, {
+      memory: options.memory,
+      epoch: options.epoch ?? Date.now(),
+      debugExit: options.debugExit ?? false,
+      output: (bytes) => post({ kind: "output", bytes }),
+      debug: (bytes) => post({ kind: "debug", bytes }),
+    });
+    machine.reset();
+    const boot = loadKernel({
+      name: basename(options.kernel),
+      kernel,
+      initrd: options.initrd === undefined ? undefined : readFile(options.initrd),
+      cmdline: options.cmdline,
+      modules: options.modules?.map(readModule),
+      format: options.format,
+      bits: options.bits,
+      memory: image.memory,
+      e820: machine.e820,
+    });
+    if (boot.rom !== undefined) image.memory.placeRom(boot.rom.base, boot.rom.bytes);
+    engine.setCpu(boot.cpu);
+    const vcpu = new Vcpu(engine, machine, options.virtualTime);
+    vcpu.attention = this.#attention;
+    using recorder =
+      options.traceExits === undefined
+        ? undefined
+        : new Recorder(options.traceExits, machine, engine, options);
+    vcpu.observer = recorder;
+    post({
+      kind: "running",
+      engine: engineName,
+      handle: engine.handle,
+      why,
+      boot: boot.description,
+    });
+    for (;;) {
+      const stop = vcpu.run();
+      if (stop.kind !== "attention") {
+        machine.flush();
+        post({ kind: "ended", ending: this.#ending(stop, engine) });
+        return;
+      }
+      do {
+        await this.#mailArrived();
+        for (let message = this.#mail.shift(); message; message = this.#mail.shift()) {
+          this.#handled++;
+          Atomics.sub(this.#attention, 0, 1);
+          if (message.kind === "input") {
+            recorder?.input(message.bytes, machine.clock.now);
+            machine.console.input(message.bytes);
+            machine.idle();
+          } else if (message.kind === "stop") {
+            machine.flush();
+            post({ kind: "ended", ending: stopped(this.#options.name) });
+            return;
+          } else if (message.kind === "registers") {
+            post({ kind: "registers", text: registers(engine) });
+          } else if (message.kind === "statistics") {
+            const { now } = machine.clock;
+            const statistics = { now, resident: image.resident, exits: vcpu.exits };
+            post({ kind: "statistics", statistics });
+          } else {
+            this.#paused = message.kind === "pause";
+          }
+        }
+      } while (this.#paused);
+    }
+  }
+
+  async #mailArrived(): Promise<void> {
+    if (this.#mail.length > 0) return;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+    });
+    this.#wake = undefined;
+  }
+
+  #ending(stop: Exclude<Stop, { kind: "attention" }>, engine: Engine): Ending {
+    const { name } = this.#options;
+    const text = registers(engine);
+    const end = (kind: Ending["kind"], code: number, message: string): Ending => ({
+      kind,
+      code,
+      message: `${name}: ${message}`,
+      registers: text,
+    });
+    switch (stop.kind) {
+      case "halt":
+      case "power-off":
+        return end("power-off", 0, stop.kind === "halt" ? "the guest halted" : "powered off");
+      case "exit":
+        return end("exit", stop.code, `the guest ended with code ${stop.code}`);
+      case "reset":
+        if (stop.by === "triple fault" && this.#options.reboot === false) {
+          return end("crash", 1, `triple fault at ${where(text)}`);
+        }
+        return end("reset", 0, `the guest reset its machine (${stop.by})`);
+      case "crash":
+        return end("crash", 1, `${stop.why}, at ${where(text)} (${exitName(engine.run.reason)})`);
+    }
+  }
+}
+
+function stopped(name: string): Ending {
+  return { kind: "stopped", code: 0, message: `${name}: stopped`, registers: "" };
+}
+
+// A crashed engine may not have registers to give.
+function registers(engine: Engine): string {
+  try {
+    return formatCpu(engine.getCpu());
+  } catch (error) {
+    if (error instanceof NativeError) return "";
+    throw error;
+  }
+}
+
+function where(text: string): string {
+  const rip = /rip\s+([0-9a-f]+)/.exec(text);
+  return rip === null ? "an unknown RIP" : `RIP 0x${rip[1].replace(/^0+(?=.)/, "")}`;
+}
+
+function readModule(specification: string): BootModule {
+  const space = specification.indexOf(" ");
+  const path = space < 0 ? specification : specification.slice(0, space);
+  const args = space < 0 ? undefined : specification.slice(space + 1);
+  return { name: basename(path), data: readFile(path), args };
+}
+
+let thread: VcpuThread | undefined;
+
+self.onmessage = ({ data }: MessageEvent<VcpuThreadOptions | ToVcpu>) => {
+  if (thread !== undefined) {
+    thread.receive(data as ToVcpu);
+    return;
+  }
+  const options = data as VcpuThreadOptions;
+  thread = new VcpuThread(options);
+  thread.run().catch((error: Error) => {
+    const expected =
+      error instanceof FileError ||
+      error instanceof BootError ||
+      error instanceof EngineError ||
+      error instanceof NativeError;
+    const text = expected ? error.message : `internal error: ${error.stack ?? error}`;
+    post({ kind: "failed", message: `${options.name}: ${text}` });
+  });
+};
