@@ -54,7 +54,11 @@ export class Clock {
     return this.#r.epoch + this.now;
   }
 
-  /** Sets what UTC it was at guest time 0, in ns since 1970. */
+  /** What UTC it was at guest time 0, in ns since 1970. */
+  get epoch(): number {
+    return this.#r.epoch;
+  }
+
   set epoch(ns: number) {
     this.#r.epoch = ns;
   }

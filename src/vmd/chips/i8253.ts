@@ -25,7 +25,7 @@ export const PIT_HZ = 1_193_182;
  */
 export const MIN_PERIOD = 50_000;
 
-/** Whole ticks from guest time 0 to `ns`; exact for years. */
+/** Whole ticks from guest time 0 to `ns`, exactly, whatever `ns` is. */
 export function ticksAt(ns: number): number {
   const seconds = Math.floor(ns / 1e9);
   const rest = Math.floor(ns - seconds * 1e9);
