@@ -15,16 +15,26 @@ const SMALLEST = 15;
 const LOW_COPY = 0x20000;
 
 /**
+ * The range of ROM that an image needs, whole pages below 4 GiB; undefined if its size is wrong.
+ */
+export function firmwareRange(bytes: number): { base: number; size: number } | undefined {
+  if (bytes < SMALLEST || bytes > FIRMWARE_SIZE) return undefined;
+  const size = alignUp(bytes, PAGE);
+  return { base: FOUR_GIB - size, size };
+}
+
+/**
  * Prepares a firmware image of 15 bytes to 4 MiB. The machine must map `rom` read-only; here only
  * the copy of the image's top 128 KiB is written, to RAM that ends at 1 MiB. Throws BootError.
  */
 export function loadFirmware(file: Bytes, options: BootOptions): Boot {
   checkOptions(options, "firmware");
-  if (file.size < SMALLEST || file.size > FIRMWARE_SIZE) {
+  const range = firmwareRange(file.size);
+  if (range === undefined) {
     throw file.error(`firmware must have 15 bytes to 4 MiB, and this file has ${text(file.size)}`);
   }
   // Flash that nothing was written to reads as ones.
-  const bytes = new Uint8Array(alignUp(file.size, PAGE)).fill(0xff);
+  const bytes = new Uint8Array(range.size).fill(0xff);
   bytes.set(file.data, bytes.length - file.size);
   const copy = file.data.subarray(Math.max(0, file.size - LOW_COPY));
   const low = ONE_MIB - copy.length;
@@ -39,7 +49,7 @@ export function loadFirmware(file: Bytes, options: BootOptions): Boot {
     cpu,
     format: "firmware",
     entry: cpu.cs.base + cpu.rip,
-    rom: { base: FOUR_GIB - bytes.length, bytes },
+    rom: { base: range.base, bytes },
     description: `firmware of ${text(file.size)}, entered at the reset vector`,
   };
 }

@@ -7,10 +7,9 @@
  */
 
 import type { Boot, BootFormat, BootOptions } from "./boot.ts";
-import { BootError, Bytes } from "./bytes.ts";
+import { BootError, Bytes, size } from "./bytes.ts";
 import { type Elf, isElf, readElf, readNotes } from "./elf.ts";
-import { FIRMWARE_SIZE } from "./e820.ts";
-import { loadFirmware } from "./firmware.ts";
+import { firmwareRange, loadFirmware } from "./firmware.ts";
 import { gunzip, isGzip } from "./gzip.ts";
 import { identifyByNotes, identifyByVersion } from "./identify.ts";
 import { isBzImage, loadLinux } from "./linux.ts";
@@ -21,6 +20,7 @@ import { loadVmlinux } from "./vmlinux.ts";
 
 export type { Boot, BootFormat, BootModule, BootOptions } from "./boot.ts";
 export { BootError } from "./bytes.ts";
+export { extractVmlinux } from "./extract.ts";
 export {
   classicMemoryMap,
   classicRam,
@@ -56,8 +56,12 @@ export function loadKernel(options: BootOptions & { format?: BootFormat | "auto"
   try {
     const file = unpack(options);
     const { format = "auto" } = options;
-    const loader = LOADERS[format === "auto" ? detectFormat(file) : format];
+    const chosen = format === "auto" ? detectFormat(file) : format;
+    const loader = LOADERS[chosen];
     if (loader === undefined) throw file.error(`unknown format ${format}`);
+    if (chosen === "firmware" && file.data !== options.kernel) {
+      throw file.error("gzip: neither ELF nor a Linux bzImage inside; firmware must not be packed");
+    }
     return loader(file, options);
   } catch (error) {
     if (error instanceof BootError) throw error;
@@ -79,8 +83,25 @@ export function detectFormat(file: Bytes): BootFormat {
   if (isElf(file)) return detectElf(readElf(file));
   if (isBzImage(file)) return "linux";
   if (findMultibootHeader(file) !== undefined) return "multiboot";
-  if (file.size <= FIRMWARE_SIZE) return "firmware";
-  throw file.error("not a kernel: neither ELF nor a Linux bzImage, and too large for firmware");
+  if (firmwareRange(file.size) !== undefined) return "firmware";
+  throw file.error(
+    `not a kernel: neither ELF nor a Linux bzImage, and ${size(file.size)} is no size for firmware`,
+  );
+}
+
+/**
+ * The ROM that a machine must have before loadKernel puts this file into it: undefined for
+ * anything but firmware. Throws nothing; what is wrong with the file, loadKernel says.
+ */
+export function romRange(
+  kernel: Uint8Array,
+  format: BootFormat | "auto" = "auto",
+): { base: number; size: number } | undefined {
+  const file = new Bytes("", kernel);
+  const other =
+    isGzip(file) || isElf(file) || isBzImage(file) || findMultibootHeader(file) !== undefined;
+  const firmware = format === "firmware" || (format === "auto" && !other);
+  return firmware ? firmwareRange(kernel.length) : undefined;
 }
 
 /**
