@@ -1,4 +1,5 @@
 /** Records a machine's exits, and all that its devices were fed, in a trace file. */
+import type { Clock } from "../vmm/clock.ts";
 import { Capability, type Engine } from "../vmm/engine.ts";
 import { type RunPage, SYNC_REGS } from "../vmm/exit.ts";
 import { TraceWriter } from "../vmm/trace.ts";
@@ -10,8 +11,10 @@ import type { VmOptions } from "./vm.ts";
 export class Recorder implements ExitObserver, Disposable {
   readonly #writer: TraceWriter;
   readonly #memory: GuestMemory;
+  readonly #clock: Clock;
   readonly #registers: boolean;
   #exitedAt = 0;
+  #reading = false;
 
   constructor(
     path: string,
@@ -27,7 +30,8 @@ export class Recorder implements ExitObserver, Disposable {
     this.#memory = machine.memory;
     this.#registers = engine.can(Capability.SYNC_REGS);
     if (this.#registers) engine.run.syncRegisters = SYNC_REGS.REGS;
-    this.#memory.observeReads((address, length) => this.#read(address, length, machine));
+    this.#clock = machine.clock;
+    this.#memory.observeReads((address, length) => this.#read(address, length));
   }
 
   exited(): void {
@@ -51,12 +55,13 @@ export class Recorder implements ExitObserver, Disposable {
     this.#writer.input(bytes, now);
   }
 
-  #read(address: number, length: number, machine: ClassicMachine): void {
+  #read(address: number, length: number): void {
+    if (this.#reading) return;
+    this.#reading = true;
     const data = new Uint8Array(length);
-    this.#memory.observeReads(undefined);
     this.#memory.read(address, data);
-    this.#memory.observeReads((from, size) => this.#read(from, size, machine));
-    this.#writer.memory(address, data, machine.clock.now);
+    this.#writer.memory(address, data, this.#clock.now);
+    this.#reading = false;
   }
 
   [Symbol.dispose](): void {

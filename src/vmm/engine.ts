@@ -93,6 +93,7 @@ export class Engine implements TimeSource, Disposable {
   readonly #pointer: Pointer;
   readonly #vmmRun: (vmm: Pointer) => number;
   readonly #vmmNow: (vmm: Pointer) => number;
+  #unobserve: (() => void) | undefined;
   #descriptors = new Int32Array(1);
   #descriptorCount = 0;
   #open = true;
@@ -142,7 +143,7 @@ export class Engine implements TimeSource, Disposable {
     }
     engine.#setCpuid();
     if (engine.can(Capability.VIRTUAL_TIME)) {
-      image.memory.observeWrites((address, length) => {
+      engine.#unobserve = image.memory.observeWrites((address, length) => {
         library.vmm_written(pointer as Pointer, address, length);
       });
     }
@@ -277,6 +278,7 @@ export class Engine implements TimeSource, Disposable {
   [Symbol.dispose](): void {
     if (!this.#open) return;
     this.#open = false;
+    this.#unobserve?.();
     this.#library.vmm_close(this.#pointer);
   }
 }

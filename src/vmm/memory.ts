@@ -45,7 +45,7 @@ export class GuestMemory {
   /** RAM in bytes, without ROM. */
   readonly size: number;
   readonly #windows: Window[] = [];
-  #writeObserver: ((address: number, length: number) => void) | undefined;
+  readonly #writeObservers: ((address: number, length: number) => void)[] = [];
   #readObserver: ((address: number, length: number) => void) | undefined;
 
   constructor(ranges: readonly MemoryRange[], map: MapWindow) {
@@ -74,9 +74,15 @@ export class GuestMemory {
     );
   }
 
-  /** Told of every write that goes through this object; for engines that cache translations. */
-  observeWrites(observer: (address: number, length: number) => void): void {
-    this.#writeObserver = observer;
+  /**
+   * Told of every write that goes through this object: for engines that cache translations.
+   * @returns a function that ends it.
+   */
+  observeWrites(observer: (address: number, length: number) => void): () => void {
+    this.#writeObservers.push(observer);
+    return () => {
+      this.#writeObservers.splice(this.#writeObservers.indexOf(observer), 1);
+    };
   }
 
   /** Told of every read that goes through this object; for recorders. */
@@ -100,7 +106,7 @@ export class GuestMemory {
     );
     if (w === undefined) throw new GuestAddressError(address, bytes.length);
     w.u8.set(bytes, address - w.base);
-    this.#writeObserver?.(address, bytes.length);
+    this.#written(address, bytes.length);
   }
 
   read8(address: number): number {
@@ -129,19 +135,19 @@ export class GuestMemory {
   write8(address: number, value: number): void {
     const w = this.#ram(address, 1);
     w.u8[address - w.base] = value;
-    this.#writeObserver?.(address, 1);
+    this.#written(address, 1);
   }
 
   write16(address: number, value: number): void {
     const w = this.#ram(address, 2);
     w.view.setUint16(address - w.base, value, true);
-    this.#writeObserver?.(address, 2);
+    this.#written(address, 2);
   }
 
   write32(address: number, value: number): void {
     const w = this.#ram(address, 4);
     w.view.setUint32(address - w.base, value, true);
-    this.#writeObserver?.(address, 4);
+    this.#written(address, 4);
   }
 
   write64(address: number, value: number): void {
@@ -162,12 +168,12 @@ export class GuestMemory {
     this.#spans(address, bytes.length, (w, at, offset, length) => {
       w.u8.set(bytes.subarray(offset, offset + length), at);
     });
-    this.#writeObserver?.(address, bytes.length);
+    this.#written(address, bytes.length);
   }
 
   fill(address: number, length: number, value: number): void {
     this.#spans(address, length, (w, at, _, span) => w.u8.fill(value, at, at + span));
-    this.#writeObserver?.(address, length);
+    this.#written(address, length);
   }
 
   /** Host address of a checked range, for host calls that read or write guest memory. */
@@ -178,6 +184,10 @@ export class GuestMemory {
       }
     }
     throw new GuestAddressError(address, length);
+  }
+
+  #written(address: number, length: number): void {
+    for (let i = 0; i < this.#writeObservers.length; i++) this.#writeObservers[i](address, length);
   }
 
   #ram(address: number, length: number): Window {
