@@ -138,13 +138,13 @@ export class Timer {
 
   /** Due at guest time `at`, ns. */
   arm(at: number): void {
+    if (this.#due[this.#index] === at) return;
     this.#due[this.#index] = at;
     this.#clock.rearmed = true;
   }
 
   disarm(): void {
-    this.#due[this.#index] = Infinity;
-    this.#clock.rearmed = true;
+    this.arm(Infinity);
   }
 
   /** Guest time it is armed for, ns; Infinity when disarmed. */
