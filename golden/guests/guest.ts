@@ -23,7 +23,8 @@ import { dirname, join, resolve } from "node:path";
 /** The project's folder. */
 export const root = resolve(import.meta.dir, "../..");
 
-const cache = resolve(process.env.VMD_CACHE || join(root, ".cache"));
+/** Where everything lies that is fetched or made, besides node_modules and native/build. */
+export const cache = resolve(process.env.VMD_CACHE || join(root, ".cache"));
 
 /** How a guest gets into a machine. */
 export type BootFormat =
