@@ -19,21 +19,13 @@
 
 import { existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import type { BootFormat } from "../../src/vmd/boot/index.ts";
 
 /** The project's folder. */
 export const root = resolve(import.meta.dir, "../..");
 
 /** Where everything lies that is fetched or made, besides node_modules and native/build. */
 export const cache = resolve(process.env.VMD_CACHE || join(root, ".cache"));
-
-/** How a guest gets into a machine. */
-export type BootFormat =
-  | "linux" // bzImage, by Linux's boot protocol
-  | "elf" // vmlinux, by the 64-bit boot protocol
-  | "pvh" // vmlinux, by its PVH note
-  | "openbsd" // ELF32, as boot(8) does
-  | "multiboot" // multiboot 1
-  | "firmware"; // from the reset vector
 
 export interface Guest {
   name: string;

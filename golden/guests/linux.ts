@@ -30,7 +30,7 @@ export const linuxAmd64Vmlinux: Guest = {
   ...amd64,
   name: "linux-amd64-vmlinux",
   description: "the same kernel as an ELF file, by the 64-bit boot protocol",
-  format: "elf",
+  format: "vmlinux",
   kernel: () => vmlinux(vmlinuz),
 };
 
