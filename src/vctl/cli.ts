@@ -1,5 +1,6 @@
 /** What all commands share: how they fail, and how they ask for colour. */
 import { BootError } from "../vmd/boot/index.ts";
+import { FileError } from "../vmd/boot-files.ts";
 import { SizeError } from "../vmd/size.ts";
 import { VmError } from "../vmd/vm.ts";
 import { EngineError } from "../vmm/engine.ts";
@@ -14,6 +15,7 @@ export class UsageError extends Error {
 const EXPECTED = [
   UsageError,
   BootError,
+  FileError,
   SizeError,
   VmError,
   EngineError,

@@ -27,6 +27,8 @@ import {
   I8259Registers,
   ISA_DEBUG_EXIT,
   IsaDebugExit,
+  Mc146818,
+  Mc146818Registers,
   Ns8250,
   Ns8250Registers,
   Port61,
@@ -44,7 +46,6 @@ const IRQ = { TIMER: 0, COM1: 4, RTC: 8 } as const;
  * calibrate by polling the counter get done in a tenth of the polls.
  */
 const LATCH_WARP = 3000;
-const PAGE = 4096;
 const LOCAL_APIC = 0xfee00000;
 
 /** What a machine is made of. */
@@ -63,13 +64,14 @@ export interface MachineOptions {
 
 /**
  * The guest-physical ranges that the machine needs.
- * @param rom bytes of firmware, which end at 4 GiB; 0 for none.
+ * @param rom where firmware lies, if there is any.
  */
-export function memoryRanges(memory: number, rom: number): RangeRequest[] {
+export function memoryRanges(
+  memory: number,
+  rom: { base: number; size: number } | undefined,
+): RangeRequest[] {
   const ranges = classicRam(memory).map((range) => ({ ...range, readonly: false }));
-  if (rom === 0) return ranges;
-  const size = Math.ceil(rom / PAGE) * PAGE;
-  return [...ranges, { base: 2 ** 32 - size, size, readonly: true }];
+  return rom === undefined ? ranges : [...ranges, { ...rom, readonly: true }];
 }
 
 export class ClassicMachine implements Hardware {
@@ -84,6 +86,7 @@ export class ClassicMachine implements Hardware {
   readonly e820: readonly E820Entry[];
   event: MachineEvent | undefined;
   readonly #com1: Ns8250;
+  readonly #rtc: Mc146818;
   readonly #chips: Resettable[];
 
   /**
@@ -112,6 +115,9 @@ export class ClassicMachine implements Hardware {
     const port61 = new Port61(image.registers(Port61Registers), clock, pit);
     ports.add(0x61, 1, port61);
 
+    this.#rtc = new Mc146818(image.registers(Mc146818Registers), clock, pic.line(IRQ.RTC));
+    ports.add(0x70, 2, this.#rtc);
+
     this.console = new Console(options.output);
     this.#com1 = new Ns8250(
       image.registers(Ns8250Registers),
@@ -135,13 +141,15 @@ export class ClassicMachine implements Hardware {
     // Kernels look for a local APIC before they ask CPUID; all ones there look like a broken one.
     this.mmio.add(LOCAL_APIC, 0x1000, zeroes);
 
-    this.#chips = [pic, pit, port61, this.#com1, reset];
+    this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset];
   }
 
   /** As after power-on. RAM keeps what it holds. */
   reset(): void {
     this.clock.epoch = this.options.epoch * 1e6;
     for (const chip of this.#chips) chip.reset();
+    const [low, high] = this.memory.ranges.filter((range) => !range.readonly);
+    this.#rtc.configure({ low: low.size, high: high?.size ?? 0, cpus: 1 });
     this.event = undefined;
   }
 

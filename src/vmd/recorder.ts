@@ -6,7 +6,7 @@ import { TraceWriter } from "../vmm/trace.ts";
 import type { GuestMemory } from "../vmm/memory.ts";
 import type { ClassicMachine } from "./machine.ts";
 import type { ExitObserver } from "./vcpu.ts";
-import type { VmOptions } from "./vm.ts";
+import type { VcpuOptions } from "./vm.ts";
 
 export class Recorder implements ExitObserver, Disposable {
   readonly #writer: TraceWriter;
@@ -16,17 +16,9 @@ export class Recorder implements ExitObserver, Disposable {
   #exitedAt = 0;
   #reading = false;
 
-  constructor(
-    path: string,
-    machine: ClassicMachine,
-    engine: Engine,
-    options: Omit<VmOptions, "memory"> & { memory: number },
-  ) {
-    const { memory, debugExit, epoch } = machine.options;
-    this.#writer = new TraceWriter(path, {
-      engine: engine.name,
-      machine: { memory, debugExit, epoch, kernel: options.kernel, cmdline: options.cmdline },
-    });
+  constructor(path: string, machine: ClassicMachine, engine: Engine, options: VcpuOptions) {
+    const { epoch } = machine.options;
+    this.#writer = new TraceWriter(path, { engine: engine.name, machine: { ...options, epoch } });
     this.#memory = machine.memory;
     this.#registers = engine.can(Capability.SYNC_REGS);
     if (this.#registers) engine.run.syncRegisters = SYNC_REGS.REGS;

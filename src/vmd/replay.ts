@@ -5,9 +5,10 @@
 import { ManualTime } from "../vmm/clock.ts";
 import { ExitReason, exitName } from "../vmm/exit.ts";
 import { MachineImage } from "../vmm/image.ts";
-import { type ExitRecord, type Trace, TraceError } from "../vmm/trace.ts";
+import { type ExitRecord, type Trace, TraceError, type TraceRecord } from "../vmm/trace.ts";
 import { ClassicMachine, memoryRanges } from "./machine.ts";
 import type { Size } from "./device.ts";
+import type { VcpuOptions } from "./vm.ts";
 
 /** What a replay found. */
 export interface ReplayResult {
@@ -19,54 +20,78 @@ export interface ReplayResult {
 
 /** @throws TraceError when the trace doesn't say which machine it is of. */
 export function replay(trace: Trace): ReplayResult {
-  const { memory, debugExit, epoch } = trace.header.machine;
-  if (typeof memory !== "number" || typeof epoch !== "number") {
-    throw new TraceError("the trace's header does not describe its machine");
-  }
-  using image = new MachineImage(memoryRanges(memory, 0));
-  const time = new ReplayTime();
-  const machine = new ClassicMachine(image, time, {
-    memory,
-    epoch,
-    debugExit: debugExit === true,
-    output: () => {},
-    debug: () => {},
-  });
-  time.clock = machine.clock;
-  machine.reset();
+  using image = new MachineImage(memoryRanges(traceOptions(trace).memory, undefined));
+  const devices = new ReplayedDevices(trace, image);
   let exits = 0;
-  const differs = (what: string): ReplayResult => ({
-    exits,
-    difference: `exit ${exits}, guest time ${machine.clock.now} ns: ${what}`,
-  });
   for (const record of trace.records()) {
-    time.time = record.now;
-    if (record.kind === "memory") {
-      if (image.memory.contains(record.address, record.data.length)) {
-        image.memory.write(record.address, record.data);
-      }
-    } else if (record.kind === "input") {
-      machine.console.input(record.data);
-      machine.idle();
-    } else if (record.kind === "tick") {
-      machine.clock.expire();
-      machine.idle();
-    } else if (record.kind === "interrupt") {
-      if (!machine.interrupts.pending) {
-        return differs(`interrupt ${record.vector} was recorded, none is pending now`);
-      }
-      const vector = machine.interrupts.acknowledge();
-      if (vector !== record.vector) {
-        return differs(`interrupt ${record.vector} was recorded, ${vector} came now`);
-      }
-    } else {
-      exits++;
-      const difference = answer(machine, record);
-      if (difference !== undefined) return differs(difference);
-      machine.event = undefined;
+    if (record.kind === "exit") exits++;
+    const difference = devices.apply(record);
+    if (difference !== undefined) {
+      const where = `exit ${exits}, guest time ${record.now} ns`;
+      return { exits, difference: `${where}: ${difference}` };
     }
   }
   return { exits, difference: undefined };
+}
+
+/** What a trace says of its machine. */
+export function traceOptions(trace: Trace): VcpuOptions {
+  const { memory, epoch, kernel } = trace.header.machine;
+  if (typeof memory !== "number" || typeof epoch !== "number" || typeof kernel !== "string") {
+    throw new TraceError("the trace's header does not describe its machine");
+  }
+  return trace.header.machine as unknown as VcpuOptions;
+}
+
+/** A machine's devices, fed from a trace. */
+export class ReplayedDevices {
+  readonly machine: ClassicMachine;
+  readonly #time = new ReplayTime();
+
+  constructor(trace: Trace, image: MachineImage) {
+    const { memory, epoch, debugExit } = traceOptions(trace);
+    this.machine = new ClassicMachine(image, this.#time, {
+      memory,
+      epoch: epoch ?? 0,
+      debugExit: debugExit === true,
+      output: () => {},
+      debug: () => {},
+    });
+    this.#time.clock = this.machine.clock;
+    this.machine.reset();
+  }
+
+  /** Does again what a record says. @returns how the outcome differs. */
+  apply(record: TraceRecord): string | undefined {
+    const { machine } = this;
+    this.#time.time = record.now;
+    switch (record.kind) {
+      case "memory":
+        if (machine.memory.contains(record.address, record.data.length)) {
+          machine.memory.write(record.address, record.data);
+        }
+        return undefined;
+      case "input":
+        machine.console.input(record.data);
+        machine.idle();
+        return undefined;
+      case "tick":
+        machine.clock.expire();
+        machine.idle();
+        return undefined;
+      case "interrupt": {
+        if (!machine.interrupts.pending) {
+          return `interrupt ${record.vector} was recorded, none is pending now`;
+        }
+        const vector = machine.interrupts.acknowledge();
+        if (vector === record.vector) return undefined;
+        return `interrupt ${record.vector} was recorded, ${vector} came now`;
+      }
+      case "exit":
+        machine.event = undefined;
+        return answer(machine, record);
+    }
+  }
 }
 
 /** Recorded time doesn't move by itself: a warp is in the next record's time already. */

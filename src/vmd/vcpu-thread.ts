@@ -3,15 +3,14 @@
  * it ended. What the rest of the process wants of it arrives as messages; a kick and the attention
  * counter make the loop look.
  */
-import { readFileSync } from "node:fs";
-import { basename } from "node:path";
 import { formatCpu } from "../vmm/cpu-codec.ts";
 import { Engine, EngineError } from "../vmm/engine.ts";
 import { exitName } from "../vmm/exit.ts";
 import { MachineImage } from "../vmm/image.ts";
 import { NativeError } from "../vmm/native.ts";
 import { selectEngine } from "../vmm/select.ts";
-import { type BootModule, BootError, loadKernel } from "./boot/index.ts";
+import { BootError } from "./boot/index.ts";
+import { BootFiles, FileError } from "./boot-files.ts";
 import { ClassicMachine, memoryRanges } from "./machine.ts";
 import { Recorder } from "./recorder.ts";
 import { Vcpu, type Stop } from "./vcpu.ts";
@@ -19,28 +18,8 @@ import type { Ending, FromVcpu, ToVcpu, VcpuThreadOptions } from "./vm.ts";
 
 declare const self: Worker;
 
-/** A file that can't be read, in one sentence. */
-class FileError extends Error {}
-
 function post(message: FromVcpu): void {
   self.postMessage(message);
-}
-
-function readFile(path: string): Uint8Array {
-  try {
-    return readFileSync(path);
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    const reason =
-      code === "ENOENT"
-        ? "no such file"
-        : code === "EISDIR"
-          ? "is a directory"
-          : code === "EACCES"
-            ? "permission denied"
-            : code;
-    throw new FileError(`${path}: ${reason}`);
-  }
 }
 
 class VcpuThread {
@@ -48,7 +27,6 @@ class VcpuThread {
   readonly #attention: Int32Array;
   readonly #mail: ToVcpu[] = [];
   #wake: (() => void) | undefined;
-  #handled = 0;
   #paused = false;
 
   constructor(options: VcpuThreadOptions) {
@@ -65,8 +43,8 @@ class VcpuThread {
     const options = this.#options;
     const time = { virtual: options.virtualTime };
     const { engine: engineName, why } = selectEngine(options.engine);
-    const kernel = readFile(options.kernel);
-    using image = new MachineImage(memoryRanges(options.memory, 0));
+    const files = new BootFiles(options);
+    using image = new MachineImage(memoryRanges(options.memory, files.rom));
     using engine = Engine.open(engineName, image, time);
     const machine = new ClassicMachine(image, engine, {
       memory: options.memory,
@@ -76,18 +54,7 @@ class VcpuThread {
       debug: (bytes) => post({ kind: "debug", bytes }),
     });
     machine.reset();
-    const boot = loadKernel({
-      name: basename(options.kernel),
-      kernel,
-      initrd: options.initrd === undefined ? undefined : readFile(options.initrd),
-      cmdline: options.cmdline,
-      modules: options.modules?.map(readModule),
-      format: options.format,
-      bits: options.bits,
-      memory: image.memory,
-      e820: machine.e820,
-    });
-    if (boot.rom !== undefined) image.memory.placeRom(boot.rom.base, boot.rom.bytes);
+    const boot = files.load(machine);
     engine.setCpu(boot.cpu);
     const vcpu = new Vcpu(engine, machine, options.virtualTime);
     vcpu.attention = this.#attention;
@@ -113,7 +80,6 @@ class VcpuThread {
       do {
         await this.#mailArrived();
         for (let message = this.#mail.shift(); message; message = this.#mail.shift()) {
-          this.#handled++;
           Atomics.sub(this.#attention, 0, 1);
           if (message.kind === "input") {
             recorder?.input(message.bytes, machine.clock.now);
@@ -188,13 +154,6 @@ function registers(engine: Engine): string {
 function where(text: string): string {
   const rip = /rip\s+([0-9a-f]+)/.exec(text);
   return rip === null ? "an unknown RIP" : `RIP 0x${rip[1].replace(/^0+(?=.)/, "")}`;
-}
-
-function readModule(specification: string): BootModule {
-  const space = specification.indexOf(" ");
-  const path = space < 0 ? specification : specification.slice(0, space);
-  const args = space < 0 ? undefined : specification.slice(space + 1);
-  return { name: basename(path), data: readFile(path), args };
 }
 
 let thread: VcpuThread | undefined;

@@ -56,10 +56,14 @@ export interface Ending {
   registers: string;
 }
 
-/** What the vCPU thread is told at its start. */
-export interface VcpuThreadOptions extends Omit<VmOptions, "memory"> {
+/** Options with what has a default filled in. */
+export interface VcpuOptions extends VmOptions {
   name: string;
   memory: number;
+}
+
+/** What the vCPU thread is told at its start. */
+export interface VcpuThreadOptions extends VcpuOptions {
   attention: SharedArrayBuffer;
 }
 
@@ -173,7 +177,7 @@ class VcpuThread {
   readonly console: ConsoleStream;
   readonly debug = new ConsoleStream(() => {});
   readonly ended: Promise<Ending>;
-  readonly #options: Omit<VcpuThreadOptions, "attention">;
+  readonly #options: VcpuOptions;
   readonly #end: (ending: Ending) => void;
   readonly #waiting: { kind: string; resolve: (message: never) => void }[] = [];
   #worker: Worker | undefined;
@@ -181,7 +185,7 @@ class VcpuThread {
   #attention = new Int32Array(new SharedArrayBuffer(8));
   #over = false;
 
-  constructor(options: Omit<VcpuThreadOptions, "attention">) {
+  constructor(options: VcpuOptions) {
     this.#options = options;
     this.console = new ConsoleStream((bytes) => this.tell({ kind: "input", bytes }));
     const { promise, resolve } = Promise.withResolvers<Ending>();

@@ -1,7 +1,11 @@
 /** vctl exits: statistics of a recorded exit trace. */
 import Table from "cli-table3";
-import { Command } from "commander";
+import { Command, Option } from "commander";
+import { follow } from "../../vmd/follow.ts";
+import { replay } from "../../vmd/replay.ts";
+import { ENGINES, type EngineName } from "../../vmm/engine.ts";
 import { exitName, ExitReason } from "../../vmm/exit.ts";
+import { say, UsageError } from "../cli.ts";
 import { Trace, type ExitRecord } from "../../vmm/trace.ts";
 
 /** Exits of one reason at one place. */
@@ -70,13 +74,43 @@ function print(statistics: readonly ExitStatistic[]): void {
   process.stdout.write(`${table}\n`);
 }
 
+interface ExitsOptions {
+  json?: boolean;
+  replay?: boolean;
+  crossCheck?: EngineName;
+}
+
+function check(trace: Trace, options: ExitsOptions): void {
+  if (options.replay) {
+    const { exits, difference } = replay(trace);
+    if (difference !== undefined) throw new UsageError(difference);
+    say(`${exits} exits replayed: every answer is the recorded one`);
+  }
+  if (options.crossCheck !== undefined) {
+    const { equal, difference, ending } = follow(trace, options.crossCheck);
+    if (difference !== undefined) throw new UsageError(difference);
+    say(`${equal} exits are equal on engine ${options.crossCheck}: ${ending}`);
+  }
+}
+
 export function exitsCommand(): Command {
   return new Command("exits")
     .description("Show statistics of a trace that start --trace-exits recorded")
     .argument("<file>", "the trace")
     .option("--json", "one JSON object")
-    .action((file: string, options: { json?: boolean }) => {
+    .option("--replay", "run the device models again from the trace, and compare their answers")
+    .addOption(
+      new Option(
+        "--cross-check <engine>",
+        "run the guest again on this engine, against the trace",
+      ).choices(ENGINES),
+    )
+    .action((file: string, options: ExitsOptions) => {
       const trace = Trace.open(file);
+      if (options.replay || options.crossCheck !== undefined) {
+        check(trace, options);
+        return;
+      }
       const statistics = exitStatistics(trace);
       if (options.json) {
         process.stdout.write(`${JSON.stringify({ ...trace.header, exits: statistics })}\n`);

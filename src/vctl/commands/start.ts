@@ -1,5 +1,7 @@
 /** vctl start: runs a VM with its console in this terminal. */
 import { Command, InvalidArgumentError, Option } from "commander";
+import { BootFiles } from "../../vmd/boot-files.ts";
+import { crossCheck } from "../../vmd/cross-check.ts";
 import { parseSize } from "../../vmd/size.ts";
 import { type Ending, Vm, type VmOptions } from "../../vmd/vm.ts";
 import { ENGINES } from "../../vmm/engine.ts";
@@ -34,6 +36,7 @@ interface StartOptions {
   debugExit?: boolean;
   traceExits?: string;
   virtualTime?: boolean;
+  crossCheck?: boolean;
   registers?: boolean;
 }
 
@@ -85,6 +88,7 @@ export function startCommand(): Command {
     .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
     .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
     .option("--trace-exits <file>", "record every exit with its answer")
+    .option("--cross-check", "run on both engines, exit by exit, and stop at the first difference")
     .option("--virtual-time", "time passes with executed code: runs repeat (unicorn)")
     .option("--registers", "print the CPU's registers when the VM ends")
     .addHelpText(
@@ -107,7 +111,7 @@ async function start(name: string, options: StartOptions): Promise<void> {
   if (!options.console) {
     throw new UsageError("start runs the VM in this terminal for now: -c is needed");
   }
-  const vm = await Vm.start({
+  const settings: VmOptions = {
     name,
     kernel: options.boot,
     initrd: options.initrd,
@@ -121,7 +125,12 @@ async function start(name: string, options: StartOptions): Promise<void> {
     debugExit: options.debugExit,
     traceExits: options.traceExits,
     virtualTime: options.virtualTime,
-  });
+  };
+  if (options.crossCheck) {
+    checkOnBothEngines(settings, options.memory);
+    return;
+  }
+  const vm = await Vm.start(settings);
   if (vm.engineReason !== "") say(vm.engineReason);
   say(`${name}: ${vm.boot}; engine ${vm.engine}; ~. ends`);
   const detach = attach(vm);
@@ -129,6 +138,24 @@ async function start(name: string, options: StartOptions): Promise<void> {
   detach();
   report(ending, options.registers === true);
   process.exit(ending.code);
+}
+
+function checkOnBothEngines(settings: VmOptions, memory: number): void {
+  const files = new BootFiles(settings);
+  const result = crossCheck({
+    engines: ENGINES,
+    memory,
+    epoch: Date.now(),
+    debugExit: settings.debugExit === true,
+    output: (bytes) => void process.stdout.write(bytes),
+    debug: (bytes) => void process.stderr.write(bytes),
+    rom: files.rom,
+    load: (machine) => files.load(machine),
+  });
+  say(`${settings.name}: ${result.equal} exits are equal on ${ENGINES.join(" and ")}`);
+  if (result.difference !== undefined) process.stderr.write(`${result.difference}\n`);
+  say(`${settings.name}: ${result.ending}`);
+  process.exit(result.difference === undefined ? 0 : 1);
 }
 
 function report(ending: Ending, registers: boolean): void {
