@@ -91,7 +91,7 @@ function payloadTree(qemu: boolean): Map<string, string> {
 function addQemu(tree: Map<string, string>) {
   const path = Bun.which("qemu-system-x86_64");
   if (!path) throw new Error("qemu-system-x86_64 is missing: install qemu-system-x86.");
-  addProgram(tree, path, "bin/qemu-system-x86_64");
+  addProgram(tree, path, "usr/bin/qemu-system-x86_64");
   const roms = ["bios-256k.bin", "bios-microvm.bin", "qboot.rom", "pvh.bin", "kvmvapic.bin"];
   roms.push("linuxboot.bin", "linuxboot_dma.bin", "multiboot.bin", "multiboot_dma.bin");
   for (const rom of roms)

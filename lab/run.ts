@@ -164,7 +164,7 @@ function explain(error: Error, file: (name: string) => string): Error {
 }
 
 function jobArchive(command: string[], { env = {}, files = {} }: LabOptions): Uint8Array {
-  const variables = { PATH: "/bin", HOME: "/root", TMPDIR: "/tmp", VMD_LAB: "1", ...env };
+  const variables = { PATH: "/bin:/usr/bin", HOME: "/root", TMPDIR: "/tmp", VMD_LAB: "1", ...env };
   const script = [
     "cd /vmd",
     ...Object.entries(variables).map(([name, value]) => `export ${name}=${quote(value)}`),

@@ -11,7 +11,8 @@ export const bun = join(root, "node_modules/.bin/bun");
 export async function nodeModules({ dev = false } = {}) {
   if (!isInstalled({ dev })) {
     const fresh = !existsSync(join(root, "node_modules"));
-    const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];
+    // Not `ci`: that insists on packages of other platforms, which a mirror may lack.
+    const args = ["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"];
     // Not on top of a full installation: that would take the rest away.
     if (!dev && fresh) args.push("--omit=dev");
     await step("installing Bun and the npm packages", () => npm(args));
