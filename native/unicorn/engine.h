@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * engine.h: what the files of the Unicorn engine share.
+ *
+ * libunicorn calls its own functions through the PLT, so a function of the
+ * same name in this library takes the place of the library's (DT_NEEDED puts
+ * us first in lookup order). Those functions are marked INTERPOSED; the one
+ * replaced is in struct originals.
+ *
+ * Time and stacks: the guest runs on a stack of its own. An exit switches to
+ * the stack of vmm_run's caller, the next vmm_run switches back. The engine is
+ * then either parked (in x86_cpu_exec_interrupt, between two instructions, all
+ * state in env) or inside an instruction (port, MMIO, MSR) that waits for its
+ * answer.
+ */
+#ifndef VMM_UNICORN_ENGINE_H
+#define VMM_UNICORN_ENGINE_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+#include <unicorn/unicorn.h>
+
+#include "layout.h"
+#include "vmm.h"
+
+#define INTERPOSED __attribute__((visibility("default")))
+#define HOT_TLS __thread __attribute__((tls_model("initial-exec")))
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define CALLER ((uintptr_t)__builtin_return_address(0))
+
+#define RUN_SIZE (3 * VMM_PAGE)
+#define IO_DATA_OFFSET VMM_PAGE
+#define STACK_SIZE (1u << 20)
+#define CPUID_MAX 100
+
+/* Flat addresses above this are no memory: 44 bits of physical address. */
+#define MMIO_WINDOW (1ull << 46)
+#define MMIO_WINDOW_SIZE (1ull << 44)
+
+/* A slot, and where it lies in the engine's flat space. */
+struct slot {
+	u64 gpa;
+	u64 size;
+	u8 *host;
+	u64 flat;
+	bool readonly;
+};
+
+/* Why the engine handed over the processor. */
+enum place {
+	PLACE_PARKED,	   /* between two instructions */
+	PLACE_INSTRUCTION, /* inside one, waiting for an answer */
+};
+
+/* An exit to report at the next stop between instructions. */
+enum stop {
+	STOP_NONE,
+	STOP_HLT,
+	STOP_SHUTDOWN,
+	STOP_ERROR,
+};
+
+struct vmm {
+	uc_engine *uc;
+	void *cs;
+	void *env;
+	struct kvm_run *run;
+	struct vmm_clock *clock;
+
+	/* Set, with the translated chain broken, when the engine should look
+	 * at the fields below before it runs on; cleared by that look. */
+	volatile u32 attention;
+	volatile u32 leave; /* virtual time: the block hook breaks the chain */
+	volatile u32 kicked;
+	volatile u32 timer_fired;
+
+	/* stacks */
+	void *engine_sp;
+	void *caller_sp;
+	u8 *stack;
+	void *sanitizer_caller, *sanitizer_engine;
+	const void *caller_bottom;
+	size_t caller_size;
+
+	enum place place;
+	uintptr_t return_address; /* host code of the waiting instruction */
+	bool abandon;		  /* drop the waiting instruction */
+	bool closing;
+	bool finished;
+	enum stop stop;
+	u32 error;		  /* uc_err of STOP_ERROR */
+	u32 halted;
+
+	/* events */
+	s64 interrupt;	 /* vector, -1 = none */
+	bool nmi;
+	s64 exception;	 /* vector to raise on entry, -1 = none */
+	u32 exception_code;
+	bool exception_has_code;
+	u64 int_eip;	 /* where a software interrupt instruction is */
+	bool int_set;
+
+	/* memory */
+	u32 slots;
+	struct slot slot[VMM_MAX_SLOTS];
+	u32 last_slot;
+	u64 flat_size;
+	u64 *dirty;	 /* a bit a flat page */
+	u64 *code;
+	void *ram_region; /* MemoryRegion * that every address claims */
+	int fill_access;
+
+	/* registers that the library lacks */
+	u64 apic_base;
+	u64 cr8;
+	u64 tsc_offset;
+	u64 arch_capabilities;
+	bool setting_dr;
+	bool flush; /* of translated code, at the next boundary */
+
+	u32 cpuid_count;
+	struct kvm_cpuid_entry2 cpuid[CPUID_MAX];
+
+	/* time */
+	u32 registry;	 /* index of this engine for the signal handler */
+	timer_t timer;
+	bool has_timer;
+	double deadline; /* guest ns */
+	double armed;	 /* host ns, INFINITY = timer idle */
+	u64 deadline_block;
+	int event;	 /* eventfd that ends vmm_wait */
+	volatile u32 waiting;
+	bool virtual_time;
+};
+
+/* Our own names stay inside: libunicorn exports 30,000 others. */
+#pragma GCC visibility push(hidden)
+
+/* The engine whose guest this thread runs, or whose functions it calls. */
+extern HOT_TLS struct vmm *current;
+
+/* The library's functions that ours replace. */
+struct originals {
+	void *(*memory_mapping)(void *, u64);
+	bool (*tlb_fill)(void *, u64, int, int, int, bool, uintptr_t);
+	void (*set_page)(void *, u64, u64, u32, int, int, u64);
+	void (*invalidate_page_fast)(void *, void *, u64, int, uintptr_t);
+	void (*tlb_protect_code)(void *, u64);
+	void (*tlb_unprotect_code)(void *, u64);
+	void (*tb_flush)(void *);
+	void (*raise_interrupt)(void *, int, int);
+	void (*write_cr)(void *, int, u64);
+	u64 (*read_cr)(void *, int);
+	void (*set_dr)(void *, int, u64);
+	bool (*exec_interrupt)(void *, int);
+	u64 (*ldq_phys)(void *, u64);
+	u32 (*ldl_phys)(void *, u64);
+	void (*stl_phys_notdirty)(void *, u64, u32);
+	void (*stq_phys)(void *, u64, u64);
+	u32 (*dispatch_read)(void *, void *, u64, u64 *, u32, u32);
+	u32 (*dispatch_write)(void *, void *, u64, u64, u32, u32);
+	void (*reset_request)(void *);
+	void (*rdmsr)(void *);
+	void (*wrmsr)(void *);
+};
+extern struct originals original;
+
+#pragma GCC visibility pop
+
+/* Functions of the library that we call as they are. */
+void x86_cpu_do_interrupt_x86_64(void *cs);
+void do_interrupt_x86_hardirq_x86_64(void *env, int vector, int is_hw);
+void raise_exception_err_ra_x86_64(void *env, int vector, int code, uintptr_t ra);
+u64 helper_read_eflags_x86_64(void *env);
+void helper_write_eflags_x86_64(void *env, u64 value, u32 mask);
+void tlb_flush_x86_64(void *cs);
+void tlb_reset_dirty_x86_64(void *cs, u64 host, u64 length);
+void tb_invalidate_phys_range_x86_64(void *uc, u64 start, u64 end);
+void cpu_loop_exit_noexc_x86_64(void *cs);
+bool cpu_restore_state_x86_64(void *cs, uintptr_t ra, bool will_exit);
+u32 cpu_lduw_mmuidx_ra_x86_64(void *env, u64 address, int mmu, uintptr_t ra);
+void update_mxcsr_status_x86_64(void *env);
+void update_fp_status_x86_64(void *env);
+u64 qemu_ram_addr_from_host_x86_64(void *uc, void *host);
+
+#pragma GCC visibility push(hidden)
+
+/* check.c */
+int engine_check(char *why, size_t size);
+
+/* switch.S */
+void vmm_switch(void **save, void *to);
+
+/* engine.c */
+void engine_park(struct vmm *);
+void engine_wait_inside(struct vmm *, uintptr_t ra);
+void engine_abandon(struct vmm *);
+void engine_fault(void *env, int vector, int code, uintptr_t ra)
+	__attribute__((noreturn));
+
+/* Asks for a look at the event fields before the next block. */
+static inline void engine_attend(struct vmm *vm)
+{
+	__atomic_store_n(&vm->attention, 1, __ATOMIC_SEQ_CST);
+	if (vm->virtual_time)
+		__atomic_store_n(&vm->leave, 1, __ATOMIC_SEQ_CST);
+	else
+		__atomic_store_n(&FIELD(vm->cs, CS_ICOUNT_HIGH, u16), 0xffff,
+				 __ATOMIC_SEQ_CST);
+}
+
+/* mmu.c */
+int mmu_open(struct vmm *, const struct vmm_config *, char *why, size_t size);
+void mmu_close(struct vmm *);
+struct slot *mmu_slot(struct vmm *, u64 gpa);
+u64 mmu_walk(struct vmm *, u64 va);
+
+/* interrupt.c */
+int interrupt_open(struct vmm *);
+bool interrupt_ready(struct vmm *);
+
+/* control.c */
+void control_set_efer(struct vmm *, u64 value);
+void control_update_hflags(void *env);
+
+/* msr.c */
+bool msr_get(struct vmm *, u32 index, u64 *value);
+bool msr_set(struct vmm *, u32 index, u64 value);
+
+/* cpuid.c */
+void cpuid_open(struct vmm *);
+
+/* debug.c */
+void debug_set(struct vmm *, const struct kvm_debugregs *);
+
+/* cpu.c */
+void cpu_reset(struct vmm *);
+void cpu_get_regs(struct vmm *, struct kvm_regs *);
+void cpu_get_sregs(struct vmm *, struct kvm_sregs *);
+void cpu_set_regs(struct vmm *, const struct kvm_regs *);
+void cpu_set_sregs(struct vmm *, const struct kvm_sregs *);
+u64 cpu_rflags(void *env);
+
+/* time.c */
+int time_open(struct vmm *, char *why, size_t size);
+void time_close(struct vmm *);
+void time_prepare(struct vmm *);
+bool time_due(struct vmm *);
+u64 time_tsc(struct vmm *);
+
+#pragma GCC visibility pop
+
+#endif
