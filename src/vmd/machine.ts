@@ -17,10 +17,13 @@
 import { Clock, ClockRegisters, type TimeSource } from "../vmm/clock.ts";
 import type { MachineImage, RangeRequest } from "../vmm/image.ts";
 import type { GuestMemory } from "../vmm/memory.ts";
-import { classicMemoryMap, classicRam, type E820Entry } from "./boot/index.ts";
+import { classicMemoryMap, classicRam, type E820Entry, packE820 } from "./boot/index.ts";
 import { MmioBus, PortBus } from "./bus.ts";
 import {
   DebugPort,
+  FwCfg,
+  FwCfgRegisters,
+  HOST_BRIDGE,
   I8253,
   I8253Registers,
   I8259,
@@ -31,6 +34,10 @@ import {
   Mc146818Registers,
   Ns8250,
   Ns8250Registers,
+  Pci,
+  PciFunction,
+  PciFunctionRegisters,
+  PciRegisters,
   Port61,
   Port61Registers,
   Reset,
@@ -83,6 +90,7 @@ export class ClassicMachine implements Hardware {
   readonly interrupts: I8259;
   readonly console: Console;
   readonly debug: Console;
+  readonly pci: Pci;
   readonly e820: readonly E820Entry[];
   event: MachineEvent | undefined;
   readonly #com1: Ns8250;
@@ -138,10 +146,29 @@ export class ClassicMachine implements Hardware {
     if (options.debugExit) {
       ports.add(ISA_DEBUG_EXIT.port, ISA_DEBUG_EXIT.count, new IsaDebugExit(emit), 4);
     }
+    this.pci = new Pci(image.registers(PciRegisters));
+    this.pci.add(new PciFunction(image.registers(PciFunctionRegisters), HOST_BRIDGE));
+    // Of 0xcf8 to 0xcff only 0xcf9 is somebody else's.
+    ports.add(0xcf8, 1, this.pci, 4);
+    ports.add(0xcfa, 6, this.pci, 4);
+
+    const fwCfg = new FwCfg(image.registers(FwCfgRegisters), image.memory, {
+      cpus: 1,
+      files: [
+        { name: "etc/e820", data: packE820(this.e820) },
+        // No screen: SeaBIOS then says what it does on the serial port.
+        { name: "etc/screen-and-debug", data: new Uint8Array(4) },
+        { name: "bootorder", data: new TextEncoder().encode("HALT\0") },
+      ],
+    });
+    ports.add(0x510, 1, fwCfg, 2);
+    ports.add(0x511, 1, fwCfg);
+    ports.add(0x514, 8, fwCfg, 4);
+
     // Kernels look for a local APIC before they ask CPUID; all ones there look like a broken one.
     this.mmio.add(LOCAL_APIC, 0x1000, zeroes);
 
-    this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset];
+    this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset, this.pci, fwCfg];
   }
 
   /** As after power-on. RAM keeps what it holds. */
