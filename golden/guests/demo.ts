@@ -15,7 +15,7 @@ cat <<END
   up in $seconds s, with $((memory / 1024)) MiB of memory and one CPU
   (\${cpu:-of no name}).
 
-  This is its shell. \`exit\` powers the machine off.
+  This is its shell: "exit" powers the machine off, ~. at the start of a line pulls the plug.
 
 END
 export PS1='demo \\w # '
@@ -28,7 +28,7 @@ export const demo: Guest = {
   name: "demo",
   description: "Linux 6.1 amd64, greeting whoever started it",
   initrd: () => initramfsFile("demo", { init }),
-  says: "This is its shell.",
+  says: "This is its shell:",
 };
 
 if (import.meta.main) console.log(await demo.initrd!());
