@@ -54,6 +54,8 @@ export class Bytes {
     /** File name, as the user knows it. */
     readonly name: string,
     readonly data: Uint8Array,
+    /** What `data` is, for "beyond the end of ...". */
+    readonly whole = "the file",
   ) {
     this.#view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   }
@@ -71,7 +73,7 @@ export class Bytes {
   check(offset: number, length: number, field: string): void {
     if (!(offset >= 0 && length >= 0 && offset + length <= this.size)) {
       const what = offset >= this.size ? `${hex(offset)} lies` : `${range(offset, length)} reaches`;
-      throw this.error(`${field}: ${what} beyond the end of the file (${size(this.size)})`);
+      throw this.error(`${field}: ${what} beyond the end of ${this.whole} (${size(this.size)})`);
     }
   }
 

@@ -208,6 +208,7 @@ export function readNotes(elf: Elf): Note[] {
     const at = new Bytes(
       `${elf.file.name}: notes (program header ${segment.index})`,
       segmentBytes(elf, segment),
+      "the notes",
     );
     // A note is three words, a name and a description, each padded; less than 12 bytes is padding.
     for (let offset = 0; offset + 12 <= at.size;) {
@@ -265,7 +266,11 @@ function readSection(file: Bytes, bits: 32 | 64, at: number, index: number): Sec
 }
 
 function nameSections(elf: Elf, sections: Section[], strings: Section): void {
-  const names = new Bytes(`${elf.file.name}: section names`, sectionBytes(elf, strings));
+  const names = new Bytes(
+    `${elf.file.name}: section names`,
+    sectionBytes(elf, strings),
+    "the table",
+  );
   for (const section of sections) {
     // Section 0 has no name, and a table of no names is legal when nothing has one.
     if (section.nameOffset === 0) continue;

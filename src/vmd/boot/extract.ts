@@ -9,6 +9,8 @@ import { gunzip } from "./gzip.ts";
 import { readSetupHeader } from "./linux.ts";
 import { LZ4_LEGACY_MAGIC, unpackLz4 } from "./lz4.ts";
 
+/** Deflate's limit; a kernel shrinks to a quarter. Keeps a wrong size from costing memory. */
+const RATIO_MAX = 1032;
 /** No vmlinux without debugging information is larger. In bytes. */
 const VMLINUX_MAX = 2 ** 29;
 const ZSTD_MAGIC = 0xfd2fb528;
@@ -29,10 +31,12 @@ export function extractVmlinux(bzImage: Uint8Array, name = "bzImage"): Uint8Arra
   const { payloadOffset, payloadSize } = readSetupHeader(file);
   if (payloadSize < 8) throw file.error("payload_length: there is no packed kernel in this file");
   const bytes = file.slice(payloadOffset, payloadSize, "payload_length");
-  const payload = new Bytes(`${name}: payload`, bytes);
+  const payload = new Bytes(`${name}: payload`, bytes, "the payload");
   // The build appends the unpacked size, except for gzip, whose last field is the same number.
   const size = payload.u32(payloadSize - 4, "unpacked size");
-  if (size > VMLINUX_MAX) throw payload.error(`the unpacked size, ${text(size)}, is too large`);
+  if (size > Math.min(VMLINUX_MAX, payloadSize * RATIO_MAX)) {
+    throw payload.error(`the unpacked size, ${text(size)}, is too large for ${text(payloadSize)}`);
+  }
   const vmlinux = unpack(payload, size);
   if (vmlinux.length !== size) {
     throw payload.error(`unpacks to ${vmlinux.length} bytes instead of ${size}`);
@@ -42,7 +46,7 @@ export function extractVmlinux(bzImage: Uint8Array, name = "bzImage"): Uint8Arra
 
 function unpack(payload: Bytes, size: number): Uint8Array {
   const magic = payload.u32(0, "magic");
-  const packed = new Bytes(payload.name, payload.data.subarray(0, payload.size - 4));
+  const packed = new Bytes(payload.name, payload.data.subarray(0, payload.size - 4), "the payload");
   if ((magic & 0xffff) === 0x8b1f) return gunzip(payload, size);
   if (magic === LZ4_LEGACY_MAGIC) return unpackLz4(packed, size);
   if (magic === ZSTD_MAGIC) return unzstd(packed, size);
