@@ -33,6 +33,7 @@ const HIDE_7_EBX = bits(1, 2, 4, 10, 11, 12, 14, 15, 16, 17, 21, 22, 25, 26, 27,
 const KEEP_7_ECX = bits(2); // UMIP
 const KEEP_7_EDX = bits(10); // MD_CLEAR
 const XSAVE_BITS = 0b111; // x87, SSE, AVX
+const LEGACY_XSAVE_SIZE = 576; // FXSAVE's area and XSAVE's header
 // Leaf 0x80000001, ECX: SVM 2, extended APIC 3, IBS 10, SKINIT 12, WDT 13, LWP 15, topology 22,
 // performance counters 23 24 28, MWAITX 29. EDX: MCE 7, APIC 9, MTRR 12, MCA 14, RDTSCP 27.
 const HIDE_EXT_ECX = bits(2, 3, 10, 12, 13, 15, 22, 23, 24, 28, 29);
@@ -52,10 +53,10 @@ const KVM_LEAF = 0x40000000;
 export function cpuidPolicy(supported: readonly CpuidLeaf[]): CpuidLeaf[] {
   const leaves: CpuidLeaf[] = [];
   const kvm = supported.find((entry) => entry.leaf === KVM_LEAF + 1);
-  const hasXsave = supported.some((e) => e.leaf === 1 && (e.ecx & bits(26)) !== 0);
+  const xsaveSize = xsaveAreaSize(supported);
   for (const entry of supported) {
     if (entry.leaf >= KVM_LEAF && entry.leaf < 0x80000000) continue;
-    const filtered = filterLeaf({ ...entry }, hasXsave);
+    const filtered = filterLeaf({ ...entry }, xsaveSize);
     if (filtered !== undefined) leaves.push(filtered);
   }
   const [b, c, d] = signature("OpenBSDVMM58");
@@ -77,7 +78,7 @@ export function cpuidPolicy(supported: readonly CpuidLeaf[]): CpuidLeaf[] {
   return leaves;
 }
 
-function filterLeaf(e: CpuidLeaf, hasXsave: boolean): CpuidLeaf | undefined {
+function filterLeaf(e: CpuidLeaf, xsaveSize: number): CpuidLeaf | undefined {
   if (ZERO.has(e.leaf)) return { ...e, eax: 0, ebx: 0, ecx: 0, edx: 0 };
   switch (e.leaf) {
     case 0:
@@ -100,11 +101,10 @@ function filterLeaf(e: CpuidLeaf, hasXsave: boolean): CpuidLeaf | undefined {
       e.edx = (e.edx & KEEP_7_EDX) >>> 0;
       return e;
     case 0xd:
-      if (!hasXsave || e.subleaf > 2) return undefined;
-      if (e.subleaf === 0) e.eax = (e.eax & XSAVE_BITS) >>> 0;
-      if (e.subleaf === 0) e.edx = 0;
-      if (e.subleaf === 1) e.eax = (e.eax & 1) >>> 0; // XSAVEOPT; no XSAVEC, XSAVES
-      if (e.subleaf === 1) e.ebx = e.ecx = e.edx = 0;
+      if (xsaveSize === 0 || e.subleaf > 2) return undefined;
+      if (e.subleaf === 0) return { ...e, eax: (e.eax & XSAVE_BITS) >>> 0, ecx: xsaveSize, edx: 0 };
+      // XSAVEOPT; no XSAVEC, XSAVES
+      if (e.subleaf === 1) return { ...e, eax: (e.eax & 1) >>> 0, ebx: 0, ecx: 0, edx: 0 };
       return e;
     case 0x80000000:
       e.eax = Math.min(e.eax, MAX_EXTENDED);
@@ -122,6 +122,13 @@ function filterLeaf(e: CpuidLeaf, hasXsave: boolean): CpuidLeaf | undefined {
       if (e.leaf > MAX_BASIC && e.leaf < 0x80000000) return undefined;
       return e;
   }
+}
+
+// Bytes of XSAVE's area with the state that a guest may enable; 0 without XSAVE.
+function xsaveAreaSize(supported: readonly CpuidLeaf[]): number {
+  if (!supported.some((e) => e.leaf === 1 && (e.ecx & bits(26)) !== 0)) return 0;
+  const avx = supported.find((e) => e.leaf === 0xd && e.subleaf === 2);
+  return avx === undefined ? LEGACY_XSAVE_SIZE : avx.eax + avx.ebx;
 }
 
 function signature(text: string): [number, number, number] {
