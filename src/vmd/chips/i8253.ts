@@ -157,7 +157,6 @@ export class I8253 implements PortDevice, Resettable {
       return low ? r.latch[i] & 0xff : r.latch[i] >> 8;
     }
     this.#advance(i);
-    if (i === 0) this.#schedule();
     const value = this.#value(i);
     const access = r.control[i] >> 4;
     let high = access === HIGH_ONLY;
@@ -174,6 +173,7 @@ export class I8253 implements PortDevice, Resettable {
     if (i < 3) {
       this.#advance(i);
       this.#writeCount(i, byte);
+      if (i === 0) this.#schedule();
     } else if (byte >> 6 === READ_BACK) {
       for (let c = 0; c < 3; c++) {
         if ((byte & (2 << c)) === 0) continue;
@@ -185,8 +185,8 @@ export class I8253 implements PortDevice, Resettable {
     } else {
       this.#advance(byte >> 6);
       this.#writeControl(byte >> 6, byte & 0x3f);
+      if (byte >> 6 === 0) this.#schedule();
     }
-    this.#schedule();
   }
 
   #mode(i: number): number {
