@@ -1,6 +1,7 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { labMissing, runInLab } from "./index.ts";
 
+setDefaultTimeout(240_000);
 const missing = labMissing();
 if (missing) console.log(`skipped: ${missing}`);
 

@@ -94,8 +94,8 @@ async function tests(filters, env) {
   try {
     const report = join(folder, "report.xml");
     const where = filters.length ? filters : sources.map((name) => `./${name}`);
-    const args = ["test", "--reporter=junit", `--reporter-outfile=${report}`, ...where];
-    const { code, signal, seen } = await watch(args, env);
+    const args = ["test", "--timeout=120000", "--reporter=junit", `--reporter-outfile=${report}`];
+    const { code, signal, seen } = await watch([...args, ...where], env);
     const reported = existsSync(report);
     const counts = reported ? readReport(readFileSync(report, "utf8")) : seen;
     // Bun's own end, or an error outside of any test, is in no count.
@@ -112,7 +112,7 @@ async function tests(filters, env) {
 }
 
 /** `seen` counts the lines that tell of a test: all there is if Bun dies before its report. */
-function watch(args, env) {
+function watch([...args, ...where], env) {
   return new Promise((done, failed) => {
     const child = spawn(bun, args, {
       cwd: root,
