@@ -39,7 +39,8 @@ class VcpuThread {
     this.#wake?.();
   }
 
-  async run(): Promise<void> {
+  /** Runs the machine to its end. Everything it held is given back when this resolves. */
+  async run(): Promise<Ending> {
     const options = this.#options;
     const time = { virtual: options.virtualTime };
     const { engine: engineName, why } = selectEngine(options.engine);
@@ -74,8 +75,7 @@ class VcpuThread {
       const stop = vcpu.run();
       if (stop.kind !== "attention") {
         machine.flush();
-        post({ kind: "ended", ending: this.#ending(stop, engine) });
-        return;
+        return this.#ending(stop, engine);
       }
       do {
         await this.#mailArrived();
@@ -87,8 +87,7 @@ class VcpuThread {
             machine.idle();
           } else if (message.kind === "stop") {
             machine.flush();
-            post({ kind: "ended", ending: stopped(this.#options.name) });
-            return;
+            return stopped(this.#options.name);
           } else if (message.kind === "registers") {
             post({ kind: "registers", text: registers(engine) });
           } else if (message.kind === "statistics") {
@@ -165,7 +164,8 @@ self.onmessage = ({ data }: MessageEvent<VcpuThreadOptions | ToVcpu>) => {
   }
   const options = data as VcpuThreadOptions;
   thread = new VcpuThread(options);
-  thread.run().catch((error: Error) => {
+  const end = (ending: Ending) => post({ kind: "ended", ending });
+  thread.run().then(end, (error: Error) => {
     const expected =
       error instanceof FileError ||
       error instanceof BootError ||

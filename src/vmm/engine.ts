@@ -129,9 +129,6 @@ export class Engine implements TimeSource, Disposable {
     const clock = image.clock;
     clock.setUint32(CLOCK_MODE, time.virtual ? 1 : 0, true);
     clock.setUint32(CLOCK_NS_PER_BLOCK, time.nsPerBlock ?? 10, true);
-    if (!time.virtual && clock.getBigInt64(CLOCK_ORIGIN, true) === 0n) {
-      clock.setBigInt64(CLOCK_ORIGIN, process.hrtime.bigint(), true);
-    }
     const config = encodeConfig(image);
     const why = new Sentence();
     const pointer = library.vmm_open(ptr(config), why.pointer, why.size);
@@ -140,6 +137,10 @@ export class Engine implements TimeSource, Disposable {
     if (time.virtual && !engine.can(Capability.VIRTUAL_TIME)) {
       engine[Symbol.dispose]();
       throw new EngineError(`engine ${name} has no virtual time; use unicorn`);
+    }
+    // With origin 0 the engine tells the host's clock: guest time starts now.
+    if (!time.virtual && clock.getBigInt64(CLOCK_ORIGIN, true) === 0n) {
+      clock.setBigInt64(CLOCK_ORIGIN, BigInt(Math.floor(engine.now())), true);
     }
     engine.#setCpuid();
     if (engine.can(Capability.VIRTUAL_TIME)) {

@@ -78,6 +78,8 @@ export function selfTest(name: EngineName): string | undefined {
         return answer === ANSWER ? undefined : `it computed 0x${answer?.toString(16)}`;
       case ExitReason.INTR:
         break;
+      case ExitReason.SHUTDOWN:
+        return "an exception in it led to a triple fault";
       default:
         return fatalExit(run) ?? `unexpected ${exitName(run.reason)} exit`;
     }

@@ -1,11 +1,11 @@
 /** vctl exits: statistics of a recorded exit trace. */
-import Table from "cli-table3";
 import { Command, Option } from "commander";
 import { follow } from "../../vmd/follow.ts";
 import { replay } from "../../vmd/replay.ts";
 import { ENGINES, type EngineName } from "../../vmm/engine.ts";
 import { exitName, ExitReason } from "../../vmm/exit.ts";
 import { say, UsageError } from "../cli.ts";
+import { formatTable } from "../table.ts";
 import { Trace, type ExitRecord } from "../../vmm/trace.ts";
 
 /** Exits of one reason at one place. */
@@ -55,23 +55,19 @@ export function exitStatistics(trace: Trace): ExitStatistic[] {
 function print(statistics: readonly ExitStatistic[]): void {
   const total = statistics.reduce((sum, { count }) => sum + count, 0);
   const handled = statistics.reduce((sum, statistic) => sum + statistic.handled, 0);
-  const table = new Table({
-    head: ["reason", "where", "count", "%", "time ms", "ns each"],
-    colAligns: ["left", "left", "right", "right", "right", "right"],
-    style: { head: [], border: [] },
-  });
-  const row = (reason: string, where: string, count: number, time: number) =>
-    table.push([
-      reason,
-      where,
-      count,
-      ((100 * count) / Math.max(1, total)).toFixed(1),
-      (time / 1e6).toFixed(2),
-      Math.round(time / Math.max(1, count)),
-    ]);
-  for (const { reason, where, count, handled: time } of statistics) row(reason, where, count, time);
-  row("all", "", total, handled);
-  process.stdout.write(`${table}\n`);
+  const row = (reason: string, where: string, count: number, time: number) => [
+    reason,
+    where,
+    count,
+    ((100 * count) / Math.max(1, total)).toFixed(1),
+    (time / 1e6).toFixed(2),
+    Math.round(time / Math.max(1, count)),
+  ];
+  const rows = statistics.map((s) => row(s.reason, s.where, s.count, s.handled));
+  rows.push(row("all", "", total, handled));
+  const head = ["REASON", "WHERE", "COUNT", "%", "TIME MS", "NS EACH"];
+  const align = ["left", "left", "right", "right", "right", "right"] as const;
+  process.stdout.write(formatTable(rows, { head, align: [...align] }));
 }
 
 interface ExitsOptions {

@@ -1,11 +1,11 @@
 /** vctl host: what this host offers. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { arch, release } from "node:os";
-import Table from "cli-table3";
 import { Command } from "commander";
 import { Capability, ENGINES, Engine, type EngineName, probe } from "../../vmm/engine.ts";
 import { MachineImage } from "../../vmm/image.ts";
 import { selectEngine, whyNotKvm } from "../../vmm/select.ts";
+import { formatTable } from "../table.ts";
 
 interface EngineReport {
   engine: EngineName;
@@ -64,10 +64,7 @@ function processor(): string {
 }
 
 function kvmModules(): string {
-  const loaded = (line("/proc/modules") ?? "")
-    .split("\n")
-    .map((module) => module.split(" ")[0])
-    .filter((module) => module.startsWith("kvm"));
+  const loaded = readdirSync("/sys/module").filter((module) => /^kvm/.test(module));
   return loaded.length > 0 ? loaded.join(", ") : "none";
 }
 
@@ -109,39 +106,16 @@ function gather(): HostReport {
   };
 }
 
-const PLAIN = {
-  chars: Object.fromEntries(
-    [
-      "top",
-      "top-mid",
-      "top-left",
-      "top-right",
-      "bottom",
-      "bottom-mid",
-      "bottom-left",
-      "bottom-right",
-      "left",
-      "left-mid",
-      "mid",
-      "mid-mid",
-      "right",
-      "right-mid",
-    ].map((part) => [part, ""]),
-  ),
-  style: { "padding-left": 0, "padding-right": 2, head: [], border: [] },
-};
-
 function print(report: HostReport): void {
-  const table = new Table({ ...PLAIN, chars: { ...PLAIN.chars, middle: "" } });
-  for (const [name, value] of Object.entries(report.host)) table.push([name, value]);
+  const rows: string[][] = Object.entries(report.host);
   for (const { engine, usable, version, why, capabilities } of report.engines) {
-    table.push([`engine ${engine}`, usable ? `usable, ${version}` : `not usable: ${why}`]);
-    if (capabilities.length > 0) table.push(["", capabilities.join(", ")]);
+    rows.push([`engine ${engine}`, usable ? `usable, ${version}` : `not usable: ${why}`]);
+    if (capabilities.length > 0) rows.push(["", capabilities.join(", ")]);
   }
   const { engine, why } = report.auto;
-  table.push(["engine auto", why === "" ? engine : `${engine}: ${why}`]);
-  for (const [name, value] of Object.entries(report.facilities)) table.push([name, value]);
-  process.stdout.write(`${table.toString().replaceAll(/ +$/gm, "")}\n`);
+  rows.push(["engine auto", why === "" ? engine : `${engine}: ${why}`]);
+  rows.push(...Object.entries(report.facilities));
+  process.stdout.write(formatTable(rows));
 }
 
 export function hostCommand(): Command {
