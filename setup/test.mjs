@@ -112,7 +112,7 @@ async function tests(filters, env) {
 }
 
 /** `seen` counts the lines that tell of a test: all there is if Bun dies before its report. */
-function watch([...args, ...where], env) {
+function watch(args, env) {
   return new Promise((done, failed) => {
     const child = spawn(bun, args, {
       cwd: root,
