@@ -7,6 +7,7 @@
  *
  * | address | size | protocol | what |
  * |---|---|---|---|
+ * | 0x400 | 256 | Multiboot | BIOS data area |
  * | 0x1000 | 4 KiB | Multiboot | GDT |
  * | 0x2000 | 4 KiB | OpenBSD | boot arguments |
  * | 0x2000 | 20 KiB | Multiboot | information, strings |

@@ -48,6 +48,13 @@ test("the information structure: memory, command line, map, loader name", () => 
   expect(memory.read32(map + 48 + 20)).toBe(1);
 });
 
+test("the BIOS data area says where conventional memory ends", () => {
+  const { memory } = load(multibootKernel());
+  expect(memory.read16(0x400)).toBe(0x3f8);
+  expect(memory.read16(0x40e)).toBe(0x9f00);
+  expect(memory.read16(0x413)).toBe(636);
+});
+
 test("modules follow the kernel on pages of their own, each with its command line", () => {
   const modules = [
     { name: "vmlinuz", data: counting(5000), args: "root=/dev/ram" },

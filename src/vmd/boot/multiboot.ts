@@ -28,6 +28,9 @@ const INFO_SIZE = 120;
 const CODE = 0x08;
 const DATA = 0x10;
 const LOADER = "vmd";
+/** BIOS data area: ports of COM1, EBDA segment, KiB of conventional memory. */
+const BDA = { base: 0x400, size: 0x100, com1: 0, ebda: 0x0e, memory: 0x13 } as const;
+const COM1 = 0x3f8;
 
 /** File offset of the Multiboot header, if there is one. */
 export function findMultibootHeader(file: Bytes): number | undefined {
@@ -51,6 +54,7 @@ export function loadMultiboot(file: Bytes, options: BootOptions): Boot {
   const { entry, end, form } =
     (flags & HAS_ADDRESSES) !== 0 ? placeByHeader(layout, file, header) : placeElf(layout, file);
   placeInfo(layout, options, end);
+  placeBiosData(layout);
   const gdt = placeGdt(layout, MULTIBOOT_LOW.gdt, [flat(CODE, "code32"), flat(DATA, "data")]);
   layout.place("the stack", MULTIBOOT_LOW.stack, new Uint8Array(0), PAGE);
   const video = (flags & WANTS_VIDEO) !== 0 ? ", asks for video, which there is not" : "";
@@ -176,6 +180,20 @@ function placeInfo(layout: Layout, options: BootOptions, kernelEnd: number): voi
   }
   u32(64, block.string(LOADER));
   layout.place("the Multiboot information", MULTIBOOT_LOW.info, block.bytes);
+}
+
+/**
+ * A Multiboot loader runs on a BIOS, and some kernels (Xen) look in its data area for the end of
+ * conventional memory, without a check that there is something.
+ */
+function placeBiosData(layout: Layout): void {
+  const area = new Uint8Array(BDA.size);
+  const view = new DataView(area.buffer);
+  const end = contiguousRam(layout.e820, 0);
+  view.setUint16(BDA.com1, COM1, true);
+  view.setUint16(BDA.ebda, Math.min(end >> 4, 0xffff), true);
+  view.setUint16(BDA.memory, Math.min(end >> 10, 0xffff), true);
+  layout.place("the BIOS data area", BDA.base, area);
 }
 
 /** Kernels and modules expect their name as the first word, as GRUB gives it. */
