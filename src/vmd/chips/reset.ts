@@ -5,15 +5,15 @@
  *   0x92        system control port A (PS/2): fast reset, A20
  *   0xcf9       reset control register (82371AB data sheet § 4.2.6)
  *
- * Of the 8042 only its way to the CPU's reset pin is built. Its status reads as a floating bus
- * would with "input buffer full" clear: the output buffer is never empty, by which Linux, the BSDs
- * and SeaBIOS know within some 16 reads that no controller answers; and as nobody has to wait for
- * the input buffer, a reset through it comes at once. A20 is always open.
+ * Of the 8042 only its way to the CPU's reset pin is built. Its status reads as a floating bus, all
+ * ones: kernels that probe for it see an input buffer that never empties, and give up. (With that
+ * bit clear OpenBSD takes the endless data in the output buffer for a keyboard's, and stays.) A20 is
+ * always open.
  */
 import { declareRegisters, u8, type Registers } from "../../vmm/registers.ts";
 import type { MachineEvent, PortDevice, Resettable, Size } from "../device.ts";
 
-const STATUS_WITHOUT_IBF = 0xfd;
+const FLOATING = 0xff;
 const WRITE_OUTPUT_PORT = 0xd1;
 /** 8042 output port bit 0 and the same bit of a pulse command: the reset pin, active low. */
 const RESET_PIN = 0x01;
@@ -47,7 +47,7 @@ export class Reset implements PortDevice, Resettable {
   read(port: number, _size: Size): number {
     switch (port) {
       case 0x64:
-        return STATUS_WITHOUT_IBF;
+        return FLOATING;
       case 0x92:
         return this.#r.port92 | A20;
       case 0xcf9:
