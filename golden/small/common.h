@@ -95,8 +95,9 @@
 
 	/*
 	 * Instructions between TRY and CAUGHT must raise the exception `vector`, with the error
-	 * code `code`. Afterwards caught_rip, caught_flags, caught_cr2, caught_cs and caught_sp
-	 * hold what the handler was given. EAX is spoilt.
+	 * code `code`. Afterwards caught_rip, caught_flags, caught_cr2 and caught_cs
+	 * hold what the handler was given; caught_sp the handler's stack pointer without the frame,
+	 * in 64-bit code the interrupted one. EAX is spoilt.
 	 */
 	.macro TRY
 	movl	$-1, caught_vector
@@ -141,7 +142,11 @@
 	.endm
 
 	.macro EXIT
+	.if bits == 64
+	jmp	finish64
+	.else
 	jmp	finish
+	.endif
 	.endm
 
 	.text
@@ -265,7 +270,6 @@ caught32:
 	popl	caught_cs
 	popl	caught_flags
 	mov	%esp, caught_sp
-	mov	%ss, caught_ss
 	push	%eax
 	mov	%cr2, %eax
 	mov	%eax, caught_cr2
@@ -312,8 +316,6 @@ caught_cs:
 caught_flags:
 	.quad	0
 caught_sp:
-	.quad	0
-caught_ss:
 	.quad	0
 caught_cr2:
 	.quad	0

@@ -170,7 +170,7 @@ caught64:
 	popq	caught_rip
 	popq	caught_cs
 	popq	caught_flags
-	mov	%rsp, caught_sp /* at the interrupted RSP */
+	popq	caught_sp /* the interrupted RSP */
 	push	%rax
 	mov	%cr2, %rax
 	mov	%rax, caught_cr2
