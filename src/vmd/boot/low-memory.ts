@@ -14,8 +14,8 @@
  * | 0x6000 | 4 KiB | PVH | start information |
  * | 0x7000 | 4 KiB | Linux | zero page (boot_params) |
  * | 0x7000 | 4 KiB | Multiboot | stack |
- * | 0xf000 | 4 KiB | all others | stack |
- * | 0x10000 | 4 KiB | all others | GDT |
+ * | 0xf000 | 4 KiB | OpenBSD, Linux | stack |
+ * | 0x10000 | 4 KiB | OpenBSD, Linux, PVH | GDT |
  * | 0x11000 | 24 KiB | OpenBSD, Linux | page tables: PML4, PDPT, four page directories |
  * | 0x20000 | 64 KiB | Linux, PVH | command line |
  */

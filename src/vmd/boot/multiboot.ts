@@ -191,8 +191,8 @@ function placeBiosData(layout: Layout): void {
   const view = new DataView(area.buffer);
   const end = contiguousRam(layout.e820, 0);
   view.setUint16(BDA.com1, COM1, true);
-  view.setUint16(BDA.ebda, Math.min(end >> 4, 0xffff), true);
-  view.setUint16(BDA.memory, Math.min(end >> 10, 0xffff), true);
+  view.setUint16(BDA.ebda, Math.min(end / 16, 0xffff), true);
+  view.setUint16(BDA.memory, Math.min(end / 1024, 0xffff), true);
   layout.place("the BIOS data area", BDA.base, area);
 }
 
