@@ -1,0 +1,2 @@
+import type { Benchmark } from "./lib.ts";
+export const footprint: Benchmark = { name: "footprint", about: "", measurements: [] };
