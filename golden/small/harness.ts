@@ -2,7 +2,7 @@
  * Runs our own small guests: assembles one, gives it the classic machine and a few test devices,
  * and tells what it printed, how it ended and which exits it made.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { CR0, type CpuState, flat, resetState } from "../../src/vmm/cpu.ts";
 import { Capability, Engine, type EngineName } from "../../src/vmm/engine.ts";
@@ -88,11 +88,9 @@ export function assemble(guest: SmallGuest): Uint8Array {
     guest.entry === "flat" ? [ENTRY, "_start"] : [ROM.base % 2 ** 32, "reset_vector"];
   try {
     tool(["gcc", "-m64", "-c", "-I", folder, "-o", object, join(folder, `${guest.name}.S`)]);
-    tool([
-      "ld",
-      ...["-m", "elf_x86_64", "--oformat", "binary", "-nostdlib", "--no-warn-rwx-segments"],
-      ...["-Ttext", `0x${text.toString(16)}`, "-e", entry, "-o", work, object],
-    ]);
+    const link = "ld -m elf_x86_64 --oformat binary -nostdlib --no-warn-rwx-segments";
+    const place = ["-Ttext", `0x${text.toString(16)}`, "-e", entry, "-o", work];
+    tool([...link.split(" "), ...place, object]);
     renameSync(work, path);
   } finally {
     rmSync(object, { force: true });
@@ -198,7 +196,12 @@ function flatState(): CpuState {
   const data = flat(0x10, "data");
   return {
     ...resetState(),
-    ...{ cs: flat(0x8, "code32"), ds: data, es: data, fs: data, gs: data, ss: data },
+    cs: flat(0x8, "code32"),
+    ds: data,
+    es: data,
+    fs: data,
+    gs: data,
+    ss: data,
     rip: ENTRY,
     rsp: 0x90000,
     cr0: CR0.PE | CR0.ET,

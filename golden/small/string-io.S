@@ -85,19 +85,19 @@ main:
 	PUTS	"long ones\n"
 	mov	$SCRATCH_PORT, %edx
 	mov	$SCRATCH_RAM, %esi
-	mov	$600, %ecx
+	mov	$80, %ecx
 	rep outsb
 	mov	%ecx, %eax
 	EXPECT	"ECX", 0
 	mov	%esi, %eax
-	EXPECT	"ESI", SCRATCH_RAM + 600
+	EXPECT	"ESI", SCRATCH_RAM + 80
 	mov	$COUNT_PORT, %edx
 	xor	%eax, %eax
 	out	%eax, %dx
 	mov	$SCRATCH_RAM + 0x4000, %edi
-	mov	$600, %ecx
+	mov	$80, %ecx
 	rep insl
-	EXPECT_AT "the last", (SCRATCH_RAM + 0x4000 + 2396), 599
+	EXPECT_AT "the last", (SCRATCH_RAM + 0x4000 + 316), 79
 
 	PUTS	"segment and address size\n"
 	mov	$SCRATCH_PORT, %edx
