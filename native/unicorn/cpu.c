@@ -109,6 +109,28 @@ static void set_segment(struct segment *to, const struct kvm_segment *from)
 		    (u32)(from->db & 1) << 22 | (u32)(from->g & 1) << 23;
 }
 
+#define TYPE_BUSY (2u << 8)
+#define FLAG_PRESENT 0x8000u
+
+/* The library keeps the task register's type without the busy bit, and ends
+ * the process if it needs a task-state segment that isn't there. */
+static void get_tr(void *env, struct kvm_segment *to)
+{
+	struct segment tr = FIELD(env, ENV_TR, struct segment);
+
+	tr.flags |= TYPE_BUSY;
+	get_segment(&tr, to);
+}
+
+static void set_tr(void *env, const struct kvm_segment *from)
+{
+	struct segment *tr = &FIELD(env, ENV_TR, struct segment);
+
+	set_segment(tr, from);
+	tr->flags &= ~TYPE_BUSY;
+	tr->flags |= FLAG_PRESENT;
+}
+
 static void get_table(void *env, u32 offset, struct kvm_dtable *to)
 {
 	struct segment *from = &FIELD(env, offset, struct segment);
@@ -138,7 +160,7 @@ void cpu_get_sregs(struct vmm *vm, struct kvm_sregs *to)
 	get_segment(SEG(env, SEG_GS), &to->gs);
 	get_segment(SEG(env, SEG_SS), &to->ss);
 	to->ss.dpl = HFLAGS(env) & HF_CPL;
-	get_segment(&FIELD(env, ENV_TR, struct segment), &to->tr);
+	get_tr(env, &to->tr);
 	get_segment(&FIELD(env, ENV_LDT, struct segment), &to->ldt);
 	get_table(env, ENV_GDT, &to->gdt);
 	get_table(env, ENV_IDT, &to->idt);
@@ -163,7 +185,7 @@ void cpu_set_sregs(struct vmm *vm, const struct kvm_sregs *from)
 	set_segment(SEG(env, SEG_FS), &from->fs);
 	set_segment(SEG(env, SEG_GS), &from->gs);
 	set_segment(SEG(env, SEG_SS), &from->ss);
-	set_segment(&FIELD(env, ENV_TR, struct segment), &from->tr);
+	set_tr(env, &from->tr);
 	set_segment(&FIELD(env, ENV_LDT, struct segment), &from->ldt);
 	set_table(env, ENV_GDT, &from->gdt);
 	set_table(env, ENV_IDT, &from->idt);

@@ -3,8 +3,9 @@
  * debug.c: debug registers, breakpoints and ICEBP.
  *
  * A new breakpoint makes the library throw all translated code away, also the
- * block that is running, which ends in a crash of this process. The flush
- * waits here until the main loop. Data breakpoints don't fire.
+ * block that is running, which ends in a crash of this process. Here the pages
+ * concerned lose theirs, when the main loop is reached. Data breakpoints don't
+ * fire.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -12,16 +13,28 @@
 #define CR4_DE 0x8ull
 #define VECTOR_DB 1
 
-INTERPOSED void tb_flush_x86_64(void *cs)
+/* Writes a debug register; translations follow at the next boundary. */
+static void set_dr(struct vmm *vm, int reg, u64 value)
 {
-	struct vmm *vm = current;
+	if (!vm->dr_changed)
+		for (int i = 0; i < 4; i++)
+			vm->old_dr[i] = DR(vm->env, i);
+	vm->dr_changed = true;
+	engine_attend(vm);
+	vm->setting_dr = true;
+	original.set_dr(vm->env, reg, value);
+	vm->setting_dr = false;
+}
 
-	if (vm && vm->cs == cs && vm->setting_dr) {
-		vm->flush = true;
-		engine_attend(vm);
-		return;
+/* Between two instructions: drops the translations that a change concerns. */
+void debug_refresh(struct vmm *vm)
+{
+	vm->dr_changed = false;
+	for (int i = 0; i < 4; i++) {
+		code_forget(vm, vm->old_dr[i]);
+		if (DR(vm->env, i) != vm->old_dr[i])
+			code_forget(vm, DR(vm->env, i));
 	}
-	original.tb_flush(cs);
 }
 
 INTERPOSED void helper_set_dr_x86_64(void *env, int reg, u64 value)
@@ -30,20 +43,22 @@ INTERPOSED void helper_set_dr_x86_64(void *env, int reg, u64 value)
 		engine_fault(env, 6, 0, CALLER);
 	if (reg >= 4 && value >> 32)
 		engine_fault(env, 13, 0, CALLER);
-	current->setting_dr = true;
-	original.set_dr(env, reg, value);
-	current->setting_dr = false;
+	set_dr(current, reg, value);
 }
 
 void debug_set(struct vmm *vm, const struct kvm_debugregs *from)
 {
-	vm->setting_dr = true;
-	original.set_dr(vm->env, 7, 0x400);
+	set_dr(vm, 7, 0x400);
 	for (int i = 0; i < 4; i++)
 		DR(vm->env, i) = from->db[i];
 	DR(vm->env, 6) = from->dr6;
-	original.set_dr(vm->env, 7, from->dr7);
-	vm->setting_dr = false;
+	set_dr(vm, 7, from->dr7);
+}
+
+/* The library can't close with a breakpoint set. */
+void debug_close(struct vmm *vm)
+{
+	set_dr(vm, 7, 0x400);
 }
 
 /* The instruction breakpoints that hit here, as bits of DR6. */
@@ -64,7 +79,7 @@ static u32 breakpoints_hit(void *env)
 	return enabled ? hits : 0;
 }
 
-/* Bytes of the ICEBP at RIP: 0xf1 behind prefixes. */
+/* Bytes of the ICEBP at RIP, 0xf1 behind prefixes; 0 if there is none. */
 static u32 icebp_length(struct vmm *vm)
 {
 	u64 va = SEG(vm->env, SEG_CS)->base + EIP(vm->env);
@@ -73,21 +88,32 @@ static u32 icebp_length(struct vmm *vm)
 		u64 gpa = mmu_walk(vm, va);
 		struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
 
-		if (!slot || slot->host[gpa - slot->gpa] == 0xf1)
+		if (!slot)
+			return 0;
+		if (slot->host[gpa - slot->gpa] == 0xf1)
 			return length;
 	}
-	return 1;
+	return 0;
 }
 
-/* Called for an instruction breakpoint (a fault) and for ICEBP (a trap). The
- * library would leave its main loop for a debugger that isn't there. */
+/*
+ * Called for an instruction breakpoint (a fault), for ICEBP (a trap), and by a
+ * translation that remembers a breakpoint which is gone. The library would
+ * leave its main loop for a debugger that isn't there.
+ */
 INTERPOSED void helper_debug_x86_64(void *env)
 {
+	struct vmm *vm = current;
 	u32 hits = breakpoints_hit(env);
+	u32 length = hits ? 0 : icebp_length(vm);
 
-	if (hits)
-		DR(env, 6) |= hits;
-	else
-		EIP(env) += icebp_length(current);
+	if (!hits && !length) {
+		vm->old_dr[0] = SEG(env, SEG_CS)->base + EIP(env);
+		vm->dr_changed = true;
+		vm->attention = 1;
+		cpu_loop_exit_noexc_x86_64(vm->cs);
+	}
+	DR(env, 6) |= hits;
+	EIP(env) += length;
 	engine_fault(env, VECTOR_DB, 0, 0);
 }

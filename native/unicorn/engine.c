@@ -33,7 +33,9 @@ static void to_engine(struct vmm *vm)
 #if defined(__SANITIZE_ADDRESS__)
 	__sanitizer_start_switch_fiber(&vm->sanitizer_caller, vm->stack, STACK_SIZE);
 #endif
+	vm->running = true;
 	vmm_switch(&vm->caller_sp, vm->engine_sp);
+	vm->running = false;
 #if defined(__SANITIZE_ADDRESS__)
 	__sanitizer_finish_switch_fiber(vm->sanitizer_caller, NULL, NULL);
 #endif
@@ -249,6 +251,10 @@ struct vmm *vmm_open(const struct vmm_config *config, char *why, size_t size)
 	vm->env = env_of(vm->cs);
 	if (mmu_open(vm, config, why, size) < 0 || time_open(vm, why, size) < 0)
 		return open_failed(vm);
+	if (code_open(vm) < 0) {
+		snprintf(why, size, "libunicorn keeps its translations elsewhere.");
+		return open_failed(vm);
+	}
 	if (interrupt_open(vm) < 0) {
 		snprintf(why, size, "libunicorn refuses its hooks.");
 		return open_failed(vm);
@@ -274,8 +280,9 @@ void vmm_close(struct vmm *vm)
 	current = vm;
 	time_close(vm);
 	if (vm->uc) {
-		engine_abandon(vm);
-		if (vm->ram_region && vm->caller_sp && !vm->finished) {
+		if (vm->caller_sp) {
+			engine_abandon(vm);
+			debug_close(vm);
 			vm->closing = true;
 			engine_attend(vm);
 			to_engine(vm);

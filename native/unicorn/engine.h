@@ -88,6 +88,7 @@ struct vmm {
 	enum place place;
 	uintptr_t return_address; /* host code of the waiting instruction */
 	bool abandon;		  /* drop the waiting instruction */
+	bool running; /* on the engine's stack */
 	bool closing;
 	bool finished;
 	enum stop stop;
@@ -119,7 +120,8 @@ struct vmm {
 	u64 tsc_offset;
 	u64 arch_capabilities;
 	bool setting_dr;
-	bool flush; /* of translated code, at the next boundary */
+	u64 old_dr[4];
+	bool dr_changed; /* translations with the breakpoints must go */
 
 	u32 cpuid_count;
 	struct kvm_cpuid_entry2 cpuid[CPUID_MAX];
@@ -188,6 +190,9 @@ u64 qemu_ram_addr_from_host_x86_64(void *uc, void *host);
 
 #pragma GCC visibility push(hidden)
 
+/* bind.c */
+const char *bind_check(char *text, size_t size);
+
 /* check.c */
 int engine_check(char *why, size_t size);
 
@@ -212,6 +217,33 @@ static inline void engine_attend(struct vmm *vm)
 				 __ATOMIC_SEQ_CST);
 }
 
+static inline bool test_bit(const u64 *map, u64 bit)
+{
+	return map[bit >> 6] >> (bit & 63) & 1;
+}
+
+static inline void set_bit(u64 *map, u64 bit)
+{
+	map[bit >> 6] |= 1ull << (bit & 63);
+}
+
+static inline void clear_bit(u64 *map, u64 bit)
+{
+	map[bit >> 6] &= ~(1ull << (bit & 63));
+}
+
+static inline struct tlb_entry *tlb_table(void *cs, int mmu, u64 *count)
+{
+	char *fast = (char *)cs + CS_TLB_FAST(mmu);
+
+	*count = (FIELD(fast, FAST_MASK, u64) >> 5) + 1;
+	return FIELD(fast, FAST_TABLE, struct tlb_entry *);
+}
+
+/* code.c */
+int code_open(struct vmm *);
+void code_forget(struct vmm *, u64 va);
+
 /* mmu.c */
 int mmu_open(struct vmm *, const struct vmm_config *, char *why, size_t size);
 void mmu_close(struct vmm *);
@@ -220,6 +252,9 @@ u64 mmu_walk(struct vmm *, u64 va);
 
 /* interrupt.c */
 int interrupt_open(struct vmm *);
+void interrupt_abort(void);
+void interrupt_assert(const char *expression, const char *file, u32 line,
+		      const char *function);
 bool interrupt_ready(struct vmm *);
 
 /* control.c */
@@ -234,6 +269,8 @@ bool msr_set(struct vmm *, u32 index, u64 value);
 void cpuid_open(struct vmm *);
 
 /* debug.c */
+void debug_close(struct vmm *);
+void debug_refresh(struct vmm *);
 void debug_set(struct vmm *, const struct kvm_debugregs *);
 
 /* cpu.c */

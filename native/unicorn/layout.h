@@ -25,6 +25,18 @@ typedef int64_t s64;
 #define UC_CPU 0x180		/* CPUState * */
 #define UC_NO_EXIT_REQUEST 0x78a /* no exit check after each memory access */
 
+#define UC_TCG 0x2c0		/* TCGContext * */
+
+/* TCGContext: the buffer of translated code, which is one region */
+#define TCG_CODE_START 0xa0
+#define TCG_CODE_SIZE 0xb8
+#define TCG_CODE_NEXT 0xc0
+#define TCG_CODE_LIMIT 0xd0
+#define TCG_REGION_START 0x98f8
+#define TCG_REGION_END 0x9908
+#define TCG_REGION_COUNT 0x9910
+#define TCG_MARGIN 0x400u
+
 /* CPUState; the architecture's state follows it */
 #define CS_ENV 0x8750
 #define CS_INTERRUPT_REQUEST 0x1c

@@ -51,21 +51,6 @@ struct slot *mmu_slot(struct vmm *vm, u64 gpa)
 	return NULL;
 }
 
-static bool test_bit(const u64 *map, u64 bit)
-{
-	return map[bit >> 6] >> (bit & 63) & 1;
-}
-
-static void set_bit(u64 *map, u64 bit)
-{
-	map[bit >> 6] |= 1ull << (bit & 63);
-}
-
-static void clear_bit(u64 *map, u64 bit)
-{
-	map[bit >> 6] &= ~(1ull << (bit & 63));
-}
-
 /* Memory that backs gpa for `size` bytes (within a page), or NULL. */
 static u8 *host_of(struct vmm *vm, u64 gpa, bool store)
 {
@@ -188,14 +173,6 @@ u64 mmu_walk(struct vmm *vm, u64 va)
 
 /* --------------------------------------------------------------------- the TLB */
 
-static struct tlb_entry *tlb_table(void *cs, int mmu, u64 *count)
-{
-	char *fast = (char *)cs + CS_TLB_FAST(mmu);
-
-	*count = (FIELD(fast, FAST_MASK, u64) >> 5) + 1;
-	return FIELD(fast, FAST_TABLE, struct tlb_entry *);
-}
-
 INTERPOSED bool x86_cpu_tlb_fill_x86_64(void *cs, u64 va, int size, int access, int mmu,
 					bool probe, uintptr_t ra)
 {
@@ -273,71 +250,6 @@ INTERPOSED void *memory_mapping(void *uc, u64 address)
 	if (likely(vm && vm->uc == uc && vm->ram_region))
 		return vm->ram_region;
 	return original.memory_mapping(uc, address);
-}
-
-/* ------------------------------------------------------------- translated code */
-
-static u8 *host_of_flat(struct vmm *vm, u64 flat)
-{
-	for (u32 i = 0; i < vm->slots; i++)
-		if (flat - vm->slot[i].flat < vm->slot[i].size)
-			return vm->slot[i].host + (flat - vm->slot[i].flat);
-	return NULL;
-}
-
-/* The page's first translation: its writable entries take the slow path. */
-INTERPOSED void tlb_protect_code_x86_64(void *uc, u64 flat)
-{
-	struct vmm *vm = current;
-
-	if (unlikely(!vm || vm->uc != uc)) {
-		original.tlb_protect_code(uc, flat);
-		return;
-	}
-	flat &= ~0xfffull;
-	if (flat >= vm->flat_size)
-		return;
-	set_bit(vm->code, flat >> 12);
-	tlb_reset_dirty_x86_64(vm->cs, (u64)host_of_flat(vm, flat), VMM_PAGE);
-}
-
-/* The page's last translation went: its writable entries are fast again. */
-INTERPOSED void tlb_unprotect_code_x86_64(void *uc, u64 flat)
-{
-	struct vmm *vm = current;
-	struct tlb_entry *table;
-	u64 host, count;
-
-	if (unlikely(!vm || vm->uc != uc)) {
-		original.tlb_unprotect_code(uc, flat);
-		return;
-	}
-	flat &= ~0xfffull;
-	if (flat >= vm->flat_size)
-		return;
-	clear_bit(vm->code, flat >> 12);
-	host = (u64)host_of_flat(vm, flat);
-	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
-		table = tlb_table(vm->cs, mmu, &count);
-		for (u64 i = 0; i < count; i++) {
-			u64 entry = table[i].addr_write;
-
-			if ((entry & TLB_FLAGS) == TLB_NOTDIRTY &&
-			    (entry & ~TLB_FLAGS) + table[i].addend == host)
-				table[i].addr_write = entry & ~TLB_FLAGS;
-		}
-	}
-}
-
-/* A store to a page with translations. */
-INTERPOSED void tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, u64 flat,
-						    int length, uintptr_t ra)
-{
-	struct vmm *vm = current;
-
-	if (vm && vm->uc == uc && flat < vm->flat_size)
-		set_bit(vm->dirty, flat >> 12);
-	original.invalidate_page_fast(uc, pages, flat, length, ra);
 }
 
 /* -------------------------------------------------------------------- contract */

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * code.c: the cache of translated code, and which pages it comes from.
+ *
+ * A page with translations has its bit in vm->code set, and its writable TLB
+ * entries marked so that stores come to the library first. The buffer of code
+ * would grow to 1 GiB and be wiped whole at each flush: it is kept smaller, and
+ * only what was used is wiped.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+
+#include "engine.h"
+
+#define CODE_BYTES (256u << 20)
+
+static u8 *host_of_flat(struct vmm *vm, u64 flat)
+{
+	for (u32 i = 0; i < vm->slots; i++)
+		if (flat - vm->slot[i].flat < vm->slot[i].size)
+			return vm->slot[i].host + (flat - vm->slot[i].flat);
+	return NULL;
+}
+
+/* The page's first translation: its writable entries take the slow path. */
+INTERPOSED void tlb_protect_code_x86_64(void *uc, u64 flat)
+{
+	struct vmm *vm = current;
+
+	if (unlikely(!vm || vm->uc != uc)) {
+		original.tlb_protect_code(uc, flat);
+		return;
+	}
+	flat &= ~0xfffull;
+	if (flat >= vm->flat_size)
+		return;
+	set_bit(vm->code, flat >> 12);
+	tlb_reset_dirty_x86_64(vm->cs, (u64)host_of_flat(vm, flat), VMM_PAGE);
+}
+
+/* The page's last translation went: its writable entries are fast again. */
+INTERPOSED void tlb_unprotect_code_x86_64(void *uc, u64 flat)
+{
+	struct vmm *vm = current;
+	struct tlb_entry *table;
+	u64 host, count;
+
+	if (unlikely(!vm || vm->uc != uc)) {
+		original.tlb_unprotect_code(uc, flat);
+		return;
+	}
+	flat &= ~0xfffull;
+	if (flat >= vm->flat_size)
+		return;
+	clear_bit(vm->code, flat >> 12);
+	host = (u64)host_of_flat(vm, flat);
+	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
+		table = tlb_table(vm->cs, mmu, &count);
+		for (u64 i = 0; i < count; i++) {
+			u64 entry = table[i].addr_write;
+
+			if ((entry & TLB_FLAGS) == TLB_NOTDIRTY &&
+			    (entry & ~TLB_FLAGS) + table[i].addend == host)
+				table[i].addr_write = entry & ~TLB_FLAGS;
+		}
+	}
+}
+
+/* A store to a page with translations. */
+INTERPOSED void tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, u64 flat,
+						    int length, uintptr_t ra)
+{
+	struct vmm *vm = current;
+
+	if (vm && vm->uc == uc && flat < vm->flat_size)
+		set_bit(vm->dirty, flat >> 12);
+	original.invalidate_page_fast(uc, pages, flat, length, ra);
+}
+
+/* Throws all translations away; nothing of them may be running. */
+static void flush(struct vmm *vm)
+{
+	void *tcg = FIELD(vm->uc, UC_TCG, void *);
+	u64 end = FIELD(tcg, TCG_REGION_END, u64);
+
+	FIELD(tcg, TCG_REGION_END, u64) = FIELD(tcg, TCG_CODE_NEXT, u64) + 2 * TCG_MARGIN;
+	original.tb_flush(vm->cs);
+	FIELD(tcg, TCG_REGION_END, u64) = end;
+	FIELD(tcg, TCG_CODE_LIMIT, u64) = end - TCG_MARGIN;
+	FIELD(tcg, TCG_CODE_SIZE, u64) = end - FIELD(tcg, TCG_CODE_START, u64);
+}
+
+INTERPOSED void tb_flush_x86_64(void *cs)
+{
+	struct vmm *vm = current;
+
+	if (!vm || vm->cs != cs)
+		original.tb_flush(cs);
+	else if (!vm->setting_dr) /* debug.c sees to what a breakpoint needs */
+		flush(vm);
+}
+
+/* Throws away what was translated from the page at this linear address. */
+void code_forget(struct vmm *vm, u64 va)
+{
+	u64 gpa = mmu_walk(vm, va), flat;
+	struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+
+	if (!slot)
+		return;
+	flat = (slot->flat + (gpa - slot->gpa)) & ~0xfffull;
+	tb_invalidate_phys_range_x86_64(vm->uc, flat, flat + VMM_PAGE);
+}
+
+int code_open(struct vmm *vm)
+{
+	void *tcg = FIELD(vm->uc, UC_TCG, void *);
+	u64 start = FIELD(tcg, TCG_REGION_START, u64), end = FIELD(tcg, TCG_REGION_END, u64);
+	u64 next = FIELD(tcg, TCG_CODE_NEXT, u64);
+
+	if (FIELD(tcg, TCG_REGION_COUNT, u64) != 1 || next < start || next >= end ||
+	    end - start <= CODE_BYTES)
+		return -ENOTSUP;
+	end = start + CODE_BYTES;
+	FIELD(tcg, TCG_REGION_END, u64) = end;
+	FIELD(tcg, TCG_CODE_LIMIT, u64) = end - TCG_MARGIN;
+	FIELD(tcg, TCG_CODE_SIZE, u64) = end - FIELD(tcg, TCG_CODE_START, u64);
+	return 0;
+}
