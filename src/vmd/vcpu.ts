@@ -49,6 +49,9 @@ export interface ExitObserver {
   interrupt(vector: number, now: number): void;
 }
 
+/** Virtual time that an exit takes, ns: about what hardware takes, so polling loops end as there. */
+const EXIT_TIME = 1000;
+
 export class Vcpu {
   readonly #engine: Engine;
   readonly #hardware: Hardware;
@@ -99,6 +102,7 @@ export class Vcpu {
       clock.invalidate();
       if (result < 0) return { kind: "crash", why: `the engine failed with errno ${-result}` };
       this.exits++;
+      if (this.#virtual) engine.warp(EXIT_TIME);
       if (this.observer !== undefined) this.observer.exited(run);
       const stop = this.#answer(run);
       if (this.observer !== undefined) this.observer.answered(run, clock.now);

@@ -90,6 +90,7 @@ export class Engine implements TimeSource, Disposable {
   readonly handle: number;
   readonly #library: EngineLibrary;
   readonly #image: MachineImage;
+  readonly #clock: DataView;
   readonly #pointer: Pointer;
   readonly #vmmRun: (vmm: Pointer) => number;
   readonly #vmmNow: (vmm: Pointer) => number;
@@ -108,6 +109,7 @@ export class Engine implements TimeSource, Disposable {
     this.#library = library;
     this.#pointer = pointer;
     this.#image = image;
+    this.#clock = image.clock;
     this.handle = pointer as number;
     this.#vmmRun = library.vmm_run as (vmm: Pointer) => number;
     this.#vmmNow = library.vmm_now as (vmm: Pointer) => number;
@@ -181,7 +183,7 @@ export class Engine implements TimeSource, Disposable {
   /** Moves guest time ahead by `ns`, where the guest's TSC can follow. */
   warp(ns: number): void {
     if (!this.can(Capability.VIRTUAL_TIME)) return;
-    const clock = this.#image.clock;
+    const clock = this.#clock;
     const warp = clock.getInt32(CLOCK_WARP + 4, true) * 2 ** 32 + clock.getUint32(CLOCK_WARP, true);
     const moved = warp + Math.round(ns);
     clock.setUint32(CLOCK_WARP, moved % 2 ** 32, true);

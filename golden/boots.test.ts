@@ -1,0 +1,50 @@
+/**
+ * Golden boots: real kernels on the software engine reach the same log, line by line, after the
+ * rules of normalise.ts. `bun test -u golden` renews the logs.
+ */
+import { expect, test } from "bun:test";
+import { boot, type Dialogue } from "./boot.ts";
+import {
+  type Guest,
+  linuxAmd64,
+  linuxAmd64Pvh,
+  linuxAmd64Vmlinux,
+  linuxI386,
+  memtestAmd64,
+  memtestI386,
+  openbsdI386,
+  seabios,
+  xen,
+} from "./guests/index.ts";
+import { normalise } from "./normalise.ts";
+
+const shell: Dialogue[] = [{ type: "echo $((6*7))\n", answer: /^42\r?$/m }];
+const openbsdShell: Dialogue[] = [
+  { type: "S\n", answer: /# / },
+  { type: "echo $((6*7))\n", answer: /^42\r?$/m },
+];
+
+const boots: [Guest, Dialogue[]][] = [
+  [linuxAmd64, shell],
+  [linuxAmd64Vmlinux, shell],
+  [linuxAmd64Pvh, shell],
+  [linuxI386, shell],
+  [openbsdI386, openbsdShell],
+  [seabios, []],
+  [memtestAmd64, []],
+  [memtestI386, []],
+  [xen, []],
+];
+
+for (const [guest, dialogue] of boots) {
+  const missing = guest.missing();
+  if (missing !== undefined) console.log(`golden boot of ${guest.name} skipped: ${missing}`);
+  test.skipIf(missing !== undefined)(
+    `${guest.name}: ${guest.description}`,
+    async () => {
+      const log = await boot(guest, { engine: "unicorn", dialogue, timeout: 90_000 });
+      expect(normalise(log)).toMatchSnapshot();
+    },
+    100_000,
+  );
+}

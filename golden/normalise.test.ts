@@ -1,0 +1,18 @@
+import { expect, test } from "bun:test";
+import { normalise } from "./normalise.ts";
+
+test("time stamps, numbers, dates and escapes are taken out, words stay", () => {
+  const log =
+    "\x1b[1;1H[    1.234567] Memory: 214892K/261752K available (14343K kernel code)\r\n\n" +
+    "[   12.000001] BIOS-e820: [mem 0x0000000000000000-0x000000000009efff] usable\r\n" +
+    "[    0.1] Loaded X.509 cert 'key: cf735cef1ccc1ecb' on Mon Nov 23  \r\n";
+  expect(normalise(log)).toBe(
+    "[time] Memory: # available (# kernel code)\n" +
+      "[time] BIOS-#: [mem #] usable\n" +
+      "[time] Loaded X.# cert 'key: #' on day day #",
+  );
+});
+
+test("a line that is missing or new is seen", () => {
+  expect(normalise("a\nb\nc")).not.toBe(normalise("a\nc"));
+});

@@ -1,0 +1,28 @@
+/**
+ * The rules by which a boot log is made comparable. What they take out changes with the host, the
+ * day or the next security update of a kernel; what is left must be the same, line by line.
+ *
+ * 1. Terminal escape sequences and carriage returns go.
+ * 2. A kernel's time stamp "[    1.234567]" becomes "[time]".
+ * 3. Every number, decimal or hexadecimal, becomes "#", with the unit letter or version part that is
+ *    stuck to it; ranges and dotted numbers become one: addresses, sizes, speeds, dates, hashes.
+ * 4. Month and weekday names become "day".
+ * 5. Blank lines and trailing spaces go.
+ */
+
+const RULES: [RegExp, string][] = [
+  // oxlint-disable-next-line no-control-regex
+  [/\x1b\[[0-9;?]*[A-Za-z]/g, ""],
+  [/\r/g, ""],
+  [/^\[ *[0-9]+\.[0-9]+\] /gm, "[time] "],
+  [/\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b/g, "day"],
+  [/\b(0x)?[0-9a-f]*[0-9][0-9A-Za-z_.]*/g, "#"],
+  [/#([-+:/.,]#)+/g, "#"],
+  [/[ \t]+$/gm, ""],
+  [/\n+/g, "\n"],
+];
+
+/** The log with every rule applied. */
+export function normalise(log: string): string {
+  return RULES.reduce((text, [pattern, by]) => text.replace(pattern, by), log).trim();
+}
