@@ -276,9 +276,9 @@ export class Ns8250 implements PortDevice, Resettable {
 
   #readData(): number {
     const r = this.#r;
+    if (r.receiveCount === 0) return 0;
     const byte = r.received[r.receiveHead];
     r.timeout = 0;
-    if (r.receiveCount === 0) return byte;
     r.traffic = this.#clock.now;
     r.receiveHead = (r.receiveHead + 1) % FIFO;
     r.receiveCount--;
@@ -334,7 +334,6 @@ export class Ns8250 implements PortDevice, Resettable {
     if (toggled || (value & (FIFO_ENABLE | CLEAR_RECEIVE)) === (FIFO_ENABLE | CLEAR_RECEIVE)) {
       r.receiveCount = 0;
       r.timeout = 0;
-      r.flaws.fill(0);
     }
     if (toggled || (value & (FIFO_ENABLE | CLEAR_TRANSMIT)) === (FIFO_ENABLE | CLEAR_TRANSMIT)) {
       if (r.sendCount > 0) r.transmitted = 1;
