@@ -8,20 +8,111 @@
 // The last line is `N passed, N failed`, and `, N skipped` if any were. Type check,
 // lint, format check and the native build count as one each.
 
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { spawn } from "node:child_process";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { parseArgs, stripVTControlCharacters } from "node:util";
 import { systemPackages } from "./apt.mjs";
 import { guestFiles } from "./guests.mjs";
-import { native } from "./native.mjs";
+import { make, native } from "./native.mjs";
 import { bun, nodeModules } from "./node-modules.mjs";
-import { cache, main, root, run, seconds, step, Stop } from "./steps.mjs";
+import { main, root, run, seconds, step, Stop } from "./steps.mjs";
 
 const bin = join(root, "node_modules/.bin");
 const sources = ["src", "golden", "bench", "lab", "fuzz", "setup"].filter((folder) =>
   existsSync(join(root, folder)),
 );
+
+/** What reads the sources only. Each counts as one. */
+async function checks(total) {
+  console.log("Checks");
+  await count(total, "types (bun check)", () => run(bun, ["check"]));
+  await count(total, "lint (oxlint)", () => run(join(bin, "oxlint"), ["--deny-warnings"]));
+  await count(total, "format (bun fmt --check)", () => run(bun, ["fmt", "--check", ...sources]));
+}
+
+async function build(total, sanitizer) {
+  const args = ["WERROR=1", ...(sanitizer ? [`SAN=${sanitizer}`] : [])];
+  await count(total, `native build (make ${args.join(" ")})`, () => make(args));
+  // With warnings it may still do for the tests.
+  if (total.failed && !sanitizer) await native().catch(() => {});
+}
+
+async function count(total, title, work) {
+  try {
+    await step(title, work);
+    total.passed++;
+  } catch (error) {
+    if (!(error instanceof Stop)) throw error;
+    console.log(error.message.replace(/^/gm, "    "));
+    total.failed++;
+  }
+}
+
+async function environment(sanitizer) {
+  if (!sanitizer) return {};
+  const env = { VMM_NATIVE: join(root, `native/build-${sanitizer}`) };
+  if (sanitizer === "ubsan") return { ...env, UBSAN_OPTIONS: "print_stacktrace=1" };
+  const { output } = await run("gcc", ["-print-file-name=libasan.so"]);
+  // Leaks: Bun frees little at its end. Signals: Bun has handlers of its own.
+  const options = "detect_leaks=0:handle_segv=0:handle_sigbus=0:allow_user_segv_handler=1";
+  const preload = `${output.trim()}:${join(env.VMM_NATIVE, "altstack.so")}`;
+  return { ...env, LD_PRELOAD: preload, ASAN_OPTIONS: options };
+}
+
+/** Runs `bun test` with its output shown as it comes; gives the counts. */
+async function tests(filters, env) {
+  const where = filters.length ? filters : sources.map((name) => `./${name}`);
+  const { code, signal, seen, summary } = await watch(["test", "--timeout=120000", ...where], env);
+  const counts = summary ?? seen;
+  // Bun's own end, before its summary or after, is in no count.
+  if (!summary || (code !== 0 && counts.failed === 0)) {
+    console.log(`bun test ended with ${signal ?? `status ${code}`}.`);
+    counts.failed++;
+  }
+  return counts;
+}
+
+/**
+ * `summary` is what Bun says at its end: " 12 pass", " 1 fail", " 2 skip" (its JUnit report
+ * leaves out errors outside of tests). `seen` counts the lines about single tests: all there
+ * is if Bun dies.
+ */
+function watch(args, env) {
+  return new Promise((done, failed) => {
+    const child = spawn(bun, args, {
+      cwd: root,
+      env: { ...process.env, ...(process.stdout.isTTY ? { FORCE_COLOR: "1" } : {}), ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const seen = { passed: 0, failed: 0, skipped: 0 };
+    let summary;
+    const read = (line) => {
+      const single = /^(\(pass\)|✓|\(fail\)|✗|\(skip\)|»|\(todo\)|✎) /.exec(line)?.[1];
+      if (single) seen[meaning[single]]++;
+      const [, number, what] = /^ +(\d+) (pass|fail|skip|todo)$/.exec(line) ?? [];
+      if (what === "pass") summary = { passed: 0, failed: 0, skipped: 0 };
+      if (what && summary) summary[meaning[`(${what})`]] += Number(number);
+    };
+    for (const stream of [child.stdout, child.stderr]) {
+      let rest = "";
+      stream.setEncoding("utf8");
+      stream.on("data", (text) => {
+        process.stdout.write(text);
+        const lines = (rest + stripVTControlCharacters(text)).split("\n");
+        rest = lines.pop();
+        lines.forEach(read);
+      });
+    }
+    child.on("error", failed);
+    child.on("close", (code, signal) => done({ code, signal, seen, summary }));
+  });
+}
+
+const meaning = {
+  ...{ "(pass)": "passed", "(fail)": "failed", "(skip)": "skipped", "(todo)": "skipped" },
+  ...{ "✓": "passed", "✗": "failed", "»": "skipped", "✎": "skipped" },
+};
 
 await main("test", async () => {
   const { values, positionals } = parseArgs({
@@ -50,101 +141,3 @@ await main("test", async () => {
   console.log(`${total.passed} passed, ${total.failed} failed${skipped}`);
   return total.failed ? 1 : 0;
 });
-
-/** What reads the sources only. Each counts as one. */
-async function checks(total) {
-  console.log("Checks");
-  await count(total, "types (bun check)", () => run(bun, ["check"]));
-  await count(total, "lint (oxlint)", () => run(join(bin, "oxlint"), ["--deny-warnings"]));
-  await count(total, "format (bun fmt --check)", () => run(bun, ["fmt", "--check", ...sources]));
-}
-
-async function build(total, sanitizer) {
-  const args = ["-C", "native", "WERROR=1", ...(sanitizer ? [`SAN=${sanitizer}`] : [])];
-  await count(total, `native build (make ${args.slice(2).join(" ")})`, () => run("make", args));
-  // With warnings it may still do for the tests.
-  if (total.failed && !sanitizer) await native().catch(() => {});
-}
-
-async function count(total, title, work) {
-  try {
-    await step(title, work);
-    total.passed++;
-  } catch (error) {
-    if (!(error instanceof Stop)) throw error;
-    console.log(error.message.replace(/^/gm, "    "));
-    total.failed++;
-  }
-}
-
-async function environment(sanitizer) {
-  if (!sanitizer) return {};
-  const env = { VMM_NATIVE: join(root, `native/build-${sanitizer}`) };
-  if (sanitizer === "ubsan") return { ...env, UBSAN_OPTIONS: "print_stacktrace=1" };
-  const { output } = await run("gcc", ["-print-file-name=libasan.so"]);
-  // Leaks: Bun frees little at its end. Signals: Bun has handlers of its own.
-  const options = "detect_leaks=0:handle_segv=0:handle_sigbus=0:allow_user_segv_handler=1";
-  return { ...env, LD_PRELOAD: output.trim(), ASAN_OPTIONS: options };
-}
-
-/** Runs `bun test` with its output shown as it comes; gives the counts. */
-async function tests(filters, env) {
-  mkdirSync(cache, { recursive: true });
-  const folder = mkdtempSync(join(cache, "test-"));
-  try {
-    const report = join(folder, "report.xml");
-    const where = filters.length ? filters : sources.map((name) => `./${name}`);
-    const args = ["test", "--timeout=120000", "--reporter=junit", `--reporter-outfile=${report}`];
-    const { code, signal, seen } = await watch([...args, ...where], env);
-    const reported = existsSync(report);
-    const counts = reported ? readReport(readFileSync(report, "utf8")) : seen;
-    // Bun's own end, or an error outside of any test, is in no count.
-    if (!reported || (code !== 0 && counts.failed === 0)) {
-      console.log(
-        `bun test ended with ${signal ?? `status ${code}`}${reported ? "" : " before it was done"}.`,
-      );
-      counts.failed++;
-    }
-    return counts;
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-}
-
-/** `seen` counts the lines that tell of a test: all there is if Bun dies before its report. */
-function watch(args, env) {
-  return new Promise((done, failed) => {
-    const child = spawn(bun, args, {
-      cwd: root,
-      env: { ...process.env, ...(process.stdout.isTTY ? { FORCE_COLOR: "1" } : {}), ...env },
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    const seen = { passed: 0, failed: 0, skipped: 0 };
-    for (const stream of [child.stdout, child.stderr]) {
-      let rest = "";
-      stream.setEncoding("utf8");
-      stream.on("data", (text) => {
-        process.stdout.write(text);
-        const lines = (rest + text).split("\n");
-        rest = lines.pop();
-        for (const line of lines) {
-          // eslint-disable-next-line no-control-regex
-          const plain = line.replace(/\x1b\[[0-9;]*m/g, "");
-          if (/^(\(pass\)|✓) /.test(plain)) seen.passed++;
-          if (/^(\(fail\)|✗) /.test(plain)) seen.failed++;
-          if (/^(\(skip\)|\(todo\)|»|✎) /.test(plain)) seen.skipped++;
-        }
-      });
-    }
-    child.on("error", failed);
-    child.on("close", (code, signal) => done({ code, signal, seen }));
-  });
-}
-
-function readReport(xml) {
-  const head = /<testsuites\b[^>]*>/.exec(xml)?.[0] ?? "";
-  const number = (name) => Number(new RegExp(`\\b${name}="(\\d+)"`).exec(head)?.[1] ?? 0);
-  const failed = number("failures") + number("errors");
-  const skipped = number("skipped");
-  return { passed: number("tests") - failed - skipped, failed, skipped };
-}
