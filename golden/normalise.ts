@@ -16,7 +16,7 @@ const RULES: [RegExp, string][] = [
   [/\r/g, ""],
   [/^\[ *[0-9]+\.[0-9]+\] /gm, "[time] "],
   [/\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b/g, "day"],
-  [/\b(0x)?[0-9a-f]*[0-9][0-9A-Za-z_.]*/g, "#"],
+  [/\b(0x|g)?[0-9a-f]*[0-9][0-9A-Za-z_.]*/g, "#"],
   [/#([-+:/.,]#)+/g, "#"],
   [/[ \t]+$/gm, ""],
   [/\n+/g, "\n"],

@@ -44,7 +44,7 @@ export class BootFiles {
 
   /** Loads everything into a machine just reset. @throws BootError, FileError */
   load(machine: ClassicMachine): Boot {
-    const { kernel, initrd, cmdline, modules, format, bits } = this.#options;
+    const { kernel, initrd, cmdline, modules, format, bits, virtualTime } = this.#options;
     const boot = loadKernel({
       name: basename(kernel),
       kernel: this.#kernel,
@@ -53,12 +53,26 @@ export class BootFiles {
       modules: modules?.map(readModule),
       format,
       bits,
+      random: virtualTime ? repeatable() : undefined,
       memory: machine.memory,
       e820: machine.e820,
     });
     if (boot.rom !== undefined) machine.memory.placeRom(boot.rom.base, boot.rom.bytes);
     return boot;
   }
+}
+
+// Runs that repeat need the same "random" bytes: Marsaglia's xorshift32.
+function repeatable(): (into: Uint8Array) => void {
+  let state = 0x9e3779b9;
+  return (into) => {
+    for (let i = 0; i < into.length; i++) {
+      state ^= state << 13;
+      state ^= state >>> 17;
+      state ^= state << 5;
+      into[i] = state;
+    }
+  };
 }
 
 function readModule(specification: string): BootModule {

@@ -17,7 +17,7 @@
 import { Clock, ClockRegisters, type TimeSource } from "../vmm/clock.ts";
 import type { MachineImage, RangeRequest } from "../vmm/image.ts";
 import type { GuestMemory } from "../vmm/memory.ts";
-import { classicMemoryMap, classicRam, type E820Entry, packE820 } from "./boot/index.ts";
+import { classicMemoryMap, classicRam, type E820Entry, HOLE_BASE, packE820 } from "./boot/index.ts";
 import { MmioBus, PortBus } from "./bus.ts";
 import {
   DebugPort,
@@ -175,8 +175,8 @@ export class ClassicMachine implements Hardware {
   reset(): void {
     this.clock.epoch = this.options.epoch * 1e6;
     for (const chip of this.#chips) chip.reset();
-    const [low, high] = this.memory.ranges.filter((range) => !range.readonly);
-    this.#rtc.configure({ low: low.size, high: high?.size ?? 0, cpus: 1 });
+    const low = Math.min(this.options.memory, HOLE_BASE);
+    this.#rtc.configure({ low, high: this.options.memory - low, cpus: 1 });
     this.event = undefined;
   }
 

@@ -14,7 +14,10 @@ test("512 MiB: low RAM, the reserved range, the rest", () => {
     { base: MIB, size: 511 * MIB, type: 1 },
     firmware,
   ]);
-  expect(classicRam(512 * MIB)).toEqual([{ base: 0, size: 512 * MIB }]);
+  expect(classicRam(512 * MIB)).toEqual([
+    { base: 0, size: 640 * KIB },
+    { base: 768 * KIB, size: 512 * MIB - 768 * KIB },
+  ]);
 });
 
 test("RAM that doesn't fit below the hole continues at 4 GiB", () => {
@@ -24,10 +27,11 @@ test("RAM that doesn't fit below the hole continues at 4 GiB", () => {
     { base: 4 * GIB, size: 8 * GIB - 0xf0000000, type: 1 },
   ]);
   expect(classicRam(8 * GIB)).toEqual([
-    { base: 0, size: 0xf0000000 },
+    { base: 0, size: 640 * KIB },
+    { base: 768 * KIB, size: 0xf0000000 - 768 * KIB },
     { base: 4 * GIB, size: 8 * GIB - 0xf0000000 },
   ]);
-  expect(classicRam(0xf0000000)).toHaveLength(1);
+  expect(classicRam(0xf0000000)).toHaveLength(2);
   expect(classicMemoryMap(0xf0000000)).toHaveLength(4);
 });
 

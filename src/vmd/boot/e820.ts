@@ -26,6 +26,9 @@ export interface E820Entry {
   readonly type: number;
 }
 
+/** The display's window. */
+const VGA_BASE = 0xa0000;
+const VGA_END = 0xc0000;
 /** End of conventional memory. */
 export const LOW_RAM_END = 0x9f000;
 export const ONE_MIB = 0x100000;
@@ -61,9 +64,16 @@ export function classicMemoryMap(memory: number): E820Entry[] {
   return map;
 }
 
-/** The guest-physical ranges to back with memory for classicMemoryMap(memory): one or two. */
+/**
+ * The guest-physical ranges to back with memory for classicMemoryMap(memory). The display's window
+ * is left out: this machine has no display, and memory there passes for one.
+ */
 export function classicRam(memory: number): { base: number; size: number }[] {
-  const ranges = [{ base: 0, size: Math.min(memory, HOLE_BASE) }];
+  const low = Math.min(memory, HOLE_BASE);
+  const ranges = [
+    { base: 0, size: VGA_BASE },
+    { base: VGA_END, size: low - VGA_END },
+  ];
   if (memory > HOLE_BASE) ranges.push({ base: FOUR_GIB, size: memory - HOLE_BASE });
   return ranges;
 }

@@ -29,6 +29,7 @@ export {
   E820_RAM,
   E820_RESERVED,
   type E820Entry,
+  HOLE_BASE,
   packE820,
 } from "./e820.ts";
 
