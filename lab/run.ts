@@ -6,6 +6,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   readSync,
 } from "node:fs";
@@ -84,8 +85,7 @@ async function attempt(command: string[], options: LabOptions): Promise<LabResul
   const started = performance.now();
   const since = () => (performance.now() - started) / 1000;
   const limit = options.timeout ?? 300;
-  mkdirSync(labCache, { recursive: true });
-  const folder = mkdtempSync(join(labCache, ".job-"));
+  const folder = jobFolder();
   try {
     const file = (name: string) => join(folder, name);
     for (const name of ["console", "control", "out", "err"]) writeFileSync(file(name), "");
@@ -95,7 +95,9 @@ async function attempt(command: string[], options: LabOptions): Promise<LabResul
     );
     const kernel = await vmlinux(guestFile("linux-amd64", "vmlinuz"));
     const args = qemuArguments(file, kernel, payload(options), options.memory ?? 2048);
-    const qemu = Bun.spawn(["qemu-system-x86_64", ...args], {
+    // However this process ends, QEMU ends with it.
+    const leash = Bun.which("setpriv") ? ["setpriv", "--pdeathsig", "KILL", "--"] : [];
+    const qemu = Bun.spawn([...leash, "qemu-system-x86_64", ...args], {
       stdio: ["ignore", "ignore", Bun.file(file("qemu"))],
     });
     const stop = () => qemu.kill("SIGKILL");
@@ -136,6 +138,18 @@ async function attempt(command: string[], options: LabOptions): Promise<LabResul
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** A new folder for a job. Those of yesterday, whose process was killed, go. */
+function jobFolder(): string {
+  mkdirSync(labCache, { recursive: true });
+  for (const name of readdirSync(labCache)) {
+    const path = join(labCache, name);
+    if (!/^\.(job|payload)-/.test(name)) continue;
+    if (Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > 86_400_000)
+      rmSync(path, { recursive: true, force: true });
+  }
+  return mkdtempSync(join(labCache, ".job-"));
 }
 
 /** A file that grows: hands on what is new when it is looked at. */

@@ -109,9 +109,16 @@ function watch(args, env) {
   });
 }
 
+/** Bun's words and signs. */
 const meaning = {
-  ...{ "(pass)": "passed", "(fail)": "failed", "(skip)": "skipped", "(todo)": "skipped" },
-  ...{ "✓": "passed", "✗": "failed", "»": "skipped", "✎": "skipped" },
+  "(pass)": "passed",
+  "(fail)": "failed",
+  "(skip)": "skipped",
+  "(todo)": "skipped",
+  "✓": "passed",
+  "✗": "failed",
+  "»": "skipped",
+  "✎": "skipped",
 };
 
 await main("test", async () => {
