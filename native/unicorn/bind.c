@@ -4,8 +4,8 @@
  *
  * Read from its own relocations, which the dynamic linker has all resolved
  * (libunicorn is linked with -z now). The same walk puts our functions in place
- * of abort and __assert_fail, which the process's libc would otherwise keep:
- * some of the translator's are within a guest's reach.
+ * of abort and its like, which the process's libc would otherwise keep: some of
+ * the translator's are within a guest's reach (abort.c).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -30,6 +30,9 @@ static const struct {
 	{ "tb_invalidate_phys_page_fast_x86_64", (void **)&original.invalidate_page_fast },
 	{ "tlb_protect_code_x86_64", (void **)&original.tlb_protect_code },
 	{ "tlb_unprotect_code_x86_64", (void **)&original.tlb_unprotect_code },
+	{ "tb_gen_code_x86_64", (void **)&original.tb_gen_code },
+	{ "translator_loop_x86_64", (void **)&original.translator_loop },
+	{ "tcg_temp_new_internal_x86_64", (void **)&original.temp_new },
 	{ "tb_flush_x86_64", (void **)&original.tb_flush },
 	{ "helper_raise_interrupt_x86_64", (void **)&original.raise_interrupt },
 	{ "helper_write_crN_x86_64", (void **)&original.write_cr },
@@ -183,20 +186,28 @@ static void replace_slot(u64 *slot, void *function)
 	mprotect(page, VMM_PAGE, PROT_READ);
 }
 
+static const struct {
+	const char *name;
+	void *ours;
+} replaced[] = {
+	{ "abort", abort_guest },
+	{ "__assert_fail", abort_assert },
+	{ "__fprintf_chk", abort_fprintf },
+	{ "fwrite", abort_fwrite },
+};
+
 static void replace_aborts(const struct library *library)
 {
 	for (size_t i = 0; i < library->counts[0]; i++) {
 		const ElfW(Rela) *rela = &library->tables[0][i];
 		const ElfW(Sym) *symbol = &library->symbols[ELF64_R_SYM(rela->r_info)];
-		const char *name = library->strings + symbol->st_name;
 		u64 *slot = (u64 *)(library->base + rela->r_offset);
 
 		if (symbol->st_shndx != SHN_UNDEF)
 			continue;
-		if (strcmp(name, "abort") == 0)
-			replace_slot(slot, interrupt_abort);
-		else if (strcmp(name, "__assert_fail") == 0)
-			replace_slot(slot, interrupt_assert);
+		for (u32 r = 0; r < sizeof(replaced) / sizeof(replaced[0]); r++)
+			if (strcmp(library->strings + symbol->st_name, replaced[r].name) == 0)
+				replace_slot(slot, replaced[r].ours);
 	}
 }
 

@@ -12,6 +12,9 @@
 
 #include "engine.h"
 
+#define CF_COUNT_MASK 0x7fffu
+#define MAX_INSTRUCTIONS 128
+#define MAX_TEMPS 480u
 #define CODE_BYTES (256u << 20)
 
 static u8 *host_of_flat(struct vmm *vm, u64 flat)
@@ -110,6 +113,38 @@ void code_forget(struct vmm *vm, u64 va)
 		return;
 	flat = (slot->flat + (gpa - slot->gpa)) & ~0xfffull;
 	tb_invalidate_phys_range_x86_64(vm->uc, flat, flat + VMM_PAGE);
+}
+
+/*
+ * The translator has room for 512 temporaries a block and doesn't look. Some
+ * instructions never give theirs back, so a long block of them would write past
+ * the end: blocks are shorter here, and the room is watched.
+ */
+INTERPOSED void translator_loop_x86_64(void *ops, void *db, void *cs, void *tb, int max)
+{
+	original.translator_loop(ops, db, cs, tb, max < MAX_INSTRUCTIONS ? max :
+									   MAX_INSTRUCTIONS);
+}
+
+INTERPOSED void *tcg_temp_new_internal_x86_64(void *tcg, int type, bool local)
+{
+	if (unlikely(FIELD(tcg, TCG_TEMPS, u32) >= MAX_TEMPS))
+		abort_guest();
+	return original.temp_new(tcg, type, local);
+}
+
+INTERPOSED void *tb_gen_code_x86_64(void *cs, u64 pc, u64 cs_base, u32 flags, u32 cflags)
+{
+	struct vmm *vm = current;
+	void *block;
+
+	if (!vm || vm->cs != cs)
+		return original.tb_gen_code(cs, pc, cs_base, flags, cflags);
+	vm->translating = (cflags & CF_COUNT_MASK) == 1 ? TRANSLATING_ONE :
+							  TRANSLATING_BLOCK;
+	block = original.tb_gen_code(cs, pc, cs_base, flags, cflags);
+	vm->translating = TRANSLATING_NOT;
+	return block;
 }
 
 int code_open(struct vmm *vm)

@@ -224,7 +224,7 @@ static void get_fpu(void *env, struct kvm_fpu *to)
 	to->last_dp = FIELD(env, ENV_FPDP, u64);
 	for (u32 i = 0; i < 16; i++)
 		memcpy(to->xmm[i], (char *)env + ENV_XMM + 64 * i, 16);
-	to->mxcsr = FIELD(env, ENV_MXCSR, u32);
+	to->mxcsr = FIELD(env, ENV_MXCSR, u32) & 0xffff;
 }
 
 static void set_fpu(void *env, const struct kvm_fpu *from)

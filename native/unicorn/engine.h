@@ -19,6 +19,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <time.h>
 #include <unicorn/unicorn.h>
 
@@ -63,6 +64,13 @@ enum stop {
 	STOP_ERROR,
 };
 
+/* What the translator is at, to know what its failure means. */
+enum translating {
+	TRANSLATING_NOT,
+	TRANSLATING_BLOCK,
+	TRANSLATING_ONE, /* a single instruction */
+};
+
 struct vmm {
 	uc_engine *uc;
 	void *cs;
@@ -88,6 +96,7 @@ struct vmm {
 	enum place place;
 	uintptr_t return_address; /* host code of the waiting instruction */
 	bool abandon;		  /* drop the waiting instruction */
+	enum translating translating;
 	bool running; /* on the engine's stack */
 	bool closing;
 	bool finished;
@@ -153,6 +162,9 @@ struct originals {
 	void (*tlb_protect_code)(void *, u64);
 	void (*tlb_unprotect_code)(void *, u64);
 	void (*tb_flush)(void *);
+	void (*translator_loop)(void *, void *, void *, void *, int);
+	void *(*temp_new)(void *, int, bool);
+	void *(*tb_gen_code)(void *, u64, u64, u32, u32);
 	void (*raise_interrupt)(void *, int, int);
 	void (*write_cr)(void *, int, u64);
 	u64 (*read_cr)(void *, int);
@@ -192,6 +204,12 @@ u64 qemu_ram_addr_from_host_x86_64(void *uc, void *host);
 
 /* bind.c */
 const char *bind_check(char *text, size_t size);
+
+/* abort.c */
+void abort_guest(void);
+void abort_assert(const char *expression, const char *file, u32 line, const char *function);
+int abort_fprintf(FILE *file, int flag, const char *format, ...);
+size_t abort_fwrite(const void *data, size_t size, size_t count, FILE *file);
 
 /* check.c */
 int engine_check(char *why, size_t size);
@@ -252,9 +270,6 @@ u64 mmu_walk(struct vmm *, u64 va);
 
 /* interrupt.c */
 int interrupt_open(struct vmm *);
-void interrupt_abort(void);
-void interrupt_assert(const char *expression, const char *file, u32 line,
-		      const char *function);
 bool interrupt_ready(struct vmm *);
 
 /* control.c */

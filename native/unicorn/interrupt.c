@@ -9,7 +9,6 @@
  * which each block tests at its start.
  */
 #define _GNU_SOURCE
-#include <stdlib.h>
 
 #include "engine.h"
 
@@ -167,6 +166,7 @@ INTERPOSED bool x86_cpu_exec_interrupt_x86_64(void *cs, int request)
 
 	if (unlikely(!vm || vm->cs != cs))
 		return original.exec_interrupt(cs, request);
+	vm->translating = TRANSLATING_NOT; /* faults leave a translation by longjmp */
 	if (likely(!vm->attention))
 		return false;
 	return attend(vm);
@@ -207,42 +207,6 @@ INTERPOSED void qemu_system_reset_request(void *uc)
 	vm->stop = STOP_SHUTDOWN;
 	vm->attention = 1;
 	cpu_loop_exit_noexc_x86_64(vm->cs);
-}
-
-/*
- * Where the library would end the process because of something the guest did,
- * the guest ends: KVM_EXIT_INTERNAL_ERROR, with 1 << 16 in place of a uc_err.
- */
-void interrupt_abort(void)
-{
-	struct vmm *vm = current;
-
-	if (!vm || !vm->running)
-		abort();
-	vm->stop = STOP_ERROR;
-	vm->error = 1u << 16;
-	vm->attention = 1;
-	cpu_loop_exit_noexc_x86_64(vm->cs);
-}
-
-INTERPOSED void cpu_abort_x86_64(void *cs, const char *format, ...)
-{
-	(void)cs, (void)format;
-	interrupt_abort();
-}
-
-INTERPOSED void g_assertion_message_expr(const char *domain, const char *file, int line,
-					 const char *function, const char *expression)
-{
-	(void)domain, (void)file, (void)line, (void)function, (void)expression;
-	interrupt_abort();
-}
-
-void interrupt_assert(const char *expression, const char *file, u32 line,
-		      const char *function)
-{
-	(void)expression, (void)file, (void)line, (void)function;
-	interrupt_abort();
 }
 
 /* A fault while INT n is delivered must show the address of the INT, which the

@@ -28,6 +28,7 @@ typedef int64_t s64;
 #define UC_TCG 0x2c0		/* TCGContext * */
 
 /* TCGContext: the buffer of translated code, which is one region */
+#define TCG_TEMPS 0x30
 #define TCG_CODE_START 0xa0
 #define TCG_CODE_SIZE 0xb8
 #define TCG_CODE_NEXT 0xc0
@@ -39,6 +40,7 @@ typedef int64_t s64;
 
 /* CPUState; the architecture's state follows it */
 #define CS_ENV 0x8750
+#define CS_CFLAGS_NEXT_TB 0x18
 #define CS_INTERRUPT_REQUEST 0x1c
 #define CS_ENV_PTR 0x128
 #define CS_MEM_IO_PC 0x8178
