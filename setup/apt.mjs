@@ -56,12 +56,10 @@ export async function systemPackages({ tests = false } = {}) {
  * package lists have to be brought up to date.
  */
 export async function download(name, folder) {
-  if (!find("apt-get") || !find("dpkg-deb"))
-    throw new Stop(`there is no apt here, which the guest kernels come by (Debian's ${name}).`);
   mkdirSync(folder, { recursive: true });
   const fetch = async () => {
     const newest = await resolveName(name);
-    if (!newest) return { code: 1, output: `no package is named ${name}` };
+    if (!newest) return { code: 1, output: `No package has a name like ${readable(name)}.` };
     return run("apt-get", [...unsandboxed(), "-q", "download", newest], {
       cwd: folder,
       check: false,
@@ -72,16 +70,21 @@ export async function download(name, folder) {
     const become = await asRoot();
     if (!become)
       throw new Stop(
-        `can't download ${name}; please run \`apt-get update\` as root first.\n${tail(result.output)}`,
+        `can't download ${readable(name)}; please run \`apt-get update\` as root first.\n${tail(result.output)}`,
       );
     await updateOnce(become);
     result = await fetch();
   }
-  if (result.code !== 0) throw new Stop(`can't download ${name}:\n${tail(result.output)}`);
+  if (result.code !== 0)
+    throw new Stop(`can't download ${readable(name)}:\n${tail(result.output)}`);
   const file = readdirSync(folder).find((entry) => entry.endsWith(".deb"));
-  if (!file) throw new Stop(`apt-get said that it downloaded ${name}, but there is no file.`);
+  if (!file)
+    throw new Stop(`apt-get said that it downloaded ${readable(name)}, but there is no file.`);
   return `${folder}/${file}`;
 }
+
+/** A pattern as people write it. */
+export const readable = (name) => name.replaceAll("\\", "").replace(/\(.*?\)/g, "*");
 
 async function resolveName(name) {
   if (!name.includes("(")) return name;

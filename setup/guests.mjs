@@ -14,8 +14,8 @@ import {
 import { renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { download } from "./apt.mjs";
-import { cache, main, root, run, step, Stop } from "./steps.mjs";
+import { download, readable } from "./apt.mjs";
+import { cache, find, main, root, run, step, Stop } from "./steps.mjs";
 
 const sources = JSON.parse(readFileSync(join(root, "golden/guests/packages.json"), "utf8"));
 const guests = join(cache, "guests");
@@ -26,15 +26,27 @@ export async function guestFiles({ demo = false } = {}) {
     (name) => (!demo || sources[name].demo) && !isComplete(name),
   );
   if (wanted.length === 0) return;
+  if (!find("apt-get") || !find("dpkg-deb")) throw new Stop(byHand(wanted));
   await step(`fetching ${wanted.join(", ")}`, () => Promise.all(wanted.map(fetchOne)));
+}
+
+function byHand(names) {
+  const list = names.map((name) => {
+    const files = Object.entries(sources[name].files).map(([to, from]) => `${from} as ${to}`);
+    return `into ${join(guests, name)} ${files.join(", ")} of ${readable(sources[name].package)}`;
+  });
+  return `there is no apt here; please put files of Debian's packages in place: ${list.join("; ")}.`;
 }
 
 // Written last. It names the package, and holds a digest of the list of files, so
 // that a file that is added to the list is fetched.
 const stamp = (name) => join(guests, name, "package");
 const digest = (name) => createHash("sha256").update(JSON.stringify(sources[name])).digest("hex");
-const isComplete = (name) =>
-  existsSync(stamp(name)) && readFileSync(stamp(name), "utf8").includes(digest(name));
+function isComplete(name) {
+  if (existsSync(stamp(name))) return readFileSync(stamp(name), "utf8").includes(digest(name));
+  // Put there by hand.
+  return Object.keys(sources[name].files).every((file) => existsSync(join(guests, name, file)));
+}
 
 async function fetchOne(name) {
   const { package: pattern, files = {}, folders = {} } = sources[name];
