@@ -83,6 +83,7 @@ int kick_open(struct kick *kick, struct vmm_clock *clock, void (*leave)(void *),
 	kick->leave = leave;
 	kick->engine = engine;
 	kick->thread = (int)syscall(SYS_gettid);
+	kick->deadline = INFINITY;
 	kick->armed = INFINITY;
 	kick->fired = 0;
 	kick->slot = claim_slot(kick);
@@ -140,7 +141,8 @@ double kick_now(const struct kick *kick)
 	return (double)(monotonic() - clock->origin + clock->warp);
 }
 
-int kick_deadline(struct kick *kick, double guest_ns)
+// The timer as the deadline wants it.
+static int arm(struct kick *kick)
 {
 	if (kick->fired) {
 		kick->fired = 0;
@@ -148,10 +150,10 @@ int kick_deadline(struct kick *kick, double guest_ns)
 	}
 	// Later than what is armed: let that one go off, it costs one early exit and
 	// saves a system call at most changes.
-	if (guest_ns >= kick->armed || isinf(guest_ns))
+	if (kick->deadline >= kick->armed || isinf(kick->deadline))
 		return 0;
 
-	double ahead = guest_ns - kick_now(kick);
+	double ahead = kick->deadline - kick_now(kick);
 
 	if (ahead <= 0) {
 		kick->leave(kick->engine);
@@ -163,8 +165,22 @@ int kick_deadline(struct kick *kick, double guest_ns)
 		.it_value = { .tv_sec = at / 1000000000, .tv_nsec = at % 1000000000 },
 	};
 
-	kick->armed = guest_ns;
+	kick->armed = kick->deadline;
 	return timer_settime(kick->timer, TIMER_ABSTIME, &when, NULL) < 0 ? -errno : 0;
+}
+
+int kick_deadline(struct kick *kick, double guest_ns)
+{
+	kick->deadline = guest_ns;
+	return arm(kick);
+}
+
+void kick_left(struct kick *kick)
+{
+	if (kick_now(kick) >= kick->deadline)
+		kick->deadline = INFINITY;
+	if (kick->fired)
+		arm(kick);
 }
 
 int kick_wait(struct kick *kick, double until, const int32_t *fds, uint32_t count)

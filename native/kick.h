@@ -23,6 +23,7 @@ struct kick {
 	int slot;	 /* in the table that the signal handler looks into */
 	int eventfd;	 /* wakes kick_wait */
 	timer_t timer;	 /* CLOCK_MONOTONIC, signals the vCPU's thread */
+	double deadline; /* guest ns, INFINITY = none */
 	double armed;	 /* guest ns that the timer is set for */
 	volatile int fired; /* the timer went off since it was armed */
 };
@@ -33,6 +34,9 @@ void kick_close(struct kick *);
 
 double kick_now(const struct kick *);
 int kick_deadline(struct kick *, double guest_ns);
+/* The engine left its guest, perhaps for a timer that was set before the
+ * deadline moved: sets it again. */
+void kick_left(struct kick *);
 int kick_wait(struct kick *, double until, const int32_t *fds, uint32_t count);
 
 /* From any thread. */

@@ -33,6 +33,7 @@ struct vmm {
 	uint32_t run_size;
 	uint32_t capabilities;
 	struct kick kick;
+	volatile uint8_t kicked; // since vmm_run last said so
 	struct vmm_slot slot[VMM_MAX_SLOTS];
 	uint32_t slots;
 	uint32_t logging; // slots whose dirty pages KVM logs, a bit each
@@ -138,6 +139,7 @@ static void leave(void *engine)
 {
 	struct vmm *vmm = engine;
 
+	vmm->kicked = 1;
 	*(volatile uint8_t *)&vmm->run->immediate_exit = 1;
 }
 
@@ -316,8 +318,10 @@ int vmm_run(struct vmm *vmm)
 		return 0;
 	if (errno != EINTR && errno != EAGAIN)
 		return -errno;
+	vmm->kicked = 0;
 	vmm->run->immediate_exit = 0;
 	vmm->run->exit_reason = KVM_EXIT_INTR;
+	kick_left(&vmm->kick);
 	return 0;
 }
 
@@ -363,9 +367,11 @@ int vmm_nmi(struct vmm *vmm)
  */
 static int finish_instruction(struct vmm *vmm)
 {
+	struct kvm_run *run = vmm->run;
+
 	// One instruction touches a handful of pieces at most.
 	for (int i = 0; i < 16; i++) {
-		switch (vmm->run->exit_reason) {
+		switch (run->exit_reason) {
 		case KVM_EXIT_IO:
 		case KVM_EXIT_MMIO:
 		case KVM_EXIT_X86_RDMSR:
@@ -374,12 +380,16 @@ static int finish_instruction(struct vmm *vmm)
 		default:
 			return 0;
 		}
-		vmm->run->immediate_exit = 1;
-
-		int error = vmm_run(vmm);
-
-		if (error)
-			return error;
+		run->immediate_exit = 1;
+		if (ioctl(vmm->cpu, KVM_RUN, 0) == 0)
+			continue;
+		if (errno != EINTR && errno != EAGAIN)
+			return -errno;
+		run->exit_reason = KVM_EXIT_INTR;
+		// A kick that came meanwhile is for vmm_run.
+		run->immediate_exit = 0;
+		if (vmm->kicked)
+			run->immediate_exit = 1;
 	}
 	return -EBUSY;
 }
