@@ -10,9 +10,9 @@ export class Watched implements AsyncDisposable {
   readonly #errors: Promise<string>;
   #text = "";
 
-  constructor(command: readonly string[], cwd?: string) {
+  constructor(command: readonly string[]) {
     this.#command = command[0];
-    this.#process = Bun.spawn([...command], { stdio: ["ignore", "pipe", "pipe"], cwd });
+    this.#process = Bun.spawn([...command], { stdio: ["ignore", "pipe", "pipe"], cwd: root });
     this.#output = this.#process.stdout[Symbol.asyncIterator]();
     this.#errors = new Response(this.#process.stderr).text();
   }
@@ -64,6 +64,6 @@ const USERSPACE = "userspace:";
 
 /** Seconds from a command's start to its guest's first line of userspace. */
 export async function bootTime(command: readonly string[]): Promise<number> {
-  await using process = new Watched(command, root);
+  await using process = new Watched(command);
   return (await process.until(USERSPACE)) / 1e9;
 }
