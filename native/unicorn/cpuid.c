@@ -126,6 +126,10 @@ static void set_features(struct vmm *vm)
 {
 	void *env = vm->env;
 
+	/* Only on Intel's is there SYSENTER in long mode. */
+	FIELD(env, ENV_CPUID_VENDOR, u32) = offered(vm, 0, RBX, ~0u);
+	FIELD(env, ENV_CPUID_VENDOR + 4, u32) = offered(vm, 0, RDX, ~0u);
+	FIELD(env, ENV_CPUID_VENDOR + 8, u32) = offered(vm, 0, RCX, ~0u);
 	FEATURE(env, FEATURE_1_EDX) = offered(vm, 1, RDX, LEAF_1_EDX);
 	FEATURE(env, FEATURE_1_ECX) = offered(vm, 1, RCX, LEAF_1_ECX);
 	FEATURE(env, FEATURE_7_EBX) = offered(vm, 7, RBX, LEAF_7_EBX);

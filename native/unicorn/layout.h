@@ -117,6 +117,7 @@ struct iotlb_entry {
 #define ENV_DR 0x14f8
 #define ENV_OLD_EXCEPTION 0x1558
 #define ENV_CPUID_LEVEL 0x15c4
+#define ENV_CPUID_VENDOR 0x15d0 /* three u32, in the order EBX EDX ECX */
 #define ENV_FEATURES 0x15e0
 #define ENV_UC 0x1b38
 
