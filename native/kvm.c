@@ -27,6 +27,10 @@
 
 #define MAX_CPUID 256
 
+// In an XSAVE area; Intel SDM vol. 1, 13.4.
+#define XSAVE_MXCSR 24
+#define XSAVE_COMPONENTS 512
+
 struct vmm {
 	int kvm, machine, cpu;
 	struct kvm_run *run;
@@ -412,8 +416,10 @@ int vmm_get_cpu(struct vmm *vmm, struct vmm_cpu *cpu)
 	    ioctl(vmm->cpu, KVM_GET_FPU, &cpu->fpu) < 0)
 		return -errno;
 	cpu->xsave_size = 0;
-	if (vmm->xsave_size && ioctl(vmm->cpu, KVM_GET_XSAVE, cpu->xsave) == 0)
+	if (vmm->xsave_size && ioctl(vmm->cpu, KVM_GET_XSAVE, cpu->xsave) == 0) {
 		cpu->xsave_size = vmm->xsave_size;
+		memcpy(&cpu->fpu.mxcsr, cpu->xsave + XSAVE_MXCSR, 4);
+	}
 	cpu->xcr0 = 1;
 	if (ioctl(vmm->cpu, KVM_GET_XCRS, &xcrs) == 0)
 		for (uint32_t i = 0; i < xcrs.nr_xcrs; i++)
@@ -429,6 +435,25 @@ int vmm_get_cpu(struct vmm *vmm, struct vmm_cpu *cpu)
 	memcpy(cpu->msrs, msrs.entry, sizeof(cpu->msrs));
 	cpu->msr_count = (uint32_t)count;
 	return 0;
+}
+
+// KVM_SET_FPU, which leaves MXCSR alone, and MXCSR.
+static int set_fpu(struct vmm *vmm, const struct kvm_fpu *fpu)
+{
+	struct kvm_xsave xsave;
+	uint64_t components;
+
+	if (ioctl(vmm->cpu, KVM_SET_FPU, fpu) < 0)
+		return -errno;
+	if (!vmm->xsave_size)
+		return 0;
+	if (ioctl(vmm->cpu, KVM_GET_XSAVE, &xsave) < 0)
+		return -errno;
+	memcpy((uint8_t *)&xsave + XSAVE_MXCSR, &fpu->mxcsr, 4);
+	memcpy(&components, (uint8_t *)&xsave + XSAVE_COMPONENTS, 8);
+	components |= 3; // x87, SSE: as above
+	memcpy((uint8_t *)&xsave + XSAVE_COMPONENTS, &components, 8);
+	return ioctl(vmm->cpu, KVM_SET_XSAVE, &xsave) < 0 ? -errno : 0;
 }
 
 int vmm_set_cpu(struct vmm *vmm, const struct vmm_cpu *cpu)
@@ -455,8 +480,10 @@ int vmm_set_cpu(struct vmm *vmm, const struct vmm_cpu *cpu)
 	if (cpu->xsave_size && vmm->xsave_size) {
 		if (ioctl(vmm->cpu, KVM_SET_XSAVE, cpu->xsave) < 0)
 			return -errno;
-	} else if (ioctl(vmm->cpu, KVM_SET_FPU, &cpu->fpu) < 0) {
-		return -errno;
+	} else {
+		error = set_fpu(vmm, &cpu->fpu);
+		if (error)
+			return error;
 	}
 	memcpy(msrs.entry, cpu->msrs, sizeof(cpu->msrs));
 
