@@ -299,9 +299,13 @@ int vmm_written(struct vmm *vm, uint64_t gpa, uint64_t length)
 			u64 next = (page + 1) << 12;
 
 			set_bit(vm->dirty, page);
-			if (test_bit(vm->code, page))
+			if (test_bit(vm->code, page)) {
 				tb_invalidate_phys_range_x86_64(vm->uc, flat,
 								next < end ? next : end);
+				/* A block that waits for an answer in here
+				 * may jump to itself: not any more. */
+				engine_attend(vm);
+			}
 			flat = next;
 		}
 		gpa += part;
