@@ -147,6 +147,12 @@ INTERPOSED void *tb_gen_code_x86_64(void *cs, u64 pc, u64 cs_base, u32 flags, u3
 	return block;
 }
 
+/* The library forgets to free its notes on pages, unless there are none. */
+void code_close(struct vmm *vm)
+{
+	flush(vm);
+}
+
 int code_open(struct vmm *vm)
 {
 	void *tcg = FIELD(vm->uc, UC_TCG, void *);

@@ -5,10 +5,11 @@
  * The run page is Linux's struct kvm_run, the page behind it holds port data
  * (io.data_offset 4096). What differs from KVM:
  *  - A port, MMIO or MSR exit is inside an instruction: RIP is that
- *    instruction's, ready_for_interrupt_injection is 0. The next vmm_run
- *    completes it; with immediate_exit (or a kick) that comes back as
- *    KVM_EXIT_INTR at the next instruction boundary that the translated code
- *    offers, unless another exit comes first.
+ *    instruction's. The next vmm_run completes it; with immediate_exit (or a
+ *    kick) KVM_EXIT_INTR follows: for IN and OUT right behind the instruction,
+ *    for the others at the end of their translated block, unless that has
+ *    another exit in it.
+ *  - ready_for_interrupt_injection is 0 at MMIO and MSR exits.
  *  - vmm_set_cpu inside an instruction drops it.
  */
 #define _GNU_SOURCE
@@ -63,7 +64,7 @@ static void publish(struct vmm *vm)
 	run->cr8 = vm->cr8;
 	run->apic_base = vm->apic_base;
 	run->ready_for_interrupt_injection =
-		vm->place == PLACE_PARKED && interrupt_ready(vm);
+		(vm->place == PLACE_PARKED || vm->at_port) && interrupt_ready(vm);
 	if (likely(!run->kvm_valid_regs))
 		return;
 	if (vm->place == PLACE_INSTRUCTION && vm->return_address)
@@ -95,8 +96,10 @@ void engine_wait_inside(struct vmm *vm, uintptr_t ra)
 	publish(vm);
 	to_caller(vm);
 	vm->place = PLACE_PARKED;
-	if (unlikely(vm->abandon))
+	if (unlikely(vm->abandon)) {
+		vm->at_port = false;
 		cpu_loop_exit_noexc_x86_64(vm->cs);
+	}
 }
 
 /* Leaves a waiting instruction undone, so that the CPU's state may change. */
@@ -286,6 +289,7 @@ void vmm_close(struct vmm *vm)
 			vm->closing = true;
 			engine_attend(vm);
 			to_engine(vm);
+			code_close(vm);
 		}
 		uc_close(vm->uc);
 	}

@@ -95,6 +95,7 @@ struct vmm {
 
 	enum place place;
 	uintptr_t return_address; /* host code of the waiting instruction */
+	bool at_port;		  /* ... is IN or OUT */
 	bool abandon;		  /* drop the waiting instruction */
 	enum translating translating;
 	bool running; /* on the engine's stack */
@@ -260,6 +261,7 @@ static inline struct tlb_entry *tlb_table(void *cs, int mmu, u64 *count)
 
 /* code.c */
 int code_open(struct vmm *);
+void code_close(struct vmm *);
 void code_forget(struct vmm *, u64 va);
 
 /* mmu.c */

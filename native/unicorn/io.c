@@ -12,6 +12,7 @@
 #include "engine.h"
 
 #define DESC_PRESENT 0x8000u
+#define RFLAGS_RF 0x10000ull
 
 /* The bits of [port, port + size) in the TSS must all be clear. */
 static void check_bitmap(void *env, u32 port, int size, uintptr_t ra)
@@ -41,6 +42,85 @@ static inline void check_port(void *env, u32 port, int size, uintptr_t ra)
 		check_bitmap(env, port, size, ra);
 }
 
+/* ------------------------------------------------- the end of an instruction */
+
+/* A byte of the instruction at CS:RIP, -1 if there is none. */
+static int code_byte(struct vmm *vm, u32 offset)
+{
+	u64 va = SEG(vm->env, SEG_CS)->base + EIP(vm->env) + offset;
+	struct slot *slot;
+	u64 gpa;
+
+	if (!(HFLAGS(vm->env) & HF_CS64))
+		va = (u32)va;
+	gpa = mmu_walk(vm, va);
+	slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+	return slot ? slot->host[gpa - slot->gpa] : -1;
+}
+
+/* The length of the IN or OUT at CS:RIP, 0 for INS, OUTS and anything else. */
+static u32 port_instruction_length(struct vmm *vm)
+{
+	bool code_64 = HFLAGS(vm->env) & HF_CS64;
+
+	for (u32 length = 0; length < 14; length++) {
+		int byte = code_byte(vm, length);
+
+		switch (byte) {
+		case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+		case 0x66: case 0x67: case 0xf2: case 0xf3:
+			continue;
+		case 0xe4 ... 0xe7:
+			return length + 2;
+		case 0xec ... 0xef:
+			return length + 1;
+		}
+		if (!code_64 || (byte & 0xf0) != 0x40)
+			return 0;
+	}
+	return 0;
+}
+
+/* Does something wait for the end of this instruction? */
+static bool wanted_at_the_end(struct vmm *vm)
+{
+	/* Another thread's kick must not cut a block that is counted. */
+	if ((vm->kicked | vm->timer_fired) && !vm->virtual_time)
+		return true;
+	return vm->run->immediate_exit || vm->nmi || vm->interrupt >= 0 ||
+	       (vm->run->request_interrupt_window && interrupt_ready(vm));
+}
+
+/*
+ * Ends IN or OUT here and now, where KVM would report an interrupt or a kick.
+ * The translated block would run on to its own end. Returns if it can't.
+ */
+static void finish_port_instruction(struct vmm *vm, int size, int direction,
+				    const void *data, uintptr_t ra)
+{
+	void *env = vm->env;
+	u32 length;
+
+	if (!wanted_at_the_end(vm) || (EFLAGS(env) & HF_TF))
+		return;
+	cpu_restore_state_x86_64(vm->cs, ra, true);
+	length = port_instruction_length(vm);
+	if (!length)
+		return;
+	if (direction == KVM_EXIT_IO_IN) {
+		if (size == 4)
+			REG(env, RAX) = *(const u32 *)data;
+		else
+			memcpy(&REG(env, RAX), data, size);
+	}
+	EIP(env) += length;
+	if (!(HFLAGS(env) & HF_CS64))
+		EIP(env) &= HFLAGS(env) & HF_CS32 ? 0xffffffff : 0xffff;
+	HFLAGS(env) &= ~HF_INHIBIT_IRQ;
+	EFLAGS(env) &= ~RFLAGS_RF;
+	cpu_loop_exit_noexc_x86_64(vm->cs);
+}
+
 static inline void *port_exit(void *env, u32 port, int size, int direction, u32 value,
 			      uintptr_t ra)
 {
@@ -57,7 +137,11 @@ static inline void *port_exit(void *env, u32 port, int size, int direction, u32 
 	run->io.count = 1;
 	run->io.data_offset = IO_DATA_OFFSET;
 	*(u32 *)data = value;
+	vm->at_port = true;
 	engine_wait_inside(vm, ra);
+	vm->at_port = false;
+	if (unlikely(vm->attention))
+		finish_port_instruction(vm, size, direction, data, ra);
 	return data;
 }
 
