@@ -27,18 +27,18 @@ function loadOrder(names: string[]): string[] {
 /**
  * The channels to L1 are virtio serial ports, clean of what the kernel says: 1 and 2
  * are the job's output, 3 is for `ready`, a sign of life now and then, and `exit N`.
- * A port can't be opened at once when its device is there.
- * Writing to port 0xf4 ends QEMU at once, whatever still runs.
+ * A port can't be opened at once when its device is there. The end is a reset, which QEMU
+ * is told not to do: nothing is shut down first.
  */
 const init = `${prepare}
 mkdir -p /dev/pts /dev/shm /job
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 for module in $(cat /modules/order); do insmod /modules/$module || echo "lab: no module $module"; done
-for port in 1 2 3; do until true 2>/dev/null >/dev/vport0p$port; do sleep 0.01; done; done
+for port in 1 2 3; do until [ -c /dev/vport0p$port ] && true 2>/dev/null >/dev/vport0p$port; do sleep 0.01; done; done
 until [ -e /dev/vda ]; do sleep 0.01; done
 exec 3>/dev/vport0p3
-finish() { echo "exit $1" >&3; exec 3>&-; printf U | dd of=/dev/port bs=1 seek=244 2>/dev/null; poweroff -f; }
+finish() { echo "exit $1" >&3; exec 3>&-; echo b >/proc/sysrq-trigger; sleep 1; poweroff -f; }
 mount -t ext4 /dev/vda /mnt || finish 126
 for folder in proc sys dev job vmd; do mount -o rbind /$folder /mnt/$folder; done
 mount -t tmpfs tmpfs /mnt/tmp
@@ -56,7 +56,6 @@ code=$?
 kill $life
 # A process that the job left behind may hold its output open.
 for i in $(seq 50); do kill -0 $out $err 2>/dev/null || break; sleep 0.02; done
-sync
 finish $code
 `;
 

@@ -209,7 +209,6 @@ function qemuArguments(
   const append = "console=ttyS0 quiet panic=-1 tsc=reliable random.trust_cpu=on mitigations=off";
   const fixed = [
     "-accel tcg -machine q35 -cpu max -smp 1 -nodefaults -no-user-config -display none -no-reboot",
-    "-device isa-debug-exit,iobase=0xf4,iosize=0x04",
     "-device virtio-serial-pci,id=ports -serial chardev:console",
     "-device virtserialport,bus=ports.0,nr=1,chardev=out",
     "-device virtserialport,bus=ports.0,nr=2,chardev=err",
