@@ -22,7 +22,7 @@ import { BARE, QEMU, qemuMissing } from "./qemu.ts";
 
 /** Accesses in one round; a tenth of a second to one second each. */
 const KVM_COUNT = 20_000;
-const UNICORN_COUNT = 2_000_000;
+const UNICORN_COUNT = 1_000_000;
 const QEMU_COUNT = 10_000_000;
 
 const engineMissing = (name: "kvm" | "unicorn") => () => {
@@ -122,15 +122,14 @@ const qemu: Measurement = {
   },
 };
 
+const OPTIONS =
+  "-accel tcg -M pc -m 16M -serial null -device isa-debug-exit,iobase=0xf4,iosize=0x04";
+
 /** A process's CPU time until its guest has ended, ns. */
 async function qemuTime(kernel: string): Promise<number> {
-  const process = Bun.spawn(
-    [
-      ...[QEMU, "-accel", "tcg", "-M", "pc", "-m", "16M", ...BARE, "-kernel", kernel],
-      ...["-serial", "null", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"],
-    ],
-    { stdio: ["ignore", "ignore", "inherit"] },
-  );
+  const process = Bun.spawn([QEMU, ...OPTIONS.split(" "), ...BARE, "-kernel", kernel], {
+    stdio: ["ignore", "ignore", "inherit"],
+  });
   if ((await process.exited) % 2 !== 1) throw new Error(`${QEMU} did not run the loop`);
   return Number(process.resourceUsage()?.cpuTime.total ?? 0) * 1000;
 }

@@ -58,8 +58,11 @@ function print(rows: readonly Row[]): void {
   );
   const head = ["ROW", "UNIT", "MEDIAN", "MIN", "MAX", "ROUNDS"];
   const cells = rows.map(({ name, unit, median, min, max, rounds: count }) => [
-    ...[name, unit],
-    ...[digits(median), digits(min), digits(max)],
+    name,
+    unit,
+    digits(median),
+    digits(min),
+    digits(max),
     count,
   ]);
   const align = ["left", "left", "right", "right", "right", "right"] as const;

@@ -25,13 +25,17 @@ async function measure(rounds: number): Promise<LabBoots> {
   const bzImage = await linuxAmd64.kernel();
   const ours = (kernel: string) =>
     bootTime([
-      ...[...VCTL, "start", "-c", "--engine", "kvm", "-m", MEMORY],
-      ...["-b", kernel, "-i", initrd, "-a", CMDLINE, "bench"],
+      ...VCTL,
+      ...`start -c --engine kvm -m ${MEMORY} -b ${kernel} -i ${initrd} bench -a`.split(" "),
+      CMDLINE,
     ]);
   const qemu = (machine: string, kernel: string) =>
     bootTime([
-      ...[QEMU, "-accel", "kvm", "-cpu", "host", "-M", machine, "-m", MEMORY, ...BARE],
-      ...["-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", CMDLINE],
+      QEMU,
+      ...`-accel kvm -cpu host -M ${machine} -m ${MEMORY} -serial stdio`.split(" "),
+      ...BARE,
+      ...`-kernel ${kernel} -initrd ${initrd} -append`.split(" "),
+      CMDLINE,
     ]);
   // What is read from the disk first is read for everybody.
   await ours(vmlinux);

@@ -25,8 +25,15 @@ export const MMIO_ADDRESS = 0xfee00000;
 
 const BASE = 0x100000;
 const HEADER = { magic: 0x1badb002, flags: 0x10000, size: 32 };
+const MOV_ECX = [0xb9];
+const MOV_EDX = [0xba];
+const MOV_EDI = [0xbf];
 const OUT_DX_AL = [0xee];
+const OUT_F4_AL = [0xe6, 0xf4];
 const MOV_EDI_AL = [0x88, 0x07];
+const DEC_ECX = [0x49];
+const JNZ = [0x75];
+const JMP = [0xe9];
 const MEMORY = 16 * 2 ** 20;
 
 const word = (value: number) => [
@@ -38,16 +45,16 @@ const word = (value: number) => [
 
 /** The kernel file. @param access "out" or "mmio". */
 export function loopKernel(access: "out" | "mmio", count: number): Uint8Array {
-  const body = access === "out" ? OUT_DX_AL : MOV_EDI_AL;
+  const instruction = access === "out" ? OUT_DX_AL : MOV_EDI_AL;
   const code = [
-    ...[0xb9, ...word(count)],
-    ...[0xba, ...word(SCRATCH_PORT)],
-    ...[0xbf, ...word(MMIO_ADDRESS)],
-    ...body,
-    ...[0x49, 0x75, 256 - (body.length + 3)],
-    ...[0xe6, 0xf4],
-  ];
-  code.push(0xe9, ...word(-(code.length + 5)));
+    MOV_ECX.concat(word(count)),
+    MOV_EDX.concat(word(SCRATCH_PORT)),
+    MOV_EDI.concat(word(MMIO_ADDRESS)),
+    instruction,
+    DEC_ECX.concat(JNZ, 256 - (instruction.length + DEC_ECX.length + 2)),
+    OUT_F4_AL,
+  ].flat();
+  code.push(...JMP, ...word(-(code.length + 5)));
   const { magic, flags, size } = HEADER;
   const checksum = -(magic + flags);
   const addresses = [BASE, BASE, 0, 0, BASE + size];

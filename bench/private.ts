@@ -24,29 +24,35 @@ export interface Footprint {
 }
 
 /**
- * Private pages of a process, clean and dirty, in bytes; without the machine image, which is
- * the one mapping as large as the guest's memory that holds pages of a memory file.
+ * Private pages of a process, clean and dirty, in bytes; without the machine image, the one
+ * mapping that is as large as the guest's memory and not much larger.
+ * @param guest bytes of guest memory, 0 for a process that has no guest.
  */
-export function privateBytes(smaps: string, image: RegExp = /\/memfd:machine/): number {
+export function privateBytes(smaps: string, guest: number): number {
   let sum = 0;
   let counts = true;
   for (const line of smaps.split("\n")) {
-    const field = /^(\w+):\s+(\d+) kB$/.exec(line);
-    if (field === null) {
-      if (/^[0-9a-f]+-[0-9a-f]+ /.test(line)) counts = !image.test(line);
-    } else if (counts && (field[1] === "Private_Clean" || field[1] === "Private_Dirty")) {
-      sum += Number(field[2]) * 1024;
+    const mapping = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line);
+    if (mapping !== null) {
+      const size = Number.parseInt(mapping[2], 16) - Number.parseInt(mapping[1], 16);
+      counts = size < guest || size >= 1.5 * guest;
+      continue;
     }
+    const pages = /^Private_(?:Clean|Dirty):\s+(\d+) kB$/.exec(line);
+    if (pages !== null && counts) sum += Number(pages[1]) * 1024;
   }
   return sum;
 }
 
 /** MiB that a command's process takes, some time after it has printed a text. */
-async function settled(command: readonly string[], text: string, rest: number): Promise<number> {
+async function settled(
+  command: readonly string[],
+  { text = "ready", rest = 1, guest = 0 } = {},
+): Promise<number> {
   await using process = new Watched(command);
   await process.until(text);
   await Bun.sleep(rest * 1000);
-  return privateBytes(readFileSync(`/proc/${process.pid}/smaps`, "utf8")) / MIB;
+  return privateBytes(readFileSync(`/proc/${process.pid}/smaps`, "utf8"), guest) / MIB;
 }
 
 const script = (code: string) => ["bun", "-e", `${code}; ${IDLE}`];
@@ -57,11 +63,15 @@ export async function measureFootprint(engine: EngineName): Promise<Footprint> {
   const initrd = await initramfsFile("shell-amd64", { init: shell });
   const modules = 'await import("./src/vctl/commands/start.ts"); await import("./src/vmd/vm.ts")';
   const thread = 'new Worker("data:text/javascript,self.onmessage=()=>{}")';
-  const bun = await settled(script(""), "ready", 1);
-  const main = await settled(script(modules), "ready", 1);
-  const worker = await settled(script(`${modules}; ${thread}`), "ready", 1);
+  const bun = await settled(script(""));
+  const main = await settled(script(modules));
+  const worker = await settled(script(`${modules}; ${thread}`));
   const vm = [...VCTL, "start", "-c", "--engine", engine, "-m", `${GUEST}M`];
   const guest = ["-b", kernel, "-i", initrd, "-a", "console=ttyS0 quiet noxsave", "bench"];
-  const total = await settled([...vm, ...guest], "userspace:", REST);
+  const total = await settled([...vm, ...guest], {
+    text: "userspace:",
+    rest: REST,
+    guest: GUEST * MIB,
+  });
   return { total, bun, main: main - bun, worker: worker - main, vcpu: total - worker };
 }
