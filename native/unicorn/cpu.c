@@ -317,6 +317,8 @@ int vmm_get_cpu(struct vmm *vm, struct vmm_cpu *to)
 	return 0;
 }
 
+/* The machine's clock must be the one that belongs to these registers: the TSC
+ * is set against it. */
 int vmm_set_cpu(struct vmm *vm, const struct vmm_cpu *from)
 {
 	current = vm;
@@ -332,6 +334,7 @@ int vmm_set_cpu(struct vmm *vm, const struct vmm_cpu *from)
 	for (u32 i = 0; i < from->msr_count && i < VMM_MAX_MSRS; i++)
 		msr_set(vm, from->msrs[i].index, from->msrs[i].data);
 	vm->halted = from->halted;
+	engine_publish(vm);
 	return 0;
 }
 

@@ -55,8 +55,9 @@ static void to_caller(struct vmm *vm)
 #endif
 }
 
-/* What the guest's processor shows of itself in the run page at each exit. */
-static void publish(struct vmm *vm)
+/* What the guest's processor shows of itself in the run page, at each exit and
+ * after vmm_set_cpu. */
+void engine_publish(struct vmm *vm)
 {
 	struct kvm_run *run = vm->run;
 
@@ -79,7 +80,7 @@ static void publish(struct vmm *vm)
 void engine_park(struct vmm *vm)
 {
 	vm->place = PLACE_PARKED;
-	publish(vm);
+	engine_publish(vm);
 	to_caller(vm);
 }
 
@@ -93,7 +94,7 @@ void engine_wait_inside(struct vmm *vm, uintptr_t ra)
 {
 	vm->place = PLACE_INSTRUCTION;
 	vm->return_address = ra;
-	publish(vm);
+	engine_publish(vm);
 	to_caller(vm);
 	vm->place = PLACE_PARKED;
 	if (unlikely(vm->abandon)) {

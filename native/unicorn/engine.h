@@ -219,6 +219,7 @@ int engine_check(char *why, size_t size);
 void vmm_switch(void **save, void *to);
 
 /* engine.c */
+void engine_publish(struct vmm *);
 void engine_park(struct vmm *);
 void engine_wait_inside(struct vmm *, uintptr_t ra);
 void engine_abandon(struct vmm *);
