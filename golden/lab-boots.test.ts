@@ -1,0 +1,41 @@
+/**
+ * Golden boots on a true KVM, in the lab. Time is real there, so lines that kernel threads print
+ * beside the boot may come anywhere: the log's lines are compared as a sorted list.
+ */
+import { expect, test } from "bun:test";
+import { labMissing, runInLab } from "../lab/index.ts";
+import { labGuests } from "./lab-boots.ts";
+import { normalise } from "./normalise.ts";
+
+/** Lines that depend on how fast the emulated host is. */
+const TIMING = [
+  /clocksource/,
+  /Refined TSC/,
+  /random: crng init/,
+  /perf: interrupt took too long/,
+  /hrtimer: interrupt took/,
+  /sched: RT throttling/,
+  /rcu: INFO|rcu_.*stall/,
+];
+
+const missing = [labMissing(), ...Object.values(labGuests).map(([guest]) => guest.missing())];
+const lab = missing[0];
+const names = Object.keys(labGuests).filter((_, index) => missing[index + 1] === undefined);
+for (const reason of missing) if (reason !== undefined) console.log(`skipped: ${reason}`);
+
+test.skipIf(lab !== undefined || names.length === 0)(
+  "Linux amd64, Linux i386 and OpenBSD i386 boot on the KVM engine to userspace",
+  async () => {
+    const command = `cd /vmd && exec bun golden/lab-boots.ts ${names.join(" ")}`;
+    const { code, stdout, stderr } = await runInLab(["sh", "-c", command], { timeout: 280 });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    const results = JSON.parse(stdout) as Record<string, { log?: string; error?: string }>;
+    for (const name of names) {
+      expect(results[name].error).toBeUndefined();
+      const lines = normalise(results[name].log ?? "").split("\n");
+      const kept = lines.filter((line) => !TIMING.some((pattern) => pattern.test(line)));
+      expect(kept.sort()).toMatchSnapshot(name);
+    }
+  },
+  600_000,
+);
