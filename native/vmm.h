@@ -177,4 +177,7 @@ int64_t vmm_memory_resident(int32_t fd);
  * see selftest.c. */
 const uint8_t *vmm_selftest(uint32_t *size);
 
+/* The host's Landlock ABI version, or -errno where it has none. */
+int vmm_landlock_abi(void);
+
 #endif

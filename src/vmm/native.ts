@@ -39,6 +39,7 @@ const hostFunctions = {
   vmm_memory_unmap: { args: [u64_fast, u64_fast, i32], returns: i32 },
   vmm_memory_resident: { args: [i32], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },
+  vmm_landlock_abi: { args: [], returns: i32 },
 } as const;
 
 /** VMM_ABI of native/vmm.h. */

@@ -4,6 +4,7 @@ import { arch, release } from "node:os";
 import { Command } from "commander";
 import { Capability, ENGINES, Engine, type EngineName, probe } from "../../vmm/engine.ts";
 import { MachineImage } from "../../vmm/image.ts";
+import { hostLibrary } from "../../vmm/native.ts";
 import { selectEngine, whyNotKvm } from "../../vmm/select.ts";
 import { formatTable } from "../table.ts";
 
@@ -64,18 +65,18 @@ function processor(): string {
 }
 
 function kvmModules(): string {
-  const loaded = readdirSync("/sys/module").filter((module) => /^kvm/.test(module));
+  const loaded = readdirSync("/sys/module").filter((module) => module.startsWith("kvm"));
   return loaded.length > 0 ? loaded.join(", ") : "none";
 }
 
 const present = (yes: boolean) => (yes ? "yes" : "no");
 
 function facilities(): Record<string, string> {
-  const lsm = line("/sys/kernel/security/lsm") ?? "";
+  const landlock = hostLibrary().vmm_landlock_abi();
   const seccomp = line("/proc/sys/kernel/seccomp/actions_avail");
   return {
     seccomp: seccomp === undefined ? "no" : seccomp.split(" ").join(", "),
-    landlock: lsm === "" ? "unknown" : present(lsm.split(",").includes("landlock")),
+    landlock: landlock > 0 ? `ABI ${landlock}` : "no",
     "user namespaces": present(Number(line("/proc/sys/user/max_user_namespaces") ?? 0) > 0),
     "network namespaces": present(existsSync("/proc/self/ns/net")),
     "TUN/TAP": present(existsSync("/dev/net/tun")),

@@ -1,0 +1,181 @@
+/** vctl as a user types it: messages, exit codes, the terminal. */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { linuxAmd64 } from "../../golden/guests/index.ts";
+
+setDefaultTimeout(120_000);
+
+const VCTL = join(import.meta.dir, "index.ts");
+const missing = linuxAmd64.missing();
+if (missing !== undefined) console.log(`vctl's tests with Linux skipped: ${missing}`);
+
+let folder = "";
+let bios = "";
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "vctl-"));
+  bios = firmware("exit.bin", "b0 48 ba f8 03 ee b0 0a ee ba f4 00 b0 15 ee f4");
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Firmware of a few real-mode instructions, at the reset vector by a jump. */
+function firmware(name: string, code: string): string {
+  const bytes = new Uint8Array(4096).fill(0xf4);
+  bytes.set(Uint8Array.fromHex(code.replaceAll(" ", "")), 0);
+  bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0: 0xfff0 + 3 - 0xff3 = 0xf000
+  const path = join(folder, name);
+  writeFileSync(path, bytes);
+  return path;
+}
+
+function vctl(...args: string[]) {
+  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, VCTL, ...args], {
+    stdin: "ignore",
+    timeout: 60_000,
+  });
+  return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
+}
+
+const start = (...args: string[]) => vctl("start", "-c", "--engine", "unicorn", ...args);
+
+test("without a command: usage on standard error, exit code 1", () => {
+  const { code, out, err } = vctl();
+  expect(code).toBe(1);
+  expect(out).toBe("");
+  expect(err).toContain("Usage: vctl");
+});
+
+test("a command may be any prefix that names one", () => {
+  expect(vctl("ho", "--json").code).toBe(0);
+  expect(vctl("frob").err).toContain("vctl: unknown argument: frob");
+  expect(vctl("frob").code).toBe(1);
+});
+
+test("mistakes get one sentence that names them, and exit code 1", () => {
+  const cases: [string[], RegExp][] = [
+    [["x"], /no kernel or disk\/cdrom specified/],
+    [["-b", "/nonexistent", "x"], /^vctl: x: \/nonexistent: no such file$/m],
+    [["-b", folder, "x"], /is a directory/],
+    [["-b", bios, "-m", "lots", "x"], /it is no size such as 512M or 1G/],
+    [["-b", bios, "-m", "1T", "x"], /memory size too large/],
+    [["-b", bios, "-m", "4K", "x"], /memory size must be at least 1MB/],
+    [["-b", bios, "-.x"], /unknown option|invalid VM name/],
+    [["-b", bios, "x".repeat(64)], /name too long/],
+    [["-b", bios, "-i", "/nonexistent", "x"], /no such file|takes no initrd/],
+    [["-b", VCTL, "--format", "linux", "x"], /^vctl: x: index\.ts: .*$/m],
+    [["-b", bios, "--engine", "bochs", "x"], /Allowed choices are auto, kvm, unicorn/],
+  ];
+  for (const [args, message] of cases) {
+    const { code, err } = start(...args);
+    expect(err).toMatch(message);
+    expect(err).not.toMatch(/\n\s+at /);
+    expect(code).toBe(1);
+  }
+});
+
+test("the guest's exit code is vctl's", () => {
+  const { code, out, err } = start("--debug-exit", "-m", "1M", "-b", bios, "fw");
+  expect(err).toContain("fw: firmware of 4 KiB, entered at the reset vector; engine unicorn");
+  expect(err).toContain("vctl: fw: the guest ended with code 43");
+  expect(out).toBe("H\n");
+  expect(code).toBe(43);
+});
+
+test("a halt with interrupts disabled is a power-off", () => {
+  const { code, err } = start("-m", "1M", "-b", firmware("halt.bin", "fa f4"), "fw");
+  expect(err).toContain("vctl: fw: the guest halted");
+  expect(code).toBe(0);
+});
+
+test("a triple fault says where, and shows registers when asked", () => {
+  // lidt of an empty table, then an interrupt
+  const crash = firmware(
+    "crash.bin",
+    "fa 2e 0f 01 1e 10 f0 cd 03 00 00 00 00 00 00 00 00 00 00 00",
+  );
+  const { code, err } = start("--no-reboot", "--registers", "-m", "1M", "-b", crash, "fw");
+  expect(err).toMatch(/vctl: fw: triple fault at RIP 0xf0/);
+  expect(err).toMatch(/^rax {4}0+ /m);
+  expect(code).toBe(1);
+});
+
+test("a guest that resets starts again, and ends with --no-reboot", async () => {
+  // Prints R, then resets by port 0x64.
+  const path = firmware("reset.bin", "b0 52 ba f8 03 ee b0 fe e6 64 f4");
+  const once = start("--no-reboot", "-m", "1M", "-b", path, "fw");
+  expect(once).toEqual({ code: 0, out: "R", err: expect.stringContaining("reset its machine") });
+  const again = Bun.spawn(
+    [process.execPath, VCTL, "start", "-c", "--engine", "unicorn", "-m", "1M", "-b", path, "fw"],
+    { stdout: "pipe", stderr: "ignore", stdin: "ignore" },
+  );
+  let text = "";
+  for await (const chunk of again.stdout) {
+    text += new TextDecoder().decode(chunk);
+    if (text.length >= 3) break;
+  }
+  again.kill("SIGTERM");
+  expect(await again.exited).toBe(0);
+  expect(text).toMatch(/^RRR/);
+});
+
+test("a trace is recorded, counted, replayed, and followed on the engine", () => {
+  const trace = join(folder, "trace");
+  expect(start("--debug-exit", "-m", "1M", "-b", bios, "--trace-exits", trace, "fw").code).toBe(43);
+  const { out } = vctl("exits", trace);
+  expect(out).toMatch(/^IO +out 0x3f8\/1 +2 /m);
+  expect(out).toMatch(/^IO +out 0xf4\/1 +1 /m);
+  const json = JSON.parse(vctl("exits", "--json", trace).out);
+  expect(json.engine).toBe("unicorn");
+  expect(json.exits[0]).toMatchObject({ reason: "IO", where: "out 0x3f8/1", count: 2 });
+  expect(vctl("exits", trace, "--replay").err).toContain("3 exits replayed");
+  const followed = vctl("exits", trace, "--cross-check", "unicorn");
+  expect(followed.err).toContain("3 exits are equal on engine unicorn: the trace ended");
+  expect(followed.code).toBe(0);
+});
+
+test("a file that is no trace, or a damaged one, is said to be", () => {
+  expect(vctl("exits", bios)).toMatchObject({ code: 1, err: `vctl: ${bios}: not an exit trace\n` });
+  expect(vctl("exits", "/nonexistent").err).toBe("vctl: /nonexistent: ENOENT\n");
+});
+
+test("host tells the engines, as a table and as JSON", () => {
+  expect(vctl("host").out).toMatch(/^engine unicorn +usable, libunicorn 2\.0\.1/m);
+  const report = JSON.parse(vctl("host", "--json").out);
+  expect(report.engines.map((e: { engine: string }) => e.engine)).toEqual(["kvm", "unicorn"]);
+  expect(Object.keys(report.facilities)).toContain("landlock");
+});
+
+test.skipIf(missing !== undefined)("Linux in a terminal: raw mode, a shell, ~. ends", async () => {
+  let screen = "";
+  const decoder = new TextDecoder();
+  const command = [process.execPath, VCTL, "start", "-c", "-m", "256M", "--engine", "unicorn"];
+  command.push("-b", await linuxAmd64.kernel(), "-i", (await linuxAmd64.initrd?.()) ?? "");
+  command.push("-a", linuxAmd64.cmdline, "linux");
+  const child = Bun.spawn(command, {
+    terminal: {
+      cols: 80,
+      rows: 24,
+      data: (_terminal, data) => {
+        screen += decoder.decode(data, { stream: true });
+      },
+    },
+  });
+  const wait = async (pattern: RegExp) => {
+    for (let i = 0; i < 600 && !pattern.test(screen); i++) await Bun.sleep(100);
+    expect(screen).toMatch(pattern);
+  };
+  await wait(/# /);
+  child.terminal?.write("echo $((6*7))\r");
+  await wait(/^42\r?$/m);
+  // ^C goes to the guest, not to vctl.
+  child.terminal?.write("sleep 1000\r");
+  child.terminal?.write("\x03");
+  child.terminal?.write("\r~?");
+  await wait(/~\. +end the VM/);
+  child.terminal?.write("\r~.");
+  expect(await child.exited).toBe(0);
+  expect(screen).toContain("vctl: linux: stopped");
+});
