@@ -17,7 +17,7 @@
 // `npm test` fetches all of it, `node setup/guests.mjs` does so alone. packages.json
 // says which Debian package holds what; set-up reads it too, before there is a Bun.
 
-import { existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import type { BootFormat } from "../../src/vmd/boot/index.ts";
 
@@ -50,6 +50,15 @@ export interface Guest {
 /** A guest's file in the cache, there or not. */
 export const guestFile = (source: string, file: string) => join(cache, "guests", source, file);
 
+/**
+ * The package that a source's files come from, with its version: "NAME_VERSION_ARCH".
+ * Debian replaces kernels by newer ones of the same series, so logs differ a little by it.
+ */
+export function packageOf(source: string): string | undefined {
+  const stamp = guestFile(source, "package");
+  return existsSync(stamp) ? readFileSync(stamp, "utf8").split("\n")[0] : undefined;
+}
+
 /** The usual `missing`: which of the files are not in the cache. */
 export function missingFiles(...files: string[]): string | undefined {
   const absent = files.filter((file) => !existsSync(file));
@@ -65,7 +74,7 @@ export async function derive(
   if (existsSync(path)) return path;
   const data = await make();
   mkdirSync(dirname(path), { recursive: true });
-  const draft = `${path}.${process.pid}`;
+  const draft = `${path}.${crypto.randomUUID()}`;
   writeFileSync(draft, data);
   renameSync(draft, path);
   return path;

@@ -2,7 +2,7 @@
 // where its files lie. How they are booted and what their logs must say is not here.
 
 export type { Guest } from "./guest.ts";
-export { derive, guestFile } from "./guest.ts";
+export { derive, guestFile, packageOf } from "./guest.ts";
 export { initramfs, initramfsFile, prepare, shell } from "./initramfs.ts";
 export { linuxAmd64, linuxAmd64Pvh, linuxAmd64Vmlinux, linuxI386 } from "./linux.ts";
 export { memtestAmd64, memtestI386 } from "./memtest.ts";
