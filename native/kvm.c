@@ -27,6 +27,8 @@
 
 #define MAX_CPUID 256
 
+#define APIC_ENABLE (1ull << 11) // in IA32_APIC_BASE
+
 // In an XSAVE area; Intel SDM vol. 1, 13.4.
 #define XSAVE_MXCSR 24
 #define XSAVE_COMPONENTS 512
@@ -206,6 +208,12 @@ static void find_msrs(struct vmm *vmm)
 	free(list);
 }
 
+// KVM shows an APIC in CPUID, whatever we tell it, while this says that it is on.
+static void disable_apic(struct kvm_sregs *sregs)
+{
+	sregs->apic_base &= ~APIC_ENABLE;
+}
+
 static int open_cpu(struct vmm *vmm, char *why, size_t size)
 {
 	int length = ioctl(vmm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -220,6 +228,16 @@ static int open_cpu(struct vmm *vmm, char *why, size_t size)
 			       strerror(errno));
 	}
 	vmm->run_size = (uint32_t)length;
+
+	struct kvm_sregs sregs;
+
+	if (ioctl(vmm->cpu, KVM_GET_SREGS, &sregs) < 0)
+		return explain(why, size, errno, "the vCPU's registers can't be read: %s",
+			       strerror(errno));
+	disable_apic(&sregs);
+	if (ioctl(vmm->cpu, KVM_SET_SREGS, &sregs) < 0)
+		return explain(why, size, errno, "the vCPU's registers can't be written: %s",
+			       strerror(errno));
 	return 0;
 }
 
@@ -468,7 +486,11 @@ int vmm_set_cpu(struct vmm *vmm, const struct vmm_cpu *cpu)
 		return error;
 	if (cpu->msr_count > VMM_MAX_MSRS)
 		return -EINVAL;
-	if (ioctl(vmm->cpu, KVM_SET_SREGS, &cpu->sregs) < 0 ||
+
+	struct kvm_sregs sregs = cpu->sregs;
+
+	disable_apic(&sregs);
+	if (ioctl(vmm->cpu, KVM_SET_SREGS, &sregs) < 0 ||
 	    ioctl(vmm->cpu, KVM_SET_REGS, &cpu->regs) < 0)
 		return -errno;
 	if (cpu->xcr0 > 1) {
