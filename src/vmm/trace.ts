@@ -199,11 +199,9 @@ export class Trace {
     const length = view.getUint32(12, true);
     if (16 + length > bytes.length) throw this.#damaged(12);
     this.#start = 16 + length;
-    try {
-      this.header = JSON.parse(new TextDecoder().decode(bytes.subarray(16, this.#start)));
-    } catch {
-      throw this.#damaged(16);
-    }
+    const header = parse(bytes.subarray(16, this.#start));
+    if (!isHeader(header)) throw this.#damaged(16);
+    this.header = header;
   }
 
   static open(path: string): Trace {
@@ -261,6 +259,23 @@ export class Trace {
   #damaged(offset: number): TraceError {
     return new TraceError(`${this.#path}: damaged at offset ${offset}`);
   }
+}
+
+function parse(json: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder().decode(json));
+  } catch {
+    return undefined;
+  }
+}
+
+function isHeader(value: unknown): value is TraceHeader {
+  const header = value as Partial<TraceHeader> | null | undefined;
+  return (
+    typeof header?.engine === "string" &&
+    typeof header.machine === "object" &&
+    header.machine !== null
+  );
 }
 
 const RECORD_HEAD: Record<number, number> = {

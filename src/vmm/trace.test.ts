@@ -1,0 +1,264 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ExitReason, RunPage } from "./exit.ts";
+import { MachineImage } from "./image.ts";
+import { Trace, TraceError, type TraceRecord, TraceWriter } from "./trace.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "trace-"));
+const path = join(folder, "trace");
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const image = new MachineImage([{ base: 0, size: 0x3000, readonly: false }]);
+const run = new RunPage(image.memory.pointer(0, 0x3000), 0x3000);
+const HEADER = { engine: "unicorn", machine: { memory: 1, cmdline: "a=b" } };
+
+/** Puts an exit into the run page. */
+function place(exit: Extract<TraceRecord, { kind: "exit" }>): void {
+  run.u32[2] = exit.reason;
+  let data = 0x1000;
+  if (exit.reason === ExitReason.IO) {
+    run.u8[32] = exit.direction;
+    run.u8[33] = exit.size;
+    run.u16[17] = exit.address;
+    run.u32[9] = exit.count;
+    run.u32[10] = data;
+  } else if (exit.reason === ExitReason.MMIO) {
+    run.u32[8] = exit.address % 2 ** 32;
+    run.u32[9] = Math.floor(exit.address / 2 ** 32);
+    run.u32[12] = exit.size;
+    run.u8[52] = exit.direction;
+    data = RunPage.MMIO_DATA;
+  } else if (exit.reason === ExitReason.RDMSR || exit.reason === ExitReason.WRMSR) {
+    run.u32[11] = exit.address;
+    data = 48;
+  }
+  run.u8.set(exit.data, data);
+}
+
+function write(records: readonly TraceRecord[]): void {
+  using writer = new TraceWriter(path, HEADER);
+  for (const record of records) {
+    switch (record.kind) {
+      case "exit":
+        place(record);
+        writer.exit(run, record.now, record.handled, record.rip);
+        break;
+      case "interrupt":
+        writer.interrupt(record.vector, record.now);
+        break;
+      case "tick":
+        writer.tick(record.now);
+        break;
+      case "input":
+        writer.input(record.data, record.now);
+        break;
+      case "memory":
+        writer.memory(record.address, record.data, record.now);
+        break;
+    }
+  }
+}
+
+const plain = (records: Iterable<TraceRecord>) =>
+  [...records].map((record) => ("data" in record ? { ...record, data: [...record.data] } : record));
+
+const now = fc.integer({ min: 0, max: 2 ** 45 });
+const common = {
+  kind: fc.constant("exit" as const),
+  now,
+  handled: fc.integer({ min: 0, max: 0xffffffff }),
+  rip: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+};
+const data = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
+const io = fc
+  .record({
+    ...common,
+    reason: fc.constant<number>(ExitReason.IO),
+    direction: fc.nat(1),
+    size: fc.constantFrom(1, 2, 4),
+    count: fc.integer({ min: 1, max: 1024 }),
+    address: fc.nat(0xffff),
+  })
+  .chain((exit) => data(exit.size * exit.count).map((answer) => ({ ...exit, data: answer })));
+const mmio = fc
+  .record({
+    ...common,
+    reason: fc.constant<number>(ExitReason.MMIO),
+    direction: fc.nat(1),
+    size: fc.constantFrom(1, 2, 4, 8),
+    count: fc.constant(1),
+    address: fc.integer({ min: 0, max: 2 ** 46 }),
+  })
+  .chain((exit) => data(exit.size).map((answer) => ({ ...exit, data: answer })));
+const msr = fc
+  .record({
+    ...common,
+    reason: fc.constantFrom<number>(ExitReason.RDMSR, ExitReason.WRMSR),
+    size: fc.constant(8),
+    count: fc.constant(1),
+    address: fc.nat(0xffffffff),
+    data: data(8),
+  })
+  .map((exit) => ({ ...exit, direction: exit.reason === ExitReason.WRMSR ? 1 : 0 }));
+const bare = fc.record({
+  ...common,
+  reason: fc.constantFrom<number>(ExitReason.HLT, ExitReason.INTR, ExitReason.SHUTDOWN),
+  direction: fc.constant(0),
+  size: fc.constant(0),
+  count: fc.constant(0),
+  address: fc.constant(0),
+  data: fc.constant(new Uint8Array()),
+});
+const short = fc.uint8Array({ minLength: 1, maxLength: 300 });
+const records: fc.Arbitrary<TraceRecord> = fc.oneof(
+  io,
+  mmio,
+  msr,
+  bare,
+  fc.record({ kind: fc.constant("interrupt" as const), now, vector: fc.nat(255) }),
+  fc.record({ kind: fc.constant("tick" as const), now }),
+  fc.record({ kind: fc.constant("input" as const), now, data: short }),
+  fc.record({ kind: fc.constant("memory" as const), now, address: fc.nat(), data: short }),
+);
+
+describe("what is written is read", () => {
+  test("records of all kinds", () => {
+    fc.assert(
+      fc.property(fc.array(records, { maxLength: 40 }), (list) => {
+        write(list);
+        const trace = Trace.open(path);
+        expect(trace.header).toEqual(HEADER);
+        expect(plain(trace.records())).toEqual(plain(list));
+      }),
+      { seed: 1, numRuns: 150 },
+    );
+  });
+
+  test("more than the writer's buffer holds", () => {
+    const exit: TraceRecord = {
+      kind: "exit",
+      now: 0,
+      handled: 1,
+      reason: ExitReason.IO,
+      direction: 1,
+      size: 4,
+      count: 1024,
+      address: 0x1f0,
+      rip: 0n,
+      data: new Uint8Array(4096).fill(7),
+    };
+    const list = Array.from({ length: 200 }, (_, i) => ({ ...exit, now: i }));
+    write(list);
+    let count = 0;
+    for (const record of Trace.open(path).records()) {
+      expect(record.now).toBe(count++);
+      expect((record as typeof exit).data).toEqual(exit.data);
+    }
+    expect(count).toBe(200);
+  });
+
+  test("long input and long reads of memory, in pieces", () => {
+    const long = Uint8Array.from({ length: 200_000 }, (_, i) => i * 7);
+    write([
+      { kind: "input", now: 1, data: long },
+      { kind: "memory", now: 2, address: 0x5000, data: long },
+    ]);
+    const pieces = [...Trace.open(path).records()] as Extract<TraceRecord, { kind: "memory" }>[];
+    const joined = (kind: string) =>
+      Buffer.concat(pieces.filter((piece) => piece.kind === kind).map((piece) => piece.data));
+    expect(joined("input").equals(long)).toBe(true);
+    expect(joined("memory").equals(long)).toBe(true);
+    const memory = pieces.filter((piece) => piece.kind === "memory");
+    let at = 0x5000;
+    for (const piece of memory) {
+      expect(piece.address).toBe(at);
+      at += piece.data.length;
+    }
+  });
+});
+
+describe("damaged files", () => {
+  const read = (content: Uint8Array) => plain(new Trace("some.trace", content).records());
+  const errors = (content: Uint8Array): string | undefined => {
+    try {
+      read(content);
+      return undefined;
+    } catch (error) {
+      expect(error).toBeInstanceOf(TraceError);
+      return (error as TraceError).message;
+    }
+  };
+
+  test("say what they are", () => {
+    expect(errors(new Uint8Array())).toBe("some.trace: not an exit trace");
+    expect(errors(new Uint8Array(100))).toBe("some.trace: not an exit trace");
+    write([]);
+    const good = new Uint8Array(readFileSync(path));
+    const newer = good.slice();
+    newer[8] = 9;
+    expect(errors(newer)).toBe("some.trace: trace version 9; this vmd reads 1");
+    const long = good.slice();
+    long[15] = 0x7f;
+    expect(errors(long)).toBe("some.trace: damaged at offset 12");
+    const json = good.slice();
+    json[16] = 0x58;
+    expect(errors(json)).toBe("some.trace: damaged at offset 16");
+    expect(() => Trace.open(join(folder, "none"))).toThrow(/none: ENOENT/);
+    expect(() => Trace.open(folder)).toThrow(TraceError);
+  });
+
+  test("cut off anywhere, they give what is whole and then a TraceError", () => {
+    write([
+      { kind: "tick", now: 1 },
+      { kind: "interrupt", now: 2, vector: 0x20 },
+      { kind: "input", now: 3, data: Uint8Array.of(1, 2, 3) },
+    ]);
+    const whole = new Uint8Array(readFileSync(path));
+    const all = read(whole);
+    expect(all.length).toBe(3);
+    for (let length = 0; length < whole.length; length++) {
+      const got: TraceRecord[] = [];
+      try {
+        for (const record of new Trace("t", whole.subarray(0, length)).records()) got.push(record);
+      } catch (error) {
+        expect(error).toBeInstanceOf(TraceError);
+      }
+      expect(plain(got)).toEqual(all.slice(0, got.length));
+    }
+  });
+
+  test("with bytes changed, they never throw anything else, and end", () => {
+    fc.assert(
+      fc.property(
+        fc.array(records, { minLength: 1, maxLength: 8 }),
+        fc.array(fc.tuple(fc.nat(), fc.nat(255)), { minLength: 1, maxLength: 6 }),
+        (list, changes) => {
+          write(list);
+          const content = new Uint8Array(readFileSync(path));
+          for (const [at, value] of changes) content[at % content.length] = value;
+          errors(content);
+        },
+      ),
+      { seed: 2, numRuns: 500 },
+    );
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 200 }), (tail) => {
+        write([]);
+        errors(Buffer.concat([readFileSync(path), tail]));
+      }),
+      { seed: 3, numRuns: 500 },
+    );
+  });
+
+  test("a header that is JSON but no object is damaged", () => {
+    write([]);
+    const json = Buffer.from("null");
+    const head = new Uint8Array(readFileSync(path)).slice(0, 16);
+    new DataView(head.buffer).setUint32(12, json.length, true);
+    writeFileSync(path, Buffer.concat([head, json]));
+    expect(() => Trace.open(path)).toThrow(TraceError);
+  });
+});
