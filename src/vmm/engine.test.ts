@@ -50,6 +50,11 @@ function code(text: string): Uint8Array {
 
 const data = flat(0x10, "data");
 
+// The lab's processor is emulated: a tenth of the rounds there.
+const inLab = process.env.VMD_LAB !== undefined;
+const rounds = (count: number) => (inLab ? Math.ceil(count / 10) : count);
+const SLOW = 60_000;
+
 /** 32-bit protected mode, flat, at CODE. */
 function flatState(overrides: Partial<CpuState> = {}): CpuState {
   return {
@@ -225,13 +230,17 @@ for (const name of engines) {
 
   describe(name, () => {
     describe("opening and closing", () => {
-      test("500 times leaves nothing behind", () => {
-        using image = new MachineImage(RAM);
-        Engine.open(name, image)[Symbol.dispose]();
-        const before = openDescriptors();
-        for (let i = 0; i < 500; i++) Engine.open(name, image)[Symbol.dispose]();
-        expect(openDescriptors()).toBe(before);
-      }, 60_000);
+      test(
+        "500 times leaves nothing behind",
+        () => {
+          using image = new MachineImage(RAM);
+          Engine.open(name, image)[Symbol.dispose]();
+          const before = openDescriptors();
+          for (let i = 0; i < rounds(500); i++) Engine.open(name, image)[Symbol.dispose]();
+          expect(openDescriptors()).toBe(before);
+        },
+        SLOW,
+      );
 
       test("twice closed is closed once, and a kick after it does nothing", () => {
         using image = new MachineImage(RAM);
@@ -363,7 +372,7 @@ for (const name of engines) {
             m.engine.setCpu(wanted);
             expect(m.engine.getCpu()).toEqual(wanted);
           }),
-          { numRuns: 200, seed: 1 },
+          { numRuns: rounds(200), seed: 1 },
         );
       });
 
@@ -392,7 +401,7 @@ for (const name of engines) {
             engine.saveCpu();
             expect(set.map(([at]) => [at, cpu.getBigUint64(at, true)])).toEqual(set);
           }),
-          { numRuns: 50, seed: 2 },
+          { numRuns: rounds(50), seed: 2 },
         );
       });
 
@@ -430,7 +439,7 @@ for (const name of engines) {
             engine.saveCpu();
             expect(fpu).toEqual(wanted);
           }),
-          { numRuns: 50, seed: 3 },
+          { numRuns: rounds(50), seed: 3 },
         );
       });
 
@@ -469,6 +478,21 @@ for (const name of engines) {
         cpu.setUint32(events + 4, 0x58, true);
         engine.loadCpu();
         expect(nextByte(engine)).toBe(0x58);
+      });
+
+      // Older emulators don't push it; the lab's is one.
+      test.skipIf(weak || inLab)("a fault's frame has RF, a trap's doesn't", () => {
+        using m = machine(name, "0f 0b");
+        const { engine, image } = m;
+        gate(image, 6, 0x5000);
+        gate(image, 3, 0x5000);
+        image.memory.write(0x5000, code("f4"));
+        expect(next(engine)).toBe("HLT");
+        expect(image.memory.read32(STACK - 4) & 0x10000).toBe(0x10000);
+        image.memory.write(CODE, code("cc"));
+        engine.setCpu(flatState());
+        expect(next(engine)).toBe("HLT");
+        expect(image.memory.read32(STACK - 4) & 0x10000).toBe(0);
       });
 
       test("setting registers within a port exit drops the instruction", () => {
@@ -669,27 +693,31 @@ for (const name of engines) {
         expect(engine.run.reason).toBe(ExitReason.INTR);
       });
 
-      test("a deadline that is moved", () => {
-        using m = machine(name, SPIN);
-        const { engine } = m;
-        const start = engine.now();
-        engine.setDeadline(start + 20e9);
-        engine.setDeadline(start + 4e6);
-        engine.enter();
-        expect(engine.now()).toBeGreaterThanOrEqual(start + 4e6);
-        expect(engine.now()).toBeLessThan(start + 10e9);
-
-        // Later: it may come early, but must come.
-        const again = engine.now();
-        engine.setDeadline(again + 1e6);
-        engine.setDeadline(again + 8e6);
-        const reached = () => engine.now() >= again + 8e6;
-        for (let i = 0; i < 5 && !reached(); i++) {
+      test(
+        "a deadline that is moved",
+        () => {
+          using m = machine(name, SPIN);
+          const { engine } = m;
+          const start = engine.now();
+          engine.setDeadline(start + 20e9);
+          engine.setDeadline(start + 4e6);
           engine.enter();
-          expect(engine.run.reason).toBe(ExitReason.INTR);
-        }
-        expect(reached()).toBe(true);
-      }, 30_000);
+          expect(engine.now()).toBeGreaterThanOrEqual(start + 4e6);
+          expect(engine.now()).toBeLessThan(start + 10e9);
+
+          // Later: it may come early, but must come.
+          const again = engine.now();
+          engine.setDeadline(again + 1e6);
+          engine.setDeadline(again + 8e6);
+          const reached = () => engine.now() >= again + 8e6;
+          for (let i = 0; i < 5 && !reached(); i++) {
+            engine.enter();
+            expect(engine.run.reason).toBe(ExitReason.INTR);
+          }
+          expect(reached()).toBe(true);
+        },
+        SLOW,
+      );
 
       test("a deadline gives up waiting, too", () => {
         using m = machine(name);
@@ -891,33 +919,37 @@ for (const name of engines) {
         registers: fc.array(fc.integer({ min: 0, max: 0xfffff }), { minLength: 8, maxLength: 8 }),
       });
 
-      full("end in some exit, and the engine runs on", () => {
-        fc.assert(
-          fc.property(guests, ({ bytes, mode, registers }) => {
-            using m = machine(name);
-            const { engine, image } = m;
-            for (let at = 0; at < MIB; at += 4096) image.memory.write(at, bytes);
-            const [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp] = registers;
-            const general = { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp };
-            engine.setCpu(hostile(mode, general));
-            const { run } = engine;
-            const limit = engine.now() + 4e6;
-            for (let exits = 0; exits < 100 && engine.now() < limit; exits++) {
-              engine.setDeadline(limit);
-              if (engine.enter() < 0 || fatalExit(run) !== undefined) break;
-              if (run.reason === ExitReason.SHUTDOWN) break;
-              if (run.reason === ExitReason.IO) run.u8.fill(0xff, run.ioData, run.ioData + 4);
-              if (run.reason === ExitReason.RDMSR) run.msrError = true;
-              if (run.readyForInterrupt && exits % 3 === 0) engine.interrupt(exits);
-            }
-            engine.getCpu();
-            image.memory.write(CODE, code("b0 5a e6 80 f4"));
-            engine.setCpu(flatState());
-            expect(nextByte(engine)).toBe(0x5a);
-          }),
-          { numRuns: 200, seed: 4 },
-        );
-      });
+      full(
+        "end in some exit, and the engine runs on",
+        () => {
+          fc.assert(
+            fc.property(guests, ({ bytes, mode, registers }) => {
+              using m = machine(name);
+              const { engine, image } = m;
+              for (let at = 0; at < MIB; at += 4096) image.memory.write(at, bytes);
+              const [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp] = registers;
+              const general = { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp };
+              engine.setCpu(hostile(mode, general));
+              const { run } = engine;
+              const limit = engine.now() + 4e6;
+              for (let exits = 0; exits < 100 && engine.now() < limit; exits++) {
+                engine.setDeadline(limit);
+                if (engine.enter() < 0 || fatalExit(run) !== undefined) break;
+                if (run.reason === ExitReason.SHUTDOWN) break;
+                if (run.reason === ExitReason.IO) run.u8.fill(0xff, run.ioData, run.ioData + 4);
+                if (run.reason === ExitReason.RDMSR) run.msrError = true;
+                if (run.readyForInterrupt && exits % 3 === 0) engine.interrupt(exits);
+              }
+              engine.getCpu();
+              image.memory.write(CODE, code("b0 5a e6 80 f4"));
+              engine.setCpu(flatState());
+              expect(nextByte(engine)).toBe(0x5a);
+            }),
+            { numRuns: rounds(200), seed: 4 },
+          );
+        },
+        SLOW,
+      );
 
       test("registers that no processor can hold don't end the process", () => {
         using m = machine(name);
@@ -935,7 +967,7 @@ for (const name of engines) {
               expect(String(error)).toMatch(/CPU registers/);
             }
           }),
-          { numRuns: 50, seed: 5 },
+          { numRuns: rounds(50), seed: 5 },
         );
       });
     });
@@ -981,8 +1013,9 @@ function canonical(value: bigint): bigint {
 /** What an MSR may hold, of a random value. The TSC, and what hosts have their own mind of, not. */
 const VALID_MSR: Record<number, (value: bigint) => bigint> = {
   0x174: (value) => value & 0xffffn,
-  0x175: canonical,
-  0x176: canonical,
+  // AMD keeps 32 bits of these two.
+  0x175: (value) => value & 0x7fffffffn,
+  0x176: (value) => value & 0x7fffffffn,
   0x277: (value) => (value & 0x0101010101010101n) * 6n,
   0xc0000081: (value) => value,
   0xc0000082: canonical,
