@@ -12,6 +12,7 @@
 
 #define CR4_DE 0x8ull
 #define VECTOR_DB 1
+#define RFLAGS_RF 0x10000ull
 
 /* Writes a debug register; translations follow at the next boundary. */
 static void set_dr(struct vmm *vm, int reg, u64 value)
@@ -79,6 +80,16 @@ static u32 breakpoints_hit(void *env)
 	return enabled ? hits : 0;
 }
 
+static bool is_prefix(u8 byte)
+{
+	switch (byte) {
+	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+	case 0x66: case 0x67: case 0xf2: case 0xf3:
+		return true;
+	}
+	return false;
+}
+
 /* Bytes of the ICEBP at RIP, 0xf1 behind prefixes; 0 if there is none. */
 static u32 icebp_length(struct vmm *vm)
 {
@@ -87,33 +98,48 @@ static u32 icebp_length(struct vmm *vm)
 	for (u32 length = 1; length < 15; length++, va++) {
 		u64 gpa = mmu_walk(vm, va);
 		struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+		u8 byte;
 
 		if (!slot)
 			return 0;
-		if (slot->host[gpa - slot->gpa] == 0xf1)
+		byte = slot->host[gpa - slot->gpa];
+		if (byte == 0xf1)
 			return length;
+		if (!is_prefix(byte))
+			return 0;
 	}
 	return 0;
 }
 
+/* The library finds ICEBP undefined. If that is what this #UD is about, it
+ * becomes the trap that it should be. */
+void debug_icebp(struct vmm *vm)
+{
+	u32 length = icebp_length(vm);
+
+	if (!length)
+		return;
+	EIP(vm->env) += length;
+	EFLAGS(vm->env) &= ~RFLAGS_RF;
+	FIELD(vm->cs, CS_EXCEPTION_INDEX, int) = VECTOR_DB;
+}
+
 /*
- * Called for an instruction breakpoint (a fault), for ICEBP (a trap), and by a
- * translation that remembers a breakpoint which is gone. The library would
- * leave its main loop for a debugger that isn't there.
+ * Called for an instruction breakpoint, and by a translation that remembers one
+ * which is gone. The library would leave its main loop for a debugger that
+ * isn't there.
  */
 INTERPOSED void helper_debug_x86_64(void *env)
 {
 	struct vmm *vm = current;
 	u32 hits = breakpoints_hit(env);
-	u32 length = hits ? 0 : icebp_length(vm);
 
-	if (!hits && !length) {
-		vm->old_dr[0] = SEG(env, SEG_CS)->base + EIP(env);
-		vm->dr_changed = true;
-		vm->attention = 1;
-		cpu_loop_exit_noexc_x86_64(vm->cs);
+	if (hits) {
+		DR(env, 6) |= hits;
+		engine_fault(env, VECTOR_DB, 0, 0);
 	}
-	DR(env, 6) |= hits;
-	EIP(env) += length;
-	engine_fault(env, VECTOR_DB, 0, 0);
+	vm->old_dr[0] = SEG(env, SEG_CS)->base + EIP(env);
+	vm->dr_changed = true;
+	vm->attention = 1;
+	cpu_loop_exit_noexc_x86_64(vm->cs);
 }

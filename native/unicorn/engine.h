@@ -289,6 +289,7 @@ void cpuid_open(struct vmm *);
 /* debug.c */
 void debug_close(struct vmm *);
 void debug_refresh(struct vmm *);
+void debug_icebp(struct vmm *);
 void debug_set(struct vmm *, const struct kvm_debugregs *);
 
 /* cpu.c */

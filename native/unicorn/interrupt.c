@@ -250,6 +250,7 @@ static bool on_undefined(uc_engine *uc, void *data)
 
 	(void)uc;
 	EFLAGS(vm->env) |= RFLAGS_RF;
+	debug_icebp(vm);
 	x86_cpu_do_interrupt_x86_64(vm->cs);
 	FIELD(vm->cs, CS_EXCEPTION_INDEX, int) = EXCEPTION_NONE;
 	return true;
