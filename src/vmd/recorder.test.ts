@@ -1,0 +1,92 @@
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ManualTime } from "../vmm/clock.ts";
+import { Capability, type Engine } from "../vmm/engine.ts";
+import { ExitReason, RunPage } from "../vmm/exit.ts";
+import { MachineImage } from "../vmm/image.ts";
+import { Trace } from "../vmm/trace.ts";
+import { ClassicMachine } from "./machine.ts";
+import { Recorder } from "./recorder.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "recorder-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const options = { name: "vm", kernel: "/k", cmdline: "quiet", memory: 2 ** 20 };
+
+function record(name: string, capabilities: number, use: (r: Recorder, run: RunPage) => void) {
+  const path = join(folder, name);
+  using image = new MachineImage([{ base: 0, size: 2 ** 20, readonly: false }]);
+  const machine = new ClassicMachine(image, new ManualTime(), {
+    memory: 2 ** 20,
+    epoch: 42,
+    debugExit: false,
+    output: () => {},
+    debug: () => {},
+  });
+  const run = new RunPage(image.memory.pointer(0x8000, 0x3000), 0x3000);
+  const can = (bit: number) => (capabilities & bit) !== 0;
+  const engine = { name: "kvm", run, can } as unknown as Engine;
+  {
+    using recorder = new Recorder(path, machine, engine, options);
+    use(recorder, run);
+    image.memory.write32(0x100, 0x11223344);
+    image.memory.read32(0x100);
+    const block = new Uint8Array(6);
+    image.memory.read(0x102, block);
+  }
+  // After it is closed nothing is recorded any more.
+  image.memory.read8(0);
+  return { trace: Trace.open(path), run };
+}
+
+test("exits, interrupts, ticks, input and what devices read", () => {
+  const { trace } = record("all", Capability.SYNC_REGS, (recorder, run) => {
+    expect(run.u32[72]).toBe(1);
+    run.u32[2] = ExitReason.IO;
+    run.u8[32] = 1;
+    run.u8[33] = 1;
+    run.u16[17] = 0x3f8;
+    run.u32[9] = 1;
+    run.u32[10] = 0x1000;
+    run.u8[0x1000] = 0x41;
+    run.view.setBigUint64(304 + 128, 0x1234n, true);
+    recorder.exited();
+    recorder.answered(run, 5);
+    recorder.tick(6);
+    recorder.interrupt(0x24, 7);
+    recorder.input(Uint8Array.of(1, 2), 8);
+  });
+  expect(trace.header).toEqual({ engine: "kvm", machine: { ...options, epoch: 42 } });
+  const [exit, ...rest] = [...trace.records()];
+  expect(exit).toMatchObject({
+    kind: "exit",
+    now: 5,
+    reason: ExitReason.IO,
+    direction: 1,
+    size: 1,
+    count: 1,
+    address: 0x3f8,
+    rip: 0x1234n,
+    data: Uint8Array.of(0x41),
+  });
+  expect(rest).toEqual([
+    { kind: "tick", now: 6 },
+    { kind: "interrupt", now: 7, vector: 0x24 },
+    { kind: "input", now: 8, data: Uint8Array.of(1, 2) },
+    { kind: "memory", now: 0, address: 0x100, data: Uint8Array.of(0x44, 0x33, 0x22, 0x11) },
+    { kind: "memory", now: 0, address: 0x102, data: Uint8Array.of(0x22, 0x11, 0, 0, 0, 0) },
+  ]);
+});
+
+test("without registers from the engine, RIP is 0", () => {
+  const { trace, run } = record("bare", 0, (recorder, page) => {
+    page.u32[2] = ExitReason.HLT;
+    page.view.setBigUint64(304 + 128, 0x1234n, true);
+    recorder.exited();
+    recorder.answered(page, 1);
+  });
+  expect(run).toBeDefined();
+  expect([...trace.records()][0]).toMatchObject({ reason: ExitReason.HLT, rip: 0n, count: 0 });
+});
