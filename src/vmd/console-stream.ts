@@ -11,6 +11,9 @@ export class ExpectError extends Error {
   override name = "ExpectError";
 }
 
+/** May return a promise: the guest's output waits until it is kept. */
+export type ConsoleListener = (bytes: Uint8Array) => void | Promise<void>;
+
 interface Waiter {
   pattern: string | RegExp;
   resolve: (match: string) => void;
@@ -20,7 +23,7 @@ interface Waiter {
 
 export class ConsoleStream {
   readonly #send: (bytes: Uint8Array) => void;
-  readonly #listeners = new Set<(bytes: Uint8Array) => void>();
+  readonly #listeners = new Set<ConsoleListener>();
   readonly #decoder = new TextDecoder("utf-8");
   #waiters: Waiter[] = [];
   #scrollback: Uint8Array[] = [];
@@ -42,8 +45,8 @@ export class ConsoleStream {
    * Follows the output; the scrollback comes first when `replay`.
    * @returns a function that stops it.
    */
-  follow(listener: (bytes: Uint8Array) => void, replay = true): () => void {
-    if (replay) for (const bytes of this.#scrollback) listener(bytes);
+  follow(listener: ConsoleListener, replay = true): () => void {
+    if (replay) for (const bytes of this.#scrollback) void listener(bytes);
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
@@ -60,6 +63,7 @@ export class ConsoleStream {
       waiter.timer = setTimeout(() => {
         this.#waiters = this.#waiters.filter((other) => other !== waiter);
         reject(this.#missed(pattern, `within ${timeout / 1000} s`));
+        this.#serve();
       }, timeout);
       this.#waiters.push(waiter);
       this.#serve();
@@ -71,18 +75,19 @@ export class ConsoleStream {
     return this.#text;
   }
 
-  /** New output; for the VM. */
-  push(bytes: Uint8Array): void {
+  /** New output; for the VM. Resolves when every listener has taken it. */
+  async push(bytes: Uint8Array): Promise<void> {
     this.#scrollback.push(bytes);
     this.#scrollbackBytes += bytes.length;
     while (this.#scrollbackBytes - this.#scrollback[0].length >= SCROLLBACK) {
       this.#scrollbackBytes -= (this.#scrollback.shift() as Uint8Array).length;
     }
-    for (const listener of this.#listeners) listener(bytes);
+    const taken = [...this.#listeners].map((listener) => listener(bytes));
     this.#text += this.#decoder.decode(bytes, { stream: true });
     this.#serve();
     // Nobody may ever wait for it: keep as much of the text as of the bytes.
     if (this.#text.length > 2 * SCROLLBACK) this.#text = this.#text.slice(-SCROLLBACK);
+    await Promise.all(taken);
   }
 
   /** No more output will come; for the VM. */
