@@ -17,18 +17,19 @@
 #define NAME "libunicorn virtual CPU"
 
 /* RDCL_NO, SKIP_VMENTRY_L1DFL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO,
- * SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO */
-#define ARCH_CAPABILITIES 0x0d10e179ull
+ * SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO */
+#define ARCH_CAPABILITIES 0x400000000d10e179ull
 
-/* SSE3 SSSE3 CX16 SSE4.1 SSE4.2 MOVBE POPCNT hypervisor */
+/* SSE3 PCLMUL SSSE3 CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES hypervisor */
 #define LEAF_1_ECX                                                                         \
-	(BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(31))
+	(BIT(0) | BIT(1) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |      \
+	 BIT(25) | BIT(31))
 /* FPU DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 */
 #define LEAF_1_EDX                                                                         \
 	(BIT(0) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(11) | BIT(13) | \
 	 BIT(15) | BIT(16) | BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26))
-/* BMI1 SMEP BMI2 ERMS SMAP */
-#define LEAF_7_EBX (BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(20))
+/* SMEP ERMS SMAP. Not BMI: PDEP, PEXT, BZHI and BEXTR give wrong results. */
+#define LEAF_7_EBX (BIT(7) | BIT(9) | BIT(20))
 /* ARCH_CAPABILITIES */
 #define LEAF_7_EDX BIT(29)
 /* LAHF LZCNT */

@@ -227,6 +227,10 @@ struct vmm *vmm_open(const struct vmm_config *config, char *why, size_t size)
 			 config->abi, VMM_ABI);
 		return NULL;
 	}
+	if (!config->clock) {
+		snprintf(why, size, "A machine needs a clock.");
+		return NULL;
+	}
 	if (engine_check(why, size) < 0)
 		return NULL;
 	vm = calloc(1, sizeof(*vm));
