@@ -9,6 +9,8 @@
  * which each block tests at its start.
  */
 #define _GNU_SOURCE
+#include <errno.h>
+
 
 #include "engine.h"
 
@@ -25,6 +27,8 @@ bool interrupt_ready(struct vmm *vm)
 
 int vmm_interrupt(struct vmm *vm, uint32_t vector)
 {
+	if (vm->interrupt >= 0)
+		return -EEXIST;
 	vm->interrupt = vector & 255;
 	return 0;
 }

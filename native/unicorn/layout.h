@@ -44,7 +44,6 @@ typedef int64_t s64;
 #define CS_INTERRUPT_REQUEST 0x1c
 #define CS_ENV_PTR 0x128
 #define CS_MEM_IO_PC 0x8178
-#define CS_HALTED 0x8198
 #define CS_EXCEPTION_INDEX 0x81a0
 #define CS_UC 0x81a8
 #define CS_TLB_DESC(mmu) (0x81c0 + 0x20 + 0x1b8 * (mmu))
@@ -78,7 +77,6 @@ struct iotlb_entry {
 #define ENV_REGS 0x0
 #define ENV_EIP 0x80
 #define ENV_EFLAGS 0x88
-#define ENV_CC_SRC 0x98
 #define ENV_HFLAGS 0xb0
 #define ENV_HFLAGS2 0xb4
 #define ENV_SEGS 0xb8
@@ -108,7 +106,6 @@ struct iotlb_entry {
 #define ENV_FMASK 0x12d8
 #define ENV_KERNELGSBASE 0x12e0
 #define ENV_TSC_AUX 0x1300
-#define ENV_XCR0 0x1308
 #define ENV_MISC_ENABLE 0x1318
 #define ENV_PAT 0x1480
 #define ENV_ERROR_CODE 0x14e8
@@ -116,7 +113,6 @@ struct iotlb_entry {
 #define ENV_EXCEPTION_NEXT_EIP 0x14f0
 #define ENV_DR 0x14f8
 #define ENV_OLD_EXCEPTION 0x1558
-#define ENV_CPUID_LEVEL 0x15c4
 #define ENV_CPUID_VENDOR 0x15d0 /* three u32, in the order EBX EDX ECX */
 #define ENV_FEATURES 0x15e0
 #define ENV_UC 0x1b38
