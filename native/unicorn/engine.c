@@ -324,7 +324,6 @@ int vmm_run(struct vmm *vm)
 
 	current = vm;
 	vm->cr8 = run->cr8;
-	vm->halted = 0;
 	if (unlikely(run->kvm_dirty_regs) && vm->place == PLACE_PARKED)
 		take_dirty_registers(vm);
 	if (unlikely(vm->virtual_time))

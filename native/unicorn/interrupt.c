@@ -155,6 +155,7 @@ static bool attend(struct vmm *vm)
 		}
 		break;
 	}
+	vm->halted = 0;
 	/* What waits for IF or the end of a shadow is looked at again on the
 	 * main loop's next pass: the instructions that open the way (STI,
 	 * POPF, IRET) all go there. */
