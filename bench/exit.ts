@@ -1,8 +1,8 @@
 /**
  * What an exit costs: the guest of loop.ts, its accesses answered by the classic machine's devices
- * through the vCPU loop, in this process.
+ * through the vCPU loop.
  *
- * - kvm_ts_over_c: on the KVM engine, against the same loop in C on the same vCPU of this process;
+ * - kvm_ts_over_c: on the KVM engine, against the same loop in C on the same vCPU;
  *   one runs the guest's loop, then the other.
  * - unicorn_out_over_qemu_tcg: against QEMU's TCG with the same kernel file and its own serial port
  *   behind the same port. QEMU's time is that of its process less the one of a process whose guest
@@ -15,9 +15,10 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { probe } from "../src/vmm/engine.ts";
-import { cLoop, cLoopMissing } from "./c-loop.ts";
+import { cLoopMissing } from "./c-loop.ts";
 import { type Benchmark, type Measurement, pairs, type Row, row } from "./lib.ts";
-import { Loop, loopKernel } from "./loop.ts";
+import { loopKernel } from "./loop.ts";
+import { LoopThread } from "./loop-thread.ts";
 import { BARE, QEMU, qemuMissing } from "./qemu.ts";
 
 /** Accesses in one round; a tenth of a second to one second each. */
@@ -35,14 +36,12 @@ const kvm: Measurement = {
   rounds: 25,
   missing: () => engineMissing("kvm")() ?? cLoopMissing(),
   async run(rounds) {
-    using loop = new Loop("kvm", "out", KVM_COUNT);
-    const inC = cLoop(loop.engine);
-    loop.run();
-    loop.runBy(inC);
+    const options = { engine: "kvm", access: "out", count: KVM_COUNT } as const;
+    using loop = await LoopThread.open(options, true);
     const { a, ratios } = await pairs(
       rounds,
       () => loop.run(),
-      () => loop.runBy(inC),
+      () => loop.runInC(),
     );
     return [
       row("kvm_ts_over_c", "ratio", ratios),
@@ -55,43 +54,20 @@ const kvm: Measurement = {
   },
 };
 
-function unicorn(name: string, access: "out" | "mmio"): Measurement {
+/** The loop on the Unicorn engine; in C, it tells how much of it is the engine. */
+function unicorn(name: string, access: "out" | "mmio", c = false): Measurement {
   return {
     rows: [name],
     rounds: 9,
-    missing: engineMissing("unicorn"),
+    missing: () => engineMissing("unicorn")() ?? (c ? cLoopMissing() : undefined),
     async run(rounds) {
-      using loop = new Loop("unicorn", access, UNICORN_COUNT);
-      loop.run();
-      return [
-        row(
-          name,
-          "ns",
-          Array.from({ length: rounds }, () => loop.run()),
-        ),
-      ];
+      using loop = await LoopThread.open({ engine: "unicorn", access, count: UNICORN_COUNT }, c);
+      const values: number[] = [];
+      while (values.length < rounds) values.push(await (c ? loop.runInC() : loop.run()));
+      return [row(name, "ns", values)];
     },
   };
 }
-
-/** How much of it is the engine: the loop in C on the same engine. */
-const unicornC: Measurement = {
-  rows: ["unicorn_c_out_ns"],
-  rounds: 9,
-  missing: () => engineMissing("unicorn")() ?? cLoopMissing(),
-  async run(rounds) {
-    using loop = new Loop("unicorn", "out", UNICORN_COUNT);
-    const inC = cLoop(loop.engine);
-    loop.runBy(inC);
-    return [
-      row(
-        "unicorn_c_out_ns",
-        "ns",
-        Array.from({ length: rounds }, () => loop.runBy(inC)),
-      ),
-    ];
-  },
-};
 
 const qemu: Measurement = {
   rows: ["unicorn_out_over_qemu_tcg", "qemu_tcg_out_ns"],
@@ -105,8 +81,8 @@ const qemu: Measurement = {
         writeFileSync(path, loopKernel("out", count));
         return path;
       });
-      using loop = new Loop("unicorn", "out", UNICORN_COUNT);
-      loop.run();
+      const options = { engine: "unicorn", access: "out", count: UNICORN_COUNT } as const;
+      using loop = await LoopThread.open(options);
       const { b, ratios } = await pairs(
         rounds,
         () => loop.run(),
@@ -140,7 +116,7 @@ export const exit: Benchmark = {
   measurements: [
     kvm,
     unicorn("unicorn_out_ns", "out"),
-    unicornC,
+    unicorn("unicorn_c_out_ns", "out", true),
     qemu,
     unicorn("unicorn_mmio_ns", "mmio"),
   ],
