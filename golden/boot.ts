@@ -1,6 +1,6 @@
 /** Boots a guest of golden/guests and gives back what it said. */
 import { type EngineChoice, Vm, type VmOptions } from "../src/index.ts";
-import type { Guest } from "./guests/guest.ts";
+import { type Guest, packageOf } from "./guests/index.ts";
 
 /** Guests start at this moment, so that their logs don't depend on the day. */
 const EPOCH = Date.UTC(2026, 0, 1);
@@ -18,6 +18,14 @@ export interface BootOptions {
   dialogue?: Dialogue[];
   /** Time by executed code: the log repeats to the last line. Default: on Unicorn. */
   virtualTime?: boolean;
+}
+
+/** The package, with its version, that a guest's kernel is of; "" for one that is of none. */
+export function packageVersion(guest: Guest): string {
+  const source = ["linux-amd64", "linux-i386", "memtest", "seabios", "xen"].find((name) =>
+    guest.name.startsWith(name),
+  );
+  return (source === undefined ? undefined : packageOf(source)) ?? "";
 }
 
 /** The options that boot a guest. */

@@ -2,8 +2,9 @@
  * Golden boots: real kernels on the software engine reach the same log, line by line, after the
  * rules of normalise.ts. `bun test -u golden` renews the logs.
  */
-import { expect, test } from "bun:test";
-import { boot, type Dialogue } from "./boot.ts";
+import { test } from "bun:test";
+import { boot, type Dialogue, packageVersion } from "./boot.ts";
+import { compareLog } from "./compare.ts";
 import {
   type Guest,
   linuxAmd64,
@@ -43,7 +44,7 @@ for (const [guest, dialogue] of boots) {
     `${guest.name}: ${guest.description}`,
     async () => {
       const log = await boot(guest, { engine: "unicorn", dialogue, timeout: 90_000 });
-      expect(normalise(log)).toMatchSnapshot();
+      compareLog(import.meta.path, guest.name, packageVersion(guest), normalise(log));
     },
     100_000,
   );

@@ -4,6 +4,8 @@
  */
 import { expect, test } from "bun:test";
 import { labMissing, runInLab } from "../lab/index.ts";
+import { packageVersion } from "./boot.ts";
+import { compareLog } from "./compare.ts";
 import { labGuests } from "./lab-boots.ts";
 import { normalise } from "./normalise.ts";
 
@@ -34,7 +36,8 @@ test.skipIf(lab !== undefined || names.length === 0)(
       expect(results[name].error).toBeUndefined();
       const lines = normalise(results[name].log ?? "").split("\n");
       const kept = lines.filter((line) => !TIMING.some((pattern) => pattern.test(line)));
-      expect(kept.sort()).toMatchSnapshot(name);
+      const version = packageVersion(labGuests[name][0]);
+      compareLog(import.meta.path, name, version, kept.sort().join("\n"));
     }
   },
   600_000,

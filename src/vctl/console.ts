@@ -38,12 +38,18 @@ export class EscapeFilter {
   }
 }
 
+// Resolves when the stream takes more: a reader that stops, stops the guest's UART and not our heap.
+async function written(stream: NodeJS.WriteStream, bytes: Uint8Array): Promise<void> {
+  if (stream.write(bytes)) return;
+  await new Promise((resolve) => stream.once("drain", resolve));
+}
+
 /** Connects the terminal. @returns a function that gives it back as it was. */
 export function attach(vm: Vm): () => void {
   const { stdin, stdout } = process;
   const filter = new EscapeFilter();
-  const stopConsole = vm.console.follow((bytes) => stdout.write(bytes));
-  const stopDebug = vm.debug.follow((bytes) => process.stderr.write(bytes));
+  const stopConsole = vm.console.follow((bytes) => written(stdout, bytes));
+  const stopDebug = vm.debug.follow((bytes) => void process.stderr.write(bytes));
   const onData = (chunk: Buffer) => {
     const { forward, commands } = filter.filter(chunk);
     if (forward.length > 0) vm.console.send(forward);

@@ -121,6 +121,37 @@ test("a guest that resets starts again, and ends with --no-reboot", async () => 
   expect(text).toMatch(/^RRR/);
 });
 
+test("a reader that stops holds the guest's UART, and loses nothing", async () => {
+  // Sends 0, 1, ... 255, 0, ... whenever the UART's transmitter is empty.
+  const path = firmware("count.bin", "31 db ba fd 03 ec a8 20 74 fb 88 d8 ba f8 03 ee 43 eb ef");
+  const args = ["start", "-c", "--engine", "unicorn", "-m", "1M", "-b", path, "fw"];
+  const child = Bun.spawn([process.execPath, VCTL, ...args], {
+    stdout: "pipe",
+    stderr: "ignore",
+    stdin: "ignore",
+  });
+  const reader = child.stdout.getReader();
+  let next = 0;
+  let broken = -1;
+  const read = async (bytes: number) => {
+    for (let got = 0; got < bytes;) {
+      const { value } = await reader.read();
+      if (value === undefined) throw new Error("the console ended");
+      for (const byte of value) {
+        if (byte !== next && broken < 0) broken = got;
+        next = (byte + 1) & 0xff;
+      }
+      got += value.length;
+    }
+  };
+  await read(100_000);
+  await Bun.sleep(1500);
+  await read(3_000_000);
+  child.kill("SIGTERM");
+  expect(await child.exited).toBe(0);
+  expect(broken).toBe(-1);
+});
+
 test("a trace is recorded, counted, replayed, and followed on the engine", () => {
   const trace = join(folder, "trace");
   expect(start("--debug-exit", "-m", "1M", "-b", bios, "--trace-exits", trace, "fw").code).toBe(43);

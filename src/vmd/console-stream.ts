@@ -12,7 +12,7 @@ export class ExpectError extends Error {
 }
 
 /** May return a promise: the guest's output waits until it is kept. */
-export type ConsoleListener = (bytes: Uint8Array) => void | Promise<void>;
+export type ConsoleListener = (bytes: Uint8Array) => unknown;
 
 interface Waiter {
   pattern: string | RegExp;

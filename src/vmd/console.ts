@@ -8,24 +8,38 @@ const CHUNK = 4096;
 const NEWLINE = 10;
 
 /** The UART as the console sees it. */
-export interface Receiver {
+export interface Uart {
   /** Takes a byte for the guest; false when it has no room now. */
   receive(byte: number): boolean;
+  /** The console takes output again. */
+  drain(): void;
 }
 
 export class Console implements SerialBackend {
   readonly #chunk = new Uint8Array(CHUNK);
   readonly #emit: (bytes: Uint8Array) => void;
+  readonly #blocked: () => boolean;
   #length = 0;
+  #refused = false;
   #input: Uint8Array[] = [];
   #taken = 0;
 
-  /** @param emit is given a copy of what the guest wrote. */
-  constructor(emit: (bytes: Uint8Array) => void) {
+  /**
+   * @param emit is given a copy of what the guest wrote.
+   * @param blocked whether who gets it has enough for now: the UART then keeps its bytes.
+   */
+  constructor(emit: (bytes: Uint8Array) => void, blocked: () => boolean = () => false) {
     this.#emit = emit;
+    this.#blocked = blocked;
   }
 
   transmit(byte: number): boolean {
+    if (this.#length === 0) {
+      // Said before it is asked: a reader that takes output in between then kicks in vain, not too early.
+      this.#refused = true;
+      if (this.#blocked()) return false;
+      this.#refused = false;
+    }
     this.#chunk[this.#length++] = byte;
     if (byte === NEWLINE || this.#length === CHUNK) this.flush();
     return true;
@@ -43,8 +57,12 @@ export class Console implements SerialBackend {
     if (bytes.length > 0) this.#input.push(bytes);
   }
 
-  /** Gives the UART what it has room for. */
-  feed(uart: Receiver): void {
+  /** Gives the UART what it has room for, and takes what it kept. */
+  serve(uart: Uart): void {
+    if (this.#refused && !this.#blocked()) {
+      this.#refused = false;
+      uart.drain();
+    }
     while (this.#input.length > 0) {
       const bytes = this.#input[0];
       while (this.#taken < bytes.length) {

@@ -65,6 +65,8 @@ export interface MachineOptions {
   readonly debugExit: boolean;
   /** Given what the guest writes to COM1. */
   readonly output: (bytes: Uint8Array) => void;
+  /** Whether COM1's reader has enough for now. Default: never. */
+  readonly outputBlocked?: () => boolean;
   /** Given what the guest writes to the debug ports. */
   readonly debug: (bytes: Uint8Array) => void;
 }
@@ -126,13 +128,13 @@ export class ClassicMachine implements Hardware {
     this.#rtc = new Mc146818(image.registers(Mc146818Registers), clock, pic.line(IRQ.RTC));
     ports.add(0x70, 2, this.#rtc);
 
-    this.console = new Console(options.output);
+    this.console = new Console(options.output, options.outputBlocked);
     this.#com1 = new Ns8250(
       image.registers(Ns8250Registers),
       clock,
       pic.line(IRQ.COM1),
       this.console,
-      () => this.console.feed(this.#com1),
+      () => this.console.serve(this.#com1),
     );
     ports.add(0x3f8, 8, this.#com1);
 
@@ -183,7 +185,7 @@ export class ClassicMachine implements Hardware {
   /** The guest rests: hands on its output, and gives it input that was waiting. */
   idle(): void {
     this.flush();
-    this.console.feed(this.#com1);
+    this.console.serve(this.#com1);
   }
 
   flush(): void {

@@ -14,7 +14,14 @@ import { BootFiles, FileError } from "./boot-files.ts";
 import { ClassicMachine, memoryRanges } from "./machine.ts";
 import { Recorder } from "./recorder.ts";
 import { Vcpu, type Stop } from "./vcpu.ts";
-import type { Ending, FromVcpu, ToVcpu, VcpuThreadOptions } from "./vm.ts";
+import {
+  type Ending,
+  type FromVcpu,
+  OUTPUT_LIMIT,
+  SHARED,
+  type ToVcpu,
+  type VcpuThreadOptions,
+} from "./vm.ts";
 
 declare const self: Worker;
 
@@ -24,14 +31,14 @@ function post(message: FromVcpu): void {
 
 class VcpuThread {
   readonly #options: VcpuThreadOptions;
-  readonly #attention: Int32Array;
+  readonly #shared: Int32Array;
   readonly #mail: ToVcpu[] = [];
   #wake: (() => void) | undefined;
   #paused = false;
 
   constructor(options: VcpuThreadOptions) {
     this.#options = options;
-    this.#attention = new Int32Array(options.attention);
+    this.#shared = new Int32Array(options.shared);
   }
 
   receive(message: ToVcpu): void {
@@ -51,14 +58,18 @@ class VcpuThread {
       memory: options.memory,
       epoch: options.epoch ?? Date.now(),
       debugExit: options.debugExit ?? false,
-      output: (bytes) => post({ kind: "output", bytes }),
+      output: (bytes) => {
+        Atomics.add(this.#shared, SHARED.OUTPUT, bytes.length);
+        post({ kind: "output", bytes });
+      },
+      outputBlocked: () => Atomics.load(this.#shared, SHARED.OUTPUT) >= OUTPUT_LIMIT,
       debug: (bytes) => post({ kind: "debug", bytes }),
     });
     machine.reset();
     const boot = files.load(machine);
     engine.setCpu(boot.cpu);
     const vcpu = new Vcpu(engine, machine, options.virtualTime);
-    vcpu.attention = this.#attention;
+    vcpu.attention = this.#shared;
     using recorder =
       options.traceExits === undefined
         ? undefined
@@ -80,7 +91,7 @@ class VcpuThread {
       do {
         await this.#mailArrived();
         for (let message = this.#mail.shift(); message; message = this.#mail.shift()) {
-          Atomics.sub(this.#attention, 0, 1);
+          Atomics.sub(this.#shared, SHARED.ATTENTION, 1);
           if (message.kind === "input") {
             recorder?.input(message.bytes, machine.clock.now);
             machine.console.input(message.bytes);

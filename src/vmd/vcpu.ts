@@ -174,6 +174,8 @@ export class Vcpu {
     const clock = this.#hardware.clock;
     if (this.observer !== undefined) this.observer.tick(clock.now);
     clock.expire();
+    // An engine's deadline is spent when it has fired, even a little early.
+    clock.rearmed = true;
     this.#hardware.idle();
   }
 

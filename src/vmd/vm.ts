@@ -64,8 +64,15 @@ export interface VcpuOptions extends VmOptions {
 
 /** What the vCPU thread is told at its start. */
 export interface VcpuThreadOptions extends VcpuOptions {
-  attention: SharedArrayBuffer;
+  /** Two 32-bit words, see SHARED. */
+  shared: SharedArrayBuffer;
 }
+
+/** Words that both threads change: messages not yet read, and bytes of output not yet taken. */
+export const SHARED = { ATTENTION: 0, OUTPUT: 1 } as const;
+
+/** Output that may wait for its reader, in bytes; then the guest's UART has to. */
+export const OUTPUT_LIMIT = 2 ** 20;
 
 /** Messages to the vCPU thread. */
 export type ToVcpu =
@@ -143,7 +150,7 @@ export class Vm implements AsyncDisposable {
 
   /** Stops the vCPU at once and gives back everything. */
   async stop(): Promise<Ending> {
-    this.#thread.tell({ kind: "stop" });
+    this.#thread.stop();
     return await this.ended;
   }
 
@@ -172,6 +179,14 @@ export class Vm implements AsyncDisposable {
 
 type Running = Extract<FromVcpu, { kind: "running" }>;
 
+/** What the vCPU thread was asked and hasn't answered. */
+interface Question {
+  message: ToVcpu;
+  kind: string;
+  resolve: (message: never) => void;
+  reject: (error: VmError) => void;
+}
+
 /** The worker that runs the vCPU, across the guest's reboots. */
 class VcpuThread {
   readonly console: ConsoleStream;
@@ -179,10 +194,11 @@ class VcpuThread {
   readonly ended: Promise<Ending>;
   readonly #options: VcpuOptions;
   readonly #end: (ending: Ending) => void;
-  readonly #waiting: { kind: string; resolve: (message: never) => void }[] = [];
+  readonly #waiting: Question[] = [];
   #worker: Worker | undefined;
   #running: Running | undefined;
-  #attention = new Int32Array(new SharedArrayBuffer(8));
+  #shared = new Int32Array(new SharedArrayBuffer(8));
+  #stopping = false;
   #over = false;
 
   constructor(options: VcpuOptions) {
@@ -196,8 +212,8 @@ class VcpuThread {
   /** Starts a machine from its power-on state. */
   start(): Promise<Running> {
     const { promise, resolve, reject } = Promise.withResolvers<Running>();
-    const attention = new SharedArrayBuffer(8);
-    this.#attention = new Int32Array(attention);
+    const shared = new SharedArrayBuffer(8);
+    this.#shared = new Int32Array(shared);
     const worker = new Worker(new URL("./vcpu-thread.ts", import.meta.url).href);
     this.#worker = worker;
     worker.onmessage = ({ data }: MessageEvent<FromVcpu>) => {
@@ -216,7 +232,7 @@ class VcpuThread {
       this.#finish(crash(message));
       reject(new VmError(message));
     };
-    worker.postMessage({ ...this.#options, attention } satisfies VcpuThreadOptions);
+    worker.postMessage({ ...this.#options, shared } satisfies VcpuThreadOptions);
     return promise;
   }
 
@@ -224,8 +240,14 @@ class VcpuThread {
   tell(message: ToVcpu): void {
     if (this.#over) return;
     this.#worker?.postMessage(message);
-    Atomics.add(this.#attention, 0, 1);
-    if (this.#running !== undefined) kickEngine(this.#running.engine, this.#running.handle);
+    Atomics.add(this.#shared, SHARED.ATTENTION, 1);
+    this.#kick();
+  }
+
+  /** Stops the VM, also one that is just being reset. */
+  stop(): void {
+    this.#stopping = true;
+    this.tell({ kind: "stop" });
   }
 
   async ask<K extends FromVcpu["kind"]>(
@@ -233,15 +255,15 @@ class VcpuThread {
     kind: K,
   ): Promise<Extract<FromVcpu, { kind: K }>> {
     if (this.#over) throw new VmError(`${this.#options.name} is not running`);
-    const { promise, resolve } = Promise.withResolvers<Extract<FromVcpu, { kind: K }>>();
-    this.#waiting.push({ kind, resolve });
+    const { promise, resolve, reject } = Promise.withResolvers<Extract<FromVcpu, { kind: K }>>();
+    this.#waiting.push({ message, kind, resolve, reject });
     this.tell(message);
     return await promise;
   }
 
   #receive(message: FromVcpu): void {
     if (message.kind === "output") {
-      this.console.push(message.bytes);
+      void this.#output(message.bytes, this.#shared);
     } else if (message.kind === "debug") {
       this.debug.push(message.bytes);
     } else if (message.kind === "ended") {
@@ -252,14 +274,27 @@ class VcpuThread {
     }
   }
 
+  async #output(bytes: Uint8Array, shared: Int32Array): Promise<void> {
+    await this.console.push(bytes);
+    const before = Atomics.sub(shared, SHARED.OUTPUT, bytes.length);
+    if (before >= OUTPUT_LIMIT && before - bytes.length < OUTPUT_LIMIT) this.#kick();
+  }
+
+  #kick(): void {
+    if (this.#running !== undefined) kickEngine(this.#running.engine, this.#running.handle);
+  }
+
   async #ended(ending: Ending): Promise<void> {
-    if (ending.kind !== "reset" || this.#options.reboot === false) {
+    if (ending.kind !== "reset" || this.#options.reboot === false || this.#stopping) {
       this.#finish(ending);
       return;
     }
     this.#worker?.terminate();
     this.#running = undefined;
-    await this.start().catch(() => {});
+    const started = this.start();
+    // The old thread took these with it.
+    for (const { message } of this.#waiting) this.tell(message);
+    await started.catch(() => {});
   }
 
   #finish(ending: Ending): void {
@@ -267,6 +302,7 @@ class VcpuThread {
     this.#over = true;
     this.#running = undefined;
     this.#worker?.terminate();
+    for (const { reject } of this.#waiting) reject(new VmError(ending.message));
     this.console.end();
     this.debug.end();
     this.#end(ending);

@@ -82,6 +82,7 @@ export class Clock {
    */
   warp(ns: number): void {
     this.#source.warp?.(ns);
+    this.rearmed = true;
   }
 
   /**

@@ -29,7 +29,11 @@ const CONTROL = ["cr0", "cr2", "cr3", "cr4"] as const;
 const CR0 = 224;
 const CR8 = 256;
 const EFER = 264;
+const APIC_BASE = 272;
 const INTERRUPT_BITMAP = 280;
+
+/** IA32_APIC_BASE of a bootstrap processor whose local APIC is off: KVM shows it in CPUID else. */
+const APIC_OFF = 0xfee00100;
 
 const MSR_PAT = 0x277;
 const MSR_MISC_ENABLE = 0x1a0;
@@ -124,6 +128,7 @@ export function encodeCpu(view: DataView, state: CpuState): void {
   });
   set64(view, sregs + CR8, 0);
   set64(view, sregs + EFER, state.efer);
+  set64(view, sregs + APIC_BASE, APIC_OFF);
   for (let i = 0; i < 4; i++) set64(view, sregs + INTERRUPT_BITMAP + i * 8, 0);
 
   clear(view, CPU_LAYOUT.debugregs, CPU_LAYOUT.xcr0);
