@@ -129,9 +129,9 @@ popf_end:
 	sti
 	nop
 	out	%al, %dx
-	jmp	1f /* an engine may take it a few instructions later */
-1:	nop
+raised:	nop
 	EXPECT_AT "interrupts", uart_count, 5
+	EXPECT_AT "at", uart_eip, raised
 
 	PUTS	"PIT, one shot\n"
 	UNMASK(0x01)
