@@ -13,6 +13,8 @@ const IDLE = "console.log('ready'); setInterval(() => {}, 1e6);";
 /** What one VM takes beside its guest's memory, MiB. */
 export interface Footprint {
   total: number;
+  /** Not in it: see PrivatePages. */
+  cached: number;
   /** A Bun process that does nothing. */
   bun: number;
   /** On top of it: the modules that a VM's main thread loads. */
@@ -23,36 +25,51 @@ export interface Footprint {
   vcpu: number;
 }
 
+/** Bytes. */
+export interface PrivatePages {
+  /** What the process alone has, and wrote or may have. */
+  own: number;
+  /**
+   * Unwritten pages of files that no other process has mapped now: the page cache's, which the
+   * next VM shares.
+   */
+  cached: number;
+}
+
 /**
- * Private pages of a process, clean and dirty, in bytes; without the machine image, the one
- * mapping that is as large as the guest's memory and not much larger.
+ * Private pages of a process, without the machine image: the one mapping that is as large as the
+ * guest's memory and not much larger.
  * @param guest bytes of guest memory, 0 for a process that has no guest.
  */
-export function privateBytes(smaps: string, guest: number): number {
-  let sum = 0;
+export function privatePages(smaps: string, guest: number): PrivatePages {
+  const pages: PrivatePages = { own: 0, cached: 0 };
   let counts = true;
+  let file = false;
   for (const line of smaps.split("\n")) {
-    const mapping = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line);
+    const mapping = /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)/.exec(line);
     if (mapping !== null) {
       const size = Number.parseInt(mapping[2], 16) - Number.parseInt(mapping[1], 16);
       counts = size < guest || size >= 1.5 * guest;
+      file = mapping[3] !== "0";
       continue;
     }
-    const pages = /^Private_(?:Clean|Dirty):\s+(\d+) kB$/.exec(line);
-    if (pages !== null && counts) sum += Number(pages[1]) * 1024;
+    const amount = /^Private_(Clean|Dirty):\s+(\d+) kB$/.exec(line);
+    if (amount === null || !counts) continue;
+    pages[file && amount[1] === "Clean" ? "cached" : "own"] += Number(amount[2]) * 1024;
   }
-  return sum;
+  return pages;
 }
 
-/** MiB that a command's process takes, some time after it has printed a text. */
+/** What a command's process takes, MiB, some time after it has printed a text. */
 async function settled(
   command: readonly string[],
   { text = "ready", rest = 1, guest = 0 } = {},
-): Promise<number> {
+): Promise<PrivatePages> {
   await using process = new Watched(command);
   await process.until(text);
   await Bun.sleep(rest * 1000);
-  return privateBytes(readFileSync(`/proc/${process.pid}/smaps`, "utf8"), guest) / MIB;
+  const pages = privatePages(readFileSync(`/proc/${process.pid}/smaps`, "utf8"), guest);
+  return { own: pages.own / MIB, cached: pages.cached / MIB };
 }
 
 const script = (code: string) => ["bun", "-e", `${code}; ${IDLE}`];
@@ -63,15 +80,15 @@ export async function measureFootprint(engine: EngineName): Promise<Footprint> {
   const initrd = await initramfsFile("shell-amd64", { init: shell });
   const modules = 'await import("./src/vctl/commands/start.ts"); await import("./src/vmd/vm.ts")';
   const thread = 'new Worker("data:text/javascript,self.onmessage=()=>{}")';
-  const bun = await settled(script(""));
-  const main = await settled(script(modules));
-  const worker = await settled(script(`${modules}; ${thread}`));
+  const { own: bun } = await settled(script(""));
+  const { own: main } = await settled(script(modules));
+  const { own: worker } = await settled(script(`${modules}; ${thread}`));
   const vm = [...VCTL, "start", "-c", "--engine", engine, "-m", `${GUEST}M`];
   const guest = ["-b", kernel, "-i", initrd, "-a", "console=ttyS0 quiet noxsave", "bench"];
-  const total = await settled([...vm, ...guest], {
+  const { own: total, cached } = await settled([...vm, ...guest], {
     text: "userspace:",
     rest: REST,
     guest: GUEST * MIB,
   });
-  return { total, bun, main: main - bun, worker: worker - main, vcpu: total - worker };
+  return { total, cached, bun, main: main - bun, worker: worker - main, vcpu: total - worker };
 }
