@@ -16,7 +16,7 @@ const renewing = readFileSync("/proc/self/cmdline", "utf8")
   .split("\0")
   .some((word) => word === "-u" || word === "--update-snapshots");
 
-interface GoldenLog {
+export interface GoldenLog {
   version: string;
   lines: string[];
 }
@@ -38,6 +38,21 @@ export function compareLog(file: string, name: string, version: string, log: str
   expect(extra.length).toBeLessThanOrEqual(golden.lines.length * TOLERANCE);
 }
 
+/** Lines that depend on how fast the host is: with real time they come or don't, and anywhere. */
+const TIMING = [
+  /clocksource/,
+  /Refined TSC/,
+  /random: crng init/,
+  /perf: interrupt took too long/,
+  /hrtimer: interrupt took/,
+  /sched: RT throttling/,
+];
+
+/** A normalised log's lines without those that depend on the host's speed. */
+export function steadyLines(log: string): string[] {
+  return log.split("\n").filter((line) => !TIMING.some((pattern) => pattern.test(line)));
+}
+
 /** The lines that only one side has; how often counts, where doesn't. */
 export function difference(
   golden: readonly string[],
@@ -56,8 +71,11 @@ export function difference(
   return { missing, extra };
 }
 
-// Out of bun:test's snapshot file, a module of template strings.
-function goldenLog(file: string, name: string): GoldenLog | undefined {
+/**
+ * The golden log of a guest, out of a test's snapshot file: a module of template strings.
+ * @param file the test's path.
+ */
+export function goldenLog(file: string, name: string): GoldenLog | undefined {
   const path = join(file, "../__snapshots__", `${file.split("/").at(-1)}.snap`);
   if (!existsSync(path)) return undefined;
   const exports: Record<string, string> = {};

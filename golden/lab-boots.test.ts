@@ -5,20 +5,9 @@
 import { expect, test } from "bun:test";
 import { labMissing, runInLab } from "../lab/index.ts";
 import { packageVersion } from "./boot.ts";
-import { compareLog } from "./compare.ts";
+import { compareLog, steadyLines } from "./compare.ts";
 import { labGuests } from "./lab-boots.ts";
 import { normalise } from "./normalise.ts";
-
-/** Lines that depend on how fast the emulated host is. */
-const TIMING = [
-  /clocksource/,
-  /Refined TSC/,
-  /random: crng init/,
-  /perf: interrupt took too long/,
-  /hrtimer: interrupt took/,
-  /sched: RT throttling/,
-  /rcu: INFO|rcu_.*stall/,
-];
 
 const missing = [labMissing(), ...Object.values(labGuests).map(([guest]) => guest.missing())];
 const lab = missing[0];
@@ -36,10 +25,9 @@ test.skipIf(lab !== undefined || names.length === 0)(
     const results = JSON.parse(stdout) as Record<string, { log?: string; error?: string }>;
     for (const name of names) {
       expect(results[name].error).toBeUndefined();
-      const lines = normalise(results[name].log ?? "").split("\n");
-      const kept = lines.filter((line) => !TIMING.some((pattern) => pattern.test(line)));
+      const lines = steadyLines(normalise(results[name].log ?? "")).sort();
       const version = packageVersion(labGuests[name][0]);
-      compareLog(import.meta.path, name, version, kept.sort().join("\n"));
+      compareLog(import.meta.path, name, version, lines.join("\n"));
     }
   },
   600_000,

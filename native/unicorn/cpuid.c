@@ -37,9 +37,13 @@
 /* SYSCALL NX RDTSCP LM */
 #define LEAF_EXT_EDX (BIT(11) | BIT(20) | BIT(27) | BIT(29))
 
+/* The TSC counts guest nanoseconds. */
+#define TSC_HZ 1000000000u
+#define CRYSTAL_HZ 25000000u
+
 /* Family 6, model 26, stepping 5: Nehalem, the last one without AVX's age. */
 static const struct kvm_cpuid_entry2 offer[] = {
-	{ .function = 0, .eax = 7, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69 },
+	{ .function = 0, .eax = 0x16, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69 },
 	{ .function = 1, .eax = 0x000106a5, .ebx = 0x00000800,
 	  .ecx = LEAF_1_ECX, .edx = LEAF_1_EDX },
 	{ .function = 2, .eax = 1 },
@@ -49,6 +53,13 @@ static const struct kvm_cpuid_entry2 offer[] = {
 	{ .function = 6 },
 	{ .function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 	  .ebx = LEAF_7_EBX, .edx = LEAF_7_EDX },
+	/*
+	 * The TSC's frequency as a ratio to a 25 MHz crystal, and the base, highest
+	 * and bus frequencies in MHz. Guests that read them calibrate nothing, which
+	 * a host that is busy would spoil.
+	 */
+	{ .function = 0x15, .eax = 1, .ebx = TSC_HZ / CRYSTAL_HZ, .ecx = CRYSTAL_HZ },
+	{ .function = 0x16, .eax = TSC_HZ / 1000000, .ebx = TSC_HZ / 1000000, .ecx = 100 },
 	{ .function = 0x80000000, .eax = 0x80000008 },
 	{ .function = 0x80000001, .ecx = LEAF_EXT_ECX, .edx = LEAF_EXT_EDX },
 	{ .function = 0x80000002 },

@@ -109,7 +109,7 @@ const KEPT: [string, number, Register, Record<string, number>][] = [
   ],
   ["7 EBX", 7, "ebx", { FSGSBASE: 0, BMI1: 3, AVX2: 5, SMEP: 7, BMI2: 8, ERMS: 9, SMAP: 20 }],
   ["7 ECX", 7, "ecx", { UMIP: 2 }],
-  ["7 EDX", 7, "edx", { MD_CLEAR: 10 }],
+  ["7 EDX", 7, "edx", { MD_CLEAR: 10, ARCH_CAPABILITIES: 29 }],
   ["80000001 EDX", 0x80000001, "edx", { SYSCALL: 11, NX: 20, LM: 29 }],
   ["80000007 EDX", 0x80000007, "edx", { "invariant TSC": 8 }],
 ];
@@ -130,7 +130,7 @@ describe("whole registers", () => {
   test("7 ECX and EDX, 80000007 and 80000008 have nothing else", () => {
     expect(allowed(7)?.eax).toBe(0);
     expect(allowed(7)?.ecx).toBe(1 << 2);
-    expect(allowed(7)?.edx).toBe(1 << 10);
+    expect(allowed(7)?.edx).toBe((1 << 10) | (1 << 29));
     expect(allowed(0x80000007)).toMatchObject({ eax: 0, ebx: 0, ecx: 0, edx: 1 << 8 });
     expect(allowed(0x80000008)).toMatchObject({ eax: ONES, ebx: 0, ecx: 0, edx: 0 });
   });

@@ -31,7 +31,8 @@ const HIDE_1_EDX = bits(7, 9, 12, 14, 18, 21, 22, 27, 28, 29, 31);
 // AVX-512 16 17 21 26 27 28 30 31, PCOMMIT 22, PT 25.
 const HIDE_7_EBX = bits(1, 2, 4, 10, 11, 12, 14, 15, 16, 17, 21, 22, 25, 26, 27, 28, 30, 31);
 const KEEP_7_ECX = bits(2); // UMIP
-const KEEP_7_EDX = bits(10); // MD_CLEAR
+// MD_CLEAR, and ARCH_CAPABILITIES: the MSR in which a processor says what it isn't vulnerable to.
+const KEEP_7_EDX = bits(10, 29);
 const XSAVE_BITS = 0b111; // x87, SSE, AVX
 const LEGACY_XSAVE_SIZE = 576; // FXSAVE's area and XSAVE's header
 // Leaf 0x80000001, ECX: SVM 2, extended APIC 3, IBS 10, SKINIT 12, WDT 13, LWP 15, topology 22,
