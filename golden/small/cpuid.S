@@ -53,9 +53,9 @@ main:
 	and	$~0x4, %ecx
 	mov	%ecx, %eax
 	EXPECT	"7 ECX: nothing but UMIP", 0
-	and	$~(1 << 10), %edx
+	and	$~(1 << 10 | 1 << 29), %edx
 	mov	%edx, %eax
-	EXPECT	"7 EDX: nothing but MD_CLEAR", 0
+	EXPECT	"7 EDX: nothing but MD_CLEAR and ARCH_CAPABILITIES", 0
 1:
 	mov	$0x80000001, %eax
 	cpuid
