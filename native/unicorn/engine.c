@@ -36,22 +36,8 @@ static void to_engine(struct vmm *vm)
 #endif
 	vm->running = true;
 	vmm_switch(&vm->caller_sp, vm->engine_sp);
-	vm->running = false;
 #if defined(__SANITIZE_ADDRESS__)
 	__sanitizer_finish_switch_fiber(vm->sanitizer_caller, NULL, NULL);
-#endif
-}
-
-static void to_caller(struct vmm *vm)
-{
-#if defined(__SANITIZE_ADDRESS__)
-	__sanitizer_start_switch_fiber(vm->finished ? NULL : &vm->sanitizer_engine,
-				       vm->caller_bottom, vm->caller_size);
-#endif
-	vmm_switch(&vm->engine_sp, vm->caller_sp);
-#if defined(__SANITIZE_ADDRESS__)
-	__sanitizer_finish_switch_fiber(vm->sanitizer_engine, &vm->caller_bottom,
-					&vm->caller_size);
 #endif
 }
 
@@ -82,25 +68,6 @@ void engine_park(struct vmm *vm)
 	vm->place = PLACE_PARKED;
 	engine_publish(vm);
 	to_caller(vm);
-}
-
-/*
- * An exit inside an instruction, from the helper that generated code called
- * and that returns to `ra` (0: registers are precise as they are). Returns
- * when the answer is in the run page; not at all when the instruction is
- * dropped. Called on the engine's stack, holding nothing.
- */
-void engine_wait_inside(struct vmm *vm, uintptr_t ra)
-{
-	vm->place = PLACE_INSTRUCTION;
-	vm->return_address = ra;
-	engine_publish(vm);
-	to_caller(vm);
-	vm->place = PLACE_PARKED;
-	if (unlikely(vm->abandon)) {
-		vm->at_port = false;
-		cpu_loop_exit_noexc_x86_64(vm->cs);
-	}
 }
 
 /* Leaves a waiting instruction undone, so that the CPU's state may change. */
@@ -159,14 +126,13 @@ static int stack_open(struct vmm *vm)
 	mprotect(memory, VMM_PAGE, PROT_NONE); /* an overflow faults */
 	vm->stack = memory + VMM_PAGE;
 
-	/* What vmm_switch takes off: mxcsr and x87 control word, six
-	 * registers, the return address; then alignment as after a call. */
+	/* What vmm_switch takes off: six registers, the return address; then
+	 * alignment as after a call. */
 	top = (u64 *)(vm->stack + STACK_SIZE);
 	*--top = 0;
 	*--top = (u64)engine_main;
 	for (int i = 0; i < 6; i++)
 		*--top = 0;
-	*--top = 0x1f80ull | 0x37full << 32;
 	vm->engine_sp = top;
 	return 0;
 }
@@ -331,6 +297,11 @@ int vmm_run(struct vmm *vm)
 	if (unlikely(run->immediate_exit | run->request_interrupt_window | vm->attention |
 		     vm->nmi) || vm->interrupt >= 0)
 		engine_attend(vm);
+#if defined(__SANITIZE_ADDRESS__)
 	to_engine(vm);
 	return 0;
+#else
+	vm->running = true;
+	return vmm_switch(&vm->caller_sp, vm->engine_sp); /* a tail call: no RET of ours */
+#endif
 }

@@ -216,12 +216,11 @@ size_t abort_fwrite(const void *data, size_t size, size_t count, FILE *file);
 int engine_check(char *why, size_t size);
 
 /* switch.S */
-void vmm_switch(void **save, void *to);
+int vmm_switch(void **save, void *to);
 
 /* engine.c */
 void engine_publish(struct vmm *);
 void engine_park(struct vmm *);
-void engine_wait_inside(struct vmm *, uintptr_t ra);
 void engine_abandon(struct vmm *);
 void engine_fault(void *env, int vector, int code, uintptr_t ra)
 	__attribute__((noreturn));
@@ -308,5 +307,43 @@ bool time_due(struct vmm *);
 u64 time_tsc(struct vmm *);
 
 #pragma GCC visibility pop
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+static inline void to_caller(struct vmm *vm)
+{
+#if defined(__SANITIZE_ADDRESS__)
+	__sanitizer_start_switch_fiber(vm->finished ? NULL : &vm->sanitizer_engine,
+				       vm->caller_bottom, vm->caller_size);
+#endif
+	vm->running = false;
+	vmm_switch(&vm->engine_sp, vm->caller_sp);
+#if defined(__SANITIZE_ADDRESS__)
+	__sanitizer_finish_switch_fiber(vm->sanitizer_engine, &vm->caller_bottom,
+					&vm->caller_size);
+#endif
+}
+
+/*
+ * An exit inside an instruction, from the helper that generated code called
+ * and that returns to `ra` (0: registers are precise as they are). Returns
+ * when the answer is in the run page; not at all when the instruction is
+ * dropped. Called on the engine's stack, holding nothing. Inline, since each
+ * RET on the way back to generated code is mispredicted.
+ */
+static inline void engine_wait_inside(struct vmm *vm, uintptr_t ra)
+{
+	vm->place = PLACE_INSTRUCTION;
+	vm->return_address = ra;
+	engine_publish(vm);
+	to_caller(vm);
+	vm->place = PLACE_PARKED;
+	if (unlikely(vm->abandon)) {
+		vm->at_port = false;
+		cpu_loop_exit_noexc_x86_64(vm->cs);
+	}
+}
 
 #endif
