@@ -165,13 +165,13 @@ int vmm_written(struct vmm *, uint64_t gpa, uint64_t length);
 
 /* ------------------------------------------------------ host calls, libvmm.so */
 
-/* A memfd-backed mapping of `size` bytes, pages allocated when touched.
- * Returns its address or -errno (as a small negative number). The descriptor
- * goes to *fd. */
-int64_t vmm_memory_map(uint64_t size, int32_t *fd);
-int vmm_memory_unmap(uint64_t address, uint64_t size, int32_t fd);
+/* A private mapping of `size` bytes, aligned to 2 MiB, pages allocated when
+ * touched, and huge behind the first `head` bytes where the host can. Returns
+ * its address or -errno. */
+int64_t vmm_memory_map(uint64_t size, uint64_t head);
+int vmm_memory_unmap(uint64_t address, uint64_t size);
 /* Bytes of the mapping that have pages behind them, or -errno. */
-int64_t vmm_memory_resident(int32_t fd);
+int64_t vmm_memory_resident(uint64_t address, uint64_t size);
 
 /* The guest that tells a KVM that runs kernels from one that doesn't: its bytes,
  * see selftest.c. */

@@ -12,7 +12,7 @@
  */
 import { hash } from "bun";
 import { GuestMemory, type MemoryRange } from "./memory.ts";
-import { check, hostBuffer, hostLibrary, ptr } from "./native.ts";
+import { check, hostBuffer, hostLibrary } from "./native.ts";
 import type { Declaration, RegisterLayout, Registers } from "./registers.ts";
 
 const MAGIC = 0x4d44_4d56; // "VMDM"
@@ -22,6 +22,7 @@ const CPU_OFFSET = 0x1000;
 const CPU_SIZE = 0x2000;
 const REGISTERS_OFFSET = CPU_OFFSET + CPU_SIZE;
 const MEMORY_OFFSET = 0x200000;
+const HUGE_PAGE = 0x200000;
 
 /** A range of guest-physical memory that a machine wants. */
 export interface RangeRequest {
@@ -37,28 +38,29 @@ export class MachineImage implements Disposable {
   readonly size: number;
   /** Host address. */
   readonly address: number;
-  /** The memfd behind the mapping. */
-  readonly descriptor: number;
   readonly #head: ArrayBuffer;
   readonly #layouts: string[] = [];
   #next = REGISTERS_OFFSET;
   #closed = false;
 
   constructor(ranges: readonly RangeRequest[]) {
-    this.size = ranges.reduce((sum, range) => sum + range.size, MEMORY_OFFSET);
-    const descriptor = new Int32Array(1);
+    let end = MEMORY_OFFSET;
+    const offsets = ranges.map(({ base, size }) => {
+      // Huge pages need host and guest addresses that are equal below their size.
+      const offset = end + ((((base - end) % HUGE_PAGE) + HUGE_PAGE) % HUGE_PAGE);
+      end = offset + size;
+      return offset;
+    });
+    this.size = end;
     this.address = check(
       `${Math.ceil(this.size / 2 ** 20)} MiB for a machine`,
-      hostLibrary().vmm_memory_map(this.size, ptr(descriptor)),
+      hostLibrary().vmm_memory_map(this.size, MEMORY_OFFSET),
     );
-    this.descriptor = descriptor[0];
     this.#head = hostBuffer(this.address, MEMORY_OFFSET);
-    let offset = MEMORY_OFFSET;
-    const placed: MemoryRange[] = ranges.map((range) => {
-      const host = this.address + offset;
-      offset += range.size;
-      return { ...range, host };
-    });
+    const placed: MemoryRange[] = ranges.map((range, index) => ({
+      ...range,
+      host: this.address + offsets[index],
+    }));
     this.memory = new GuestMemory(placed, (range, at, length) =>
       hostBuffer(range.host + at, length),
     );
@@ -105,13 +107,13 @@ export class MachineImage implements Disposable {
 
   /** Bytes of host memory that the image takes now. */
   get resident(): number {
-    return check("size of a machine", hostLibrary().vmm_memory_resident(this.descriptor));
+    return check("size of a machine", hostLibrary().vmm_memory_resident(this.address, this.size));
   }
 
   /** Unmaps everything: no view of the image may be used afterwards. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;
-    hostLibrary().vmm_memory_unmap(this.address, this.size, this.descriptor);
+    hostLibrary().vmm_memory_unmap(this.address, this.size);
   }
 }

@@ -35,9 +35,9 @@ const engineFunctions = {
 } as const;
 
 const hostFunctions = {
-  vmm_memory_map: { args: [u64_fast, pointer], returns: i64_fast },
-  vmm_memory_unmap: { args: [u64_fast, u64_fast, i32], returns: i32 },
-  vmm_memory_resident: { args: [i32], returns: i64_fast },
+  vmm_memory_map: { args: [u64_fast, u64_fast], returns: i64_fast },
+  vmm_memory_unmap: { args: [u64_fast, u64_fast], returns: i32 },
+  vmm_memory_resident: { args: [u64_fast, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },
   vmm_landlock_abi: { args: [], returns: i32 },
 } as const;
