@@ -59,6 +59,8 @@ export function attach(vm: Vm): () => void {
     }
   };
   const onSignal = () => void vm.stop();
+  // Nobody reads the console any more: nobody could end the VM either.
+  stdout.on("error", onSignal);
   if (stdin.isTTY) stdin.setRawMode(true);
   stdin.on("data", onData);
   for (const signal of ["SIGTERM", "SIGHUP", "SIGINT"] as const) process.on(signal, onSignal);

@@ -152,6 +152,17 @@ test("a reader that stops holds the guest's UART, and loses nothing", async () =
   expect(broken).toBe(-1);
 });
 
+test("a VM whose console nobody reads any more ends", async () => {
+  const path = firmware("chatter.bin", "b0 41 ba f8 03 ee b0 0a ee eb f7");
+  const command = `'${process.execPath}' '${VCTL}' start -c --engine unicorn -m 1M -b '${path}' fw`;
+  const child = Bun.spawn(["bash", "-c", `${command} | head -n 3; echo \${PIPESTATUS[0]}`], {
+    stdout: "pipe",
+    stderr: "ignore",
+    stdin: "ignore",
+  });
+  expect(await new Response(child.stdout).text()).toBe("A\nA\nA\n0\n");
+});
+
 test("a trace is recorded, counted, replayed, and followed on the engine", () => {
   const trace = join(folder, "trace");
   expect(start("--debug-exit", "-m", "1M", "-b", bios, "--trace-exits", trace, "fw").code).toBe(43);

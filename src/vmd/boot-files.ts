@@ -29,7 +29,7 @@ export function readFile(path: string): Uint8Array {
 /** What a VM boots from, read. */
 export class BootFiles {
   readonly #options: VmOptions;
-  readonly #kernel: Uint8Array;
+  #kernel: Uint8Array;
 
   /** @throws FileError */
   constructor(options: VmOptions) {
@@ -42,7 +42,10 @@ export class BootFiles {
     return romRange(this.#kernel, this.#options.format);
   }
 
-  /** Loads everything into a machine just reset. @throws BootError, FileError */
+  /**
+   * Loads everything into a machine just reset, and keeps nothing of the files: this is done once.
+   * @throws BootError, FileError
+   */
   load(machine: ClassicMachine): Boot {
     const { kernel, initrd, cmdline, modules, format, bits, virtualTime } = this.#options;
     const boot = loadKernel({
@@ -58,6 +61,7 @@ export class BootFiles {
       e820: machine.e820,
     });
     if (boot.rom !== undefined) machine.memory.placeRom(boot.rom.base, boot.rom.bytes);
+    this.#kernel = new Uint8Array();
     return boot;
   }
 }

@@ -68,6 +68,8 @@ class VcpuThread {
     machine.reset();
     const boot = files.load(machine);
     engine.setCpu(boot.cpu);
+    // The files were as large as the rest of this process; now they are in the guest.
+    Bun.gc(true);
     const vcpu = new Vcpu(engine, machine, options.virtualTime);
     vcpu.attention = this.#shared;
     using recorder =

@@ -7,7 +7,7 @@
  * await vm.console.expect("login:");
  * ```
  */
-import { kickEngine, type EngineName } from "../vmm/engine.ts";
+import { kickEngine, type EngineName } from "../vmm/engine-library.ts";
 import type { EngineChoice } from "../vmm/select.ts";
 import type { BootFormat } from "./boot/index.ts";
 import { ConsoleStream } from "./console-stream.ts";

@@ -6,14 +6,12 @@ import { cpuidPolicy, decodeCpuid, encodeCpuid } from "./cpuid.ts";
 import type { TimeSource } from "./clock.ts";
 import type { CpuState } from "./cpu.ts";
 import { CPU_LAYOUT, decodeCpu, encodeCpu } from "./cpu-codec.ts";
+import { type EngineName, libraryOf } from "./engine-library.ts";
 import { RunPage } from "./exit.ts";
 import type { MachineImage } from "./image.ts";
-import { check, type EngineLibrary, engineLibrary, type Pointer, ptr, Sentence } from "./native.ts";
+import { check, type EngineLibrary, type Pointer, ptr, Sentence } from "./native.ts";
 
-export const ENGINES = ["kvm", "unicorn"] as const;
-export type EngineName = (typeof ENGINES)[number];
-
-const LIBRARY = { kvm: "libvmm.so", unicorn: "libvmm-unicorn.so" } as const;
+export { ENGINES, type EngineName, kickEngine } from "./engine-library.ts";
 
 /** What an engine can do beyond the common ground; enum vmm_capability. */
 export const Capability = {
@@ -48,7 +46,7 @@ export interface Probe {
 /** Can the engine be opened on this host? Never throws. */
 export function probe(engine: EngineName): Probe {
   try {
-    const library = engineLibrary(LIBRARY[engine]);
+    const library = libraryOf(engine);
     const sentence = new Sentence();
     library.vmm_version(sentence.pointer, sentence.size);
     const version = sentence.toString();
@@ -127,7 +125,7 @@ export class Engine implements TimeSource, Disposable {
   static open(name: EngineName, image: MachineImage, time: TimeMode = {}): Engine {
     const available = probe(name);
     if (!available.available) throw new EngineError(`engine ${name}: ${available.why}`);
-    const library = engineLibrary(LIBRARY[name]);
+    const library = libraryOf(name);
     const clock = image.clock;
     clock.setUint32(CLOCK_MODE, time.virtual ? 1 : 0, true);
     clock.setUint32(CLOCK_NS_PER_BLOCK, time.nsPerBlock ?? 10, true);
@@ -284,11 +282,6 @@ export class Engine implements TimeSource, Disposable {
     this.#unobserve?.();
     this.#library.vmm_close(this.#pointer);
   }
-}
-
-/** Makes an engine of another thread of this process leave its guest. */
-export function kickEngine(name: EngineName, handle: number): void {
-  engineLibrary(LIBRARY[name]).vmm_kick(handle as Pointer);
 }
 
 // struct vmm_config

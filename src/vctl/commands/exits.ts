@@ -1,74 +1,8 @@
-/** vctl exits: statistics of a recorded exit trace. */
+/** vctl exits: statistics of a recorded exit trace, and checks against it. */
 import { Command, Option } from "commander";
-import { follow } from "../../vmd/follow.ts";
-import { replay } from "../../vmd/replay.ts";
-import { ENGINES, type EngineName } from "../../vmm/engine.ts";
-import { exitName, ExitReason } from "../../vmm/exit.ts";
+import { ENGINES, type EngineName } from "../../vmm/engine-library.ts";
+import type { Trace } from "../../vmm/trace.ts";
 import { say, UsageError } from "../cli.ts";
-import { formatTable } from "../table.ts";
-import { Trace, type ExitRecord } from "../../vmm/trace.ts";
-
-/** Exits of one reason at one place. */
-export interface ExitStatistic {
-  reason: string;
-  /** "out 0x3f8/1", "read 0xfee00030/4"; empty for exits that have no place. */
-  where: string;
-  count: number;
-  /** Host time spent on answers, ns. */
-  handled: number;
-}
-
-function place(exit: ExitRecord): string {
-  const address = `0x${exit.address.toString(16)}`;
-  switch (exit.reason) {
-    case ExitReason.IO:
-      return `${exit.direction === 1 ? "out" : "in"} ${address}/${exit.size}`;
-    case ExitReason.MMIO:
-      return `${exit.direction === 1 ? "write" : "read"} ${address}/${exit.size}`;
-    case ExitReason.RDMSR:
-    case ExitReason.WRMSR:
-      return address;
-    default:
-      return "";
-  }
-}
-
-/** Counts a trace's exits, most frequent first. */
-export function exitStatistics(trace: Trace): ExitStatistic[] {
-  const found = new Map<string, ExitStatistic>();
-  for (const record of trace.records()) {
-    if (record.kind !== "exit") continue;
-    const reason = exitName(record.reason);
-    const where = place(record);
-    const key = `${reason} ${where}`;
-    let statistic = found.get(key);
-    if (statistic === undefined) {
-      statistic = { reason, where, count: 0, handled: 0 };
-      found.set(key, statistic);
-    }
-    statistic.count++;
-    statistic.handled += record.handled;
-  }
-  return [...found.values()].sort((a, b) => b.count - a.count || (a.where < b.where ? -1 : 1));
-}
-
-function print(statistics: readonly ExitStatistic[]): void {
-  const total = statistics.reduce((sum, { count }) => sum + count, 0);
-  const handled = statistics.reduce((sum, statistic) => sum + statistic.handled, 0);
-  const row = (reason: string, where: string, count: number, time: number) => [
-    reason,
-    where,
-    count,
-    ((100 * count) / Math.max(1, total)).toFixed(1),
-    (time / 1e6).toFixed(2),
-    Math.round(time / Math.max(1, count)),
-  ];
-  const rows = statistics.map((s) => row(s.reason, s.where, s.count, s.handled));
-  rows.push(row("all", "", total, handled));
-  const head = ["REASON", "WHERE", "COUNT", "%", "TIME MS", "NS EACH"];
-  const align = ["left", "left", "right", "right", "right", "right"] as const;
-  process.stdout.write(formatTable(rows, { head, align: [...align] }));
-}
 
 interface ExitsOptions {
   json?: boolean;
@@ -76,13 +10,15 @@ interface ExitsOptions {
   crossCheck?: EngineName;
 }
 
-function check(trace: Trace, options: ExitsOptions): void {
+async function check(trace: Trace, options: ExitsOptions): Promise<void> {
   if (options.replay) {
+    const { replay } = await import("../../vmd/replay.ts");
     const { exits, difference } = replay(trace);
     if (difference !== undefined) throw new UsageError(difference);
     say(`${exits} exits replayed: every answer is the recorded one`);
   }
   if (options.crossCheck !== undefined) {
+    const { follow } = await import("../../vmd/follow.ts");
     const { equal, difference, ending } = follow(trace, options.crossCheck);
     if (difference !== undefined) throw new UsageError(difference);
     say(`${equal} exits are equal on engine ${options.crossCheck}: ${ending}`);
@@ -101,17 +37,18 @@ export function exitsCommand(): Command {
         "run the guest again on this engine, against the trace",
       ).choices(ENGINES),
     )
-    .action((file: string, options: ExitsOptions) => {
+    .action(async (file: string, options: ExitsOptions) => {
+      const { Trace } = await import("../../vmm/trace.ts");
       const trace = Trace.open(file);
       if (options.replay || options.crossCheck !== undefined) {
-        check(trace, options);
-        return;
+        return await check(trace, options);
       }
+      const { exitStatistics, printStatistics } = await import("../exit-statistics.ts");
       const statistics = exitStatistics(trace);
       if (options.json) {
         process.stdout.write(`${JSON.stringify({ ...trace.header, exits: statistics })}\n`);
       } else {
-        print(statistics);
+        printStatistics(statistics);
       }
     });
 }

@@ -1,10 +1,8 @@
 /** vctl start: runs a VM with its console in this terminal. */
 import { Command, InvalidArgumentError, Option } from "commander";
-import { BootFiles } from "../../vmd/boot-files.ts";
-import { crossCheck } from "../../vmd/cross-check.ts";
 import { parseSize } from "../../vmd/size.ts";
 import { type Ending, Vm, type VmOptions } from "../../vmd/vm.ts";
-import { ENGINES } from "../../vmm/engine.ts";
+import { ENGINES } from "../../vmm/engine-library.ts";
 import { say, UsageError } from "../cli.ts";
 import { attach } from "../console.ts";
 
@@ -127,8 +125,7 @@ async function start(name: string, options: StartOptions): Promise<void> {
     virtualTime: options.virtualTime,
   };
   if (options.crossCheck) {
-    checkOnBothEngines(settings, options.memory);
-    return;
+    return await checkOnBothEngines(settings, options.memory);
   }
   const vm = await Vm.start(settings);
   if (vm.engineReason !== "") say(vm.engineReason);
@@ -140,7 +137,9 @@ async function start(name: string, options: StartOptions): Promise<void> {
   process.exit(ending.code);
 }
 
-function checkOnBothEngines(settings: VmOptions, memory: number): void {
+async function checkOnBothEngines(settings: VmOptions, memory: number): Promise<void> {
+  const { BootFiles } = await import("../../vmd/boot-files.ts");
+  const { crossCheck } = await import("../../vmd/cross-check.ts");
   const files = new BootFiles(settings);
   const result = crossCheck({
     engines: ENGINES,

@@ -1,0 +1,67 @@
+/** Counts the exits of a trace. */
+import { exitName, ExitReason } from "../vmm/exit.ts";
+import type { ExitRecord, Trace } from "../vmm/trace.ts";
+import { formatTable } from "./table.ts";
+
+/** Exits of one reason at one place. */
+export interface ExitStatistic {
+  reason: string;
+  /** "out 0x3f8/1", "read 0xfee00030/4"; empty for exits that have no place. */
+  where: string;
+  count: number;
+  /** Host time spent on answers, ns. */
+  handled: number;
+}
+
+function place(exit: ExitRecord): string {
+  const address = `0x${exit.address.toString(16)}`;
+  switch (exit.reason) {
+    case ExitReason.IO:
+      return `${exit.direction === 1 ? "out" : "in"} ${address}/${exit.size}`;
+    case ExitReason.MMIO:
+      return `${exit.direction === 1 ? "write" : "read"} ${address}/${exit.size}`;
+    case ExitReason.RDMSR:
+    case ExitReason.WRMSR:
+      return address;
+    default:
+      return "";
+  }
+}
+
+/** Counts a trace's exits, most frequent first. */
+export function exitStatistics(trace: Trace): ExitStatistic[] {
+  const found = new Map<string, ExitStatistic>();
+  for (const record of trace.records()) {
+    if (record.kind !== "exit") continue;
+    const reason = exitName(record.reason);
+    const where = place(record);
+    const key = `${reason} ${where}`;
+    let statistic = found.get(key);
+    if (statistic === undefined) {
+      statistic = { reason, where, count: 0, handled: 0 };
+      found.set(key, statistic);
+    }
+    statistic.count++;
+    statistic.handled += record.handled;
+  }
+  return [...found.values()].sort((a, b) => b.count - a.count || (a.where < b.where ? -1 : 1));
+}
+
+/** The statistics as a table on standard output. */
+export function printStatistics(statistics: readonly ExitStatistic[]): void {
+  const total = statistics.reduce((sum, { count }) => sum + count, 0);
+  const handled = statistics.reduce((sum, statistic) => sum + statistic.handled, 0);
+  const row = (reason: string, where: string, count: number, time: number) => [
+    reason,
+    where,
+    count,
+    ((100 * count) / Math.max(1, total)).toFixed(1),
+    (time / 1e6).toFixed(2),
+    Math.round(time / Math.max(1, count)),
+  ];
+  const rows = statistics.map((s) => row(s.reason, s.where, s.count, s.handled));
+  rows.push(row("all", "", total, handled));
+  const head = ["REASON", "WHERE", "COUNT", "%", "TIME MS", "NS EACH"];
+  const align = ["left", "left", "right", "right", "right", "right"] as const;
+  process.stdout.write(formatTable(rows, { head, align: [...align] }));
+}
