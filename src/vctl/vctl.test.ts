@@ -153,7 +153,7 @@ test("a reader that stops holds the guest's UART, and loses nothing", async () =
 });
 
 test("a VM whose console nobody reads any more ends", async () => {
-  const path = firmware("chatter.bin", "b0 41 ba f8 03 ee b0 0a ee eb f7");
+  const path = firmware("chatter.bin", "b0 41 ba f8 03 ee b0 0a ee eb f5");
   const command = `'${process.execPath}' '${VCTL}' start -c --engine unicorn -m 1M -b '${path}' fw`;
   const child = Bun.spawn(["bash", "-c", `${command} | head -n 3; echo \${PIPESTATUS[0]}`], {
     stdout: "pipe",
