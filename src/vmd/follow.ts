@@ -17,7 +17,7 @@ import { lateRip, LONGEST_INSTRUCTION, Side } from "./side.ts";
 /** @throws TraceError, FileError, BootError, EngineError */
 export function follow(trace: Trace, engine: EngineName): CrossCheckResult {
   const options = traceOptions(trace);
-  const files = new BootFiles(options);
+  using files = new BootFiles(options);
   using side = new Side(engine, memoryRanges(options.memory, files.rom));
   const devices = new ReplayedDevices(trace, side.image);
   const boot = files.load(devices.machine);

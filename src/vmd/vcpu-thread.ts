@@ -51,7 +51,7 @@ class VcpuThread {
     const options = this.#options;
     const time = { virtual: options.virtualTime };
     const { engine: engineName, why } = selectEngine(options.engine);
-    const files = new BootFiles(options);
+    using files = new BootFiles(options);
     using image = new MachineImage(memoryRanges(options.memory, files.rom));
     using engine = Engine.open(engineName, image, time);
     const machine = new ClassicMachine(image, engine, {
@@ -67,8 +67,8 @@ class VcpuThread {
     });
     machine.reset();
     const boot = files.load(machine);
+    files[Symbol.dispose]();
     engine.setCpu(boot.cpu);
-    // The files were as large as the rest of this process; now they are in the guest.
     Bun.gc(true);
     const vcpu = new Vcpu(engine, machine, options.virtualTime);
     vcpu.attention = this.#shared;

@@ -140,7 +140,7 @@ async function start(name: string, options: StartOptions): Promise<void> {
 async function checkOnBothEngines(settings: VmOptions, memory: number): Promise<void> {
   const { BootFiles } = await import("../../vmd/boot-files.ts");
   const { crossCheck } = await import("../../vmd/cross-check.ts");
-  const files = new BootFiles(settings);
+  using files = new BootFiles(settings);
   const result = crossCheck({
     engines: ENGINES,
     memory,
