@@ -5,7 +5,7 @@
  * 1. Terminal escape sequences and carriage returns go.
  * 2. A kernel's time stamp "[    1.234567]" becomes "[time]".
  * 3. Every number, decimal or hexadecimal, becomes "#", with the unit letter or version part that is
- *    stuck to it; ranges and dotted numbers become one: addresses, sizes, speeds, dates, hashes.
+ *    stuck to it, and a minus sign; ranges and dotted numbers become one: addresses, sizes, speeds, dates, hashes.
  * 4. Month and weekday names become "day".
  * 5. Blank lines and trailing spaces go.
  */
@@ -18,6 +18,7 @@ const RULES: [RegExp, string][] = [
   [/\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b/g, "day"],
   [/\b(0x|g)?[0-9a-f]*[0-9][0-9A-Za-z_.]*/g, "#"],
   [/#([-+:/.,]#)+/g, "#"],
+  [/([\s(,>])-#/g, "$1#"],
   [/[ \t]+$/gm, ""],
   [/\n+/g, "\n"],
 ];
