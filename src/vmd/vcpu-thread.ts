@@ -54,6 +54,8 @@ class VcpuThread {
     using files = new BootFiles(options);
     using image = new MachineImage(memoryRanges(options.memory, files.rom));
     using engine = Engine.open(engineName, image, time);
+    // Disposed of before the engine is: no kick may find it closed.
+    using _ = { [Symbol.dispose]: () => this.#endKicks() };
     const machine = new ClassicMachine(image, engine, {
       memory: options.memory,
       epoch: options.epoch ?? Date.now(),
@@ -113,6 +115,11 @@ class VcpuThread {
         }
       } while (this.#paused);
     }
+  }
+
+  #endKicks(): void {
+    Atomics.store(this.#shared, SHARED.CLOSED, 1);
+    while (Atomics.load(this.#shared, SHARED.KICKS) !== 0);
   }
 
   async #mailArrived(): Promise<void> {

@@ -64,12 +64,22 @@ export interface VcpuOptions extends VmOptions {
 
 /** What the vCPU thread is told at its start. */
 export interface VcpuThreadOptions extends VcpuOptions {
-  /** Two 32-bit words, see SHARED. */
+  /** 32-bit words, see SHARED. */
   shared: SharedArrayBuffer;
 }
 
-/** Words that both threads change: messages not yet read, and bytes of output not yet taken. */
-export const SHARED = { ATTENTION: 0, OUTPUT: 1 } as const;
+/** Words that both threads change. */
+export const SHARED = {
+  /** Messages to the vCPU thread that it has not read yet. */
+  ATTENTION: 0,
+  /** Bytes of output that have not been taken yet. */
+  OUTPUT: 1,
+  /** Kicks under way. */
+  KICKS: 2,
+  /** Not 0: the engine is about to close, or closed. */
+  CLOSED: 3,
+  WORDS: 4,
+} as const;
 
 /** Output that may wait for its reader, in bytes; then the guest's UART has to. */
 export const OUTPUT_LIMIT = 2 ** 20;
@@ -197,7 +207,7 @@ class VcpuThread {
   readonly #waiting: Question[] = [];
   #worker: Worker | undefined;
   #running: Running | undefined;
-  #shared = new Int32Array(new SharedArrayBuffer(8));
+  #shared: Int32Array = new Int32Array(SHARED.WORDS);
   #stopping = false;
   #over = false;
 
@@ -212,7 +222,7 @@ class VcpuThread {
   /** Starts a machine from its power-on state. */
   start(): Promise<Running> {
     const { promise, resolve, reject } = Promise.withResolvers<Running>();
-    const shared = new SharedArrayBuffer(8);
+    const shared = new SharedArrayBuffer(4 * SHARED.WORDS);
     this.#shared = new Int32Array(shared);
     const worker = new Worker(new URL("./vcpu-thread.ts", import.meta.url).href);
     this.#worker = worker;
@@ -280,8 +290,14 @@ class VcpuThread {
     if (before >= OUTPUT_LIMIT && before - bytes.length < OUTPUT_LIMIT) this.#kick();
   }
 
+  // The engine may be about to close: it then waits for kicks under way, and the next see that.
   #kick(): void {
-    if (this.#running !== undefined) kickEngine(this.#running.engine, this.#running.handle);
+    if (this.#running === undefined) return;
+    Atomics.add(this.#shared, SHARED.KICKS, 1);
+    if (Atomics.load(this.#shared, SHARED.CLOSED) === 0) {
+      kickEngine(this.#running.engine, this.#running.handle);
+    }
+    Atomics.sub(this.#shared, SHARED.KICKS, 1);
   }
 
   async #ended(ending: Ending): Promise<void> {
