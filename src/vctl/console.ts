@@ -41,7 +41,10 @@ export class EscapeFilter {
 // Resolves when the stream takes more: a reader that stops, stops the guest's UART and not our heap.
 async function written(stream: NodeJS.WriteStream, bytes: Uint8Array): Promise<void> {
   if (stream.write(bytes)) return;
-  await new Promise((resolve) => stream.once("drain", resolve));
+  await new Promise<void>((resolve) => {
+    stream.once("drain", resolve);
+    stream.once("error", () => resolve());
+  });
 }
 
 /** Connects the terminal. @returns a function that gives it back as it was. */
@@ -49,10 +52,16 @@ export function attach(vm: Vm): () => void {
   const { stdin, stdout } = process;
   const filter = new EscapeFilter();
   const stopConsole = vm.console.follow((bytes) => written(stdout, bytes));
-  const stopDebug = vm.debug.follow((bytes) => void process.stderr.write(bytes));
+  const stopDebug = vm.debug.follow((bytes) => written(process.stderr, bytes));
+  // What the guest doesn't take waits where it comes from.
+  const send = async (bytes: Uint8Array) => {
+    stdin.pause();
+    await vm.console.send(bytes);
+    stdin.resume();
+  };
   const onData = (chunk: Buffer) => {
     const { forward, commands } = filter.filter(chunk);
-    if (forward.length > 0) vm.console.send(forward);
+    if (forward.length > 0) void send(forward);
     for (const command of commands) {
       if (command === "help") stdout.write(HELP);
       else void vm.stop();

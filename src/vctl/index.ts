@@ -4,6 +4,7 @@
  * here and in cli.ts.
  */
 import { Command } from "commander";
+import packageFile from "../../package.json" with { type: "json" };
 import { fail } from "./cli.ts";
 import { exitsCommand } from "./commands/exits.ts";
 import { hostCommand } from "./commands/host.ts";
@@ -14,9 +15,10 @@ const program = new Command("vctl")
   .showHelpAfterError()
   .helpCommand(false)
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "vctl: ")) })
-  .addCommand(startCommand())
-  .addCommand(hostCommand())
-  .addCommand(exitsCommand());
+  .version(packageFile.version, "-V, --version");
+for (const command of [startCommand(), hostCommand(), exitsCommand()]) {
+  program.addCommand(command.copyInheritedSettings(program));
+}
 
 /** vmctl's fingers: any prefix that names one command. */
 function expandPrefix(argv: string[]): string[] {

@@ -22,7 +22,7 @@ interface Waiter {
 }
 
 export class ConsoleStream {
-  readonly #send: (bytes: Uint8Array) => void;
+  readonly #send: (bytes: Uint8Array) => unknown;
   readonly #listeners = new Set<ConsoleListener>();
   readonly #decoder = new TextDecoder("utf-8");
   #waiters: Waiter[] = [];
@@ -32,13 +32,17 @@ export class ConsoleStream {
   #text = "";
   #ended = false;
 
-  constructor(send: (bytes: Uint8Array) => void) {
+  /** @param send may return a promise: there is room for more when it resolves. */
+  constructor(send: (bytes: Uint8Array) => unknown) {
     this.#send = send;
   }
 
-  /** Types at the guest's console. */
-  send(data: string | Uint8Array): void {
-    this.#send(typeof data === "string" ? new TextEncoder().encode(data) : data);
+  /**
+   * Types at the guest's console. Nothing is lost, whatever the guest does with it; a program that
+   * has much to send waits until this resolves before it sends more.
+   */
+  async send(data: string | Uint8Array): Promise<void> {
+    await this.#send(typeof data === "string" ? new TextEncoder().encode(data) : data);
   }
 
   /**

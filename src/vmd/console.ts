@@ -19,6 +19,7 @@ export class Console implements SerialBackend {
   readonly #chunk = new Uint8Array(CHUNK);
   readonly #emit: (bytes: Uint8Array) => void;
   readonly #blocked: () => boolean;
+  readonly #tellTaken: (bytes: number) => void;
   #length = 0;
   #refused = false;
   #input: Uint8Array[] = [];
@@ -27,10 +28,16 @@ export class Console implements SerialBackend {
   /**
    * @param emit is given a copy of what the guest wrote.
    * @param blocked whether who gets it has enough for now: the UART then keeps its bytes.
+   * @param taken told how many bytes of input the guest has taken.
    */
-  constructor(emit: (bytes: Uint8Array) => void, blocked: () => boolean = () => false) {
+  constructor(
+    emit: (bytes: Uint8Array) => void,
+    blocked: () => boolean = () => false,
+    taken: (bytes: number) => void = () => {},
+  ) {
     this.#emit = emit;
     this.#blocked = blocked;
+    this.#tellTaken = taken;
   }
 
   transmit(byte: number): boolean {
@@ -69,6 +76,7 @@ export class Console implements SerialBackend {
         if (!uart.receive(bytes[this.#taken])) return;
         this.#taken++;
       }
+      this.#tellTaken(bytes.length);
       this.#input.shift();
       this.#taken = 0;
     }

@@ -67,6 +67,8 @@ export interface MachineOptions {
   readonly output: (bytes: Uint8Array) => void;
   /** Whether COM1's reader has enough for now. Default: never. */
   readonly outputBlocked?: () => boolean;
+  /** Told how many bytes of COM1's input the guest has taken. */
+  readonly inputTaken?: (bytes: number) => void;
   /** Given what the guest writes to the debug ports. */
   readonly debug: (bytes: Uint8Array) => void;
 }
@@ -128,7 +130,7 @@ export class ClassicMachine implements Hardware {
     this.#rtc = new Mc146818(image.registers(Mc146818Registers), clock, pic.line(IRQ.RTC));
     ports.add(0x70, 2, this.#rtc);
 
-    this.console = new Console(options.output, options.outputBlocked);
+    this.console = new Console(options.output, options.outputBlocked, options.inputTaken);
     this.#com1 = new Ns8250(
       image.registers(Ns8250Registers),
       clock,

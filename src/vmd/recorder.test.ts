@@ -13,7 +13,7 @@ import { Recorder } from "./recorder.ts";
 const folder = mkdtempSync(join(tmpdir(), "recorder-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const options = { name: "vm", kernel: "/k", cmdline: "quiet", memory: 2 ** 20 };
+const options = { name: "vm", kernel: "/k", cmdline: "quiet", memory: 2 ** 20, epoch: 0 };
 
 function record(name: string, capabilities: number, use: (r: Recorder, run: RunPage) => void) {
   const path = join(folder, name);

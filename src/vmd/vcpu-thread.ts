@@ -17,11 +17,13 @@ import { Vcpu, type Stop } from "./vcpu.ts";
 import {
   type Ending,
   type FromVcpu,
+  INPUT_LIMIT,
+  MESSAGE_COST,
   OUTPUT_LIMIT,
   SHARED,
   type ToVcpu,
   type VcpuThreadOptions,
-} from "./vm.ts";
+} from "./vcpu-messages.ts";
 
 declare const self: Worker;
 
@@ -58,14 +60,15 @@ class VcpuThread {
     using _ = { [Symbol.dispose]: () => this.#endKicks() };
     const machine = new ClassicMachine(image, engine, {
       memory: options.memory,
-      epoch: options.epoch ?? Date.now(),
+      epoch: options.epoch,
       debugExit: options.debugExit ?? false,
-      output: (bytes) => {
-        Atomics.add(this.#shared, SHARED.OUTPUT, bytes.length);
-        post({ kind: "output", bytes });
-      },
+      output: (bytes) => this.#emit("output", bytes),
       outputBlocked: () => Atomics.load(this.#shared, SHARED.OUTPUT) >= OUTPUT_LIMIT,
-      debug: (bytes) => post({ kind: "debug", bytes }),
+      inputTaken: (bytes) => this.#taken(bytes),
+      debug: (bytes) => {
+        this.#emit("debug", bytes);
+        this.#waitForReader();
+      },
     });
     machine.reset();
     const boot = files.load(machine);
@@ -115,6 +118,25 @@ class VcpuThread {
         }
       } while (this.#paused);
     }
+  }
+
+  #emit(kind: "output" | "debug", bytes: Uint8Array): void {
+    Atomics.add(this.#shared, SHARED.OUTPUT, bytes.length + MESSAGE_COST);
+    post({ kind, bytes });
+  }
+
+  // A debug port has no way to make the guest wait, so its vCPU does.
+  #waitForReader(): void {
+    for (;;) {
+      const waiting = Atomics.load(this.#shared, SHARED.OUTPUT);
+      if (waiting < OUTPUT_LIMIT || Atomics.load(this.#shared, SHARED.ATTENTION) !== 0) return;
+      Atomics.wait(this.#shared, SHARED.OUTPUT, waiting, 100);
+    }
+  }
+
+  #taken(bytes: number): void {
+    const before = Atomics.sub(this.#shared, SHARED.INPUT, bytes);
+    if (before >= INPUT_LIMIT && before - bytes < INPUT_LIMIT) post({ kind: "room" });
   }
 
   #endKicks(): void {

@@ -55,6 +55,8 @@ test("a paused guest does nothing, an unpaused one goes on", async () => {
 test("registers and statistics are told while it runs, and refused when it is gone", async () => {
   const vm = await Vm.start(options);
   expect(await vm.registers()).toMatch(/^rax {4}[0-9a-f]{16}/);
+  vm.console.send("q");
+  await vm.console.expect("q");
   expect((await vm.statistics()).exits).toBeGreaterThan(0);
   expect(await vm.stop()).toMatchObject({ kind: "stopped", code: 0 });
   expect(vm.registers()).rejects.toThrow("echo is not running");
@@ -88,12 +90,49 @@ test("VMs leave no descriptor and no thread behind", async () => {
   expect(threadsNow).toBeLessThanOrEqual(threads + 4);
 });
 
+for (const [port, code] of [
+  ["COM1", "b0 0a ba f8 03 ee eb fd"],
+  ["the debug port", "b0 0a e6 e9 eb fc"],
+]) {
+  test(`a guest that floods ${port} takes bounded memory and keeps nobody from asking`, async () => {
+    await using vm = await Vm.start(guest("flood", code));
+    const before = process.memoryUsage.rss();
+    for (let i = 0; i < 10; i++) {
+      await Bun.sleep(100);
+      await vm.statistics();
+    }
+    expect(process.memoryUsage.rss() - before).toBeLessThan(200e6);
+    expect((await vm.stop()).kind).toBe("stopped");
+  });
+}
+
+test("input that the guest doesn't take yet makes its sender wait, and isn't lost", async () => {
+  await using vm = await Vm.start(options);
+  vm.pause();
+  let sent = 0;
+  const sending = (async () => {
+    for (; sent < 40; sent++) await vm.console.send("x".repeat(5000));
+  })();
+  await Bun.sleep(200);
+  expect(sent).toBeLessThan(40);
+  vm.unpause();
+  await sending;
+  vm.console.send("end");
+  await vm.console.expect("end");
+});
+
 test("what can't be started says why, in one sentence", () => {
   const start = (change: Partial<VmOptions>) => Vm.start({ ...options, ...change });
   expect(start({ kernel: "/nonexistent" })).rejects.toThrow("echo: /nonexistent: no such file");
   expect(start({ kernel: folder })).rejects.toThrow(`echo: ${folder}: is a directory`);
   expect(start({ kernel: "/dev/zero" })).rejects.toThrow("not a regular file");
   expect(start({ memory: "much" })).rejects.toThrow("invalid size: much");
+  expect(start({ memory: 12345 })).rejects.toThrow("12345 is not a whole number of pages");
+  expect(start({ memory: Number.NaN })).rejects.toThrow("NaN is not a whole number of pages");
+  expect(start({ memory: "1T" })).rejects.toThrow("limit is 128G");
+  expect(start({ engine: "bochs" as "kvm" })).rejects.toThrow("it is auto, kvm or unicorn");
+  expect(start({ epoch: Number.NaN })).rejects.toThrow("epoch NaN is no time");
+  expect(start({ kernel: "" })).rejects.toThrow("no kernel or firmware specified");
   expect(start({ initrd: "/nonexistent" })).rejects.toThrow(/no such file|takes no initrd/);
 });
 

@@ -2,22 +2,11 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { parseSize } from "../../vmd/size.ts";
 import { type Ending, Vm, type VmOptions } from "../../vmd/vm.ts";
+import { checkVmOptions, FORMATS, MAX_MEMORY } from "../../vmd/vm-options.ts";
 import { ENGINES } from "../../vmm/engine-library.ts";
 import { say, UsageError } from "../cli.ts";
 import { attach } from "../console.ts";
 
-const FORMATS = [
-  "auto",
-  "linux",
-  "vmlinux",
-  "pvh",
-  "openbsd",
-  "netbsd",
-  "freebsd",
-  "multiboot",
-  "firmware",
-] as const;
-const MAX_MEMORY = 128 * 2 ** 30;
 const MAX_NAME = 63;
 
 interface StartOptions {
@@ -26,7 +15,8 @@ interface StartOptions {
   initrd?: string;
   append?: string;
   module?: string[];
-  memory: number;
+  memory?: number;
+  epoch?: number;
   engine: VmOptions["engine"];
   format: VmOptions["format"];
   bits: 32 | 64;
@@ -52,6 +42,13 @@ function memory(text: string): number {
   return size;
 }
 
+function epoch(text: string): number {
+  const time = Date.parse(text);
+  if (Number.isNaN(time))
+    throw new InvalidArgumentError("it is no date such as 2026-01-01T12:00:00Z.");
+  return time;
+}
+
 function bits(text: string): 32 | 64 {
   if (text !== "32" && text !== "64") throw new InvalidArgumentError("it is 32 or 64.");
   return Number(text) as 32 | 64;
@@ -73,14 +70,16 @@ export function startCommand(): Command {
     .option("-i, --initrd <path>", "initial RAM disk")
     .option("-a, --append <cmdline>", "kernel command line")
     .option("--module <path and arguments>", "Multiboot module (repeatable)", collect)
-    .option("-m, --memory <size>", "memory, for example 512M or 2G", memory, 512 * 2 ** 20)
+    .option("-m, --memory <size>", "memory, for example 512M or 2G (default: 512M)", memory)
     .addOption(
       new Option("--engine <engine>", "what runs the guest's code")
         .choices(["auto", ...ENGINES])
         .default("auto"),
     )
     .addOption(
-      new Option("--format <format>", "how to load the kernel").choices(FORMATS).default("auto"),
+      new Option("--format <format>", "how to load the kernel")
+        .choices([...FORMATS])
+        .default("auto"),
     )
     .option("--bits <32|64>", "enter the kernel in this mode, where it has the choice", bits, 64)
     .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
@@ -88,6 +87,7 @@ export function startCommand(): Command {
     .option("--trace-exits <file>", "record every exit with its answer")
     .option("--cross-check", "run on both engines, exit by exit, and stop at the first difference")
     .option("--virtual-time", "time passes with executed code: runs repeat (unicorn)")
+    .option("--epoch <date>", "what the guest's clock says at the start (default: now)", epoch)
     .option("--registers", "print the CPU's registers when the VM ends")
     .addHelpText(
       "after",
@@ -105,7 +105,8 @@ function collect(value: string, previous: string[] = []): string[] {
 }
 
 async function start(name: string, options: StartOptions): Promise<void> {
-  if (options.boot === undefined) throw new UsageError("no kernel or disk/cdrom specified");
+  if (options.boot === undefined || options.boot === "")
+    throw new UsageError("no kernel or disk/cdrom specified");
   if (!options.console) {
     throw new UsageError("start runs the VM in this terminal for now: -c is needed");
   }
@@ -123,9 +124,10 @@ async function start(name: string, options: StartOptions): Promise<void> {
     debugExit: options.debugExit,
     traceExits: options.traceExits,
     virtualTime: options.virtualTime,
+    epoch: options.epoch,
   };
   if (options.crossCheck) {
-    return await checkOnBothEngines(settings, options.memory);
+    return await checkOnBothEngines(settings);
   }
   const vm = await Vm.start(settings);
   if (vm.engineReason !== "") say(vm.engineReason);
@@ -137,14 +139,15 @@ async function start(name: string, options: StartOptions): Promise<void> {
   process.exit(ending.code);
 }
 
-async function checkOnBothEngines(settings: VmOptions, memory: number): Promise<void> {
+async function checkOnBothEngines(settings: VmOptions): Promise<void> {
   const { BootFiles } = await import("../../vmd/boot-files.ts");
   const { crossCheck } = await import("../../vmd/cross-check.ts");
+  const { memory, epoch } = checkVmOptions(settings);
   using files = new BootFiles(settings);
   const result = crossCheck({
     engines: ENGINES,
     memory,
-    epoch: Date.now(),
+    epoch,
     debugExit: settings.debugExit === true,
     output: (bytes) => void process.stdout.write(bytes),
     debug: (bytes) => void process.stderr.write(bytes),

@@ -1,0 +1,100 @@
+/** What a VM is started with, and the one place where that is checked. */
+import { ENGINES } from "../vmm/engine-library.ts";
+import type { EngineChoice } from "../vmm/select.ts";
+import type { BootFormat } from "./boot/index.ts";
+import { parseSize, SizeError } from "./size.ts";
+
+/** What to start. */
+export interface VmOptions {
+  /** For messages. Default "vm". */
+  name?: string;
+  /** Path of a kernel or firmware image. */
+  kernel: string;
+  /** Path of an initial RAM disk. */
+  initrd?: string;
+  /** Kernel command line. */
+  cmdline?: string;
+  /** Multiboot modules: paths, each perhaps with arguments after a space. */
+  modules?: readonly string[];
+  /** Bytes, or a size such as "512M". Default 512 MiB. */
+  memory?: number | string;
+  /** Default "auto": KVM where it runs guests, else Unicorn. */
+  engine?: EngineChoice;
+  /** How to load the kernel. Default "auto": by what the file is. */
+  format?: BootFormat | "auto";
+  /** Enter a kernel that has the choice in 32-bit mode. */
+  bits?: 32 | 64;
+  /** Port 0xf4 ends the VM with an exit code. Default false. */
+  debugExit?: boolean;
+  /** A guest's reset starts it again rather than ending it. Default true. */
+  reboot?: boolean;
+  /** Time that passes with executed code, so that runs repeat. Unicorn only. Default false. */
+  virtualTime?: boolean;
+  /** UTC at the start, in ms since 1970. Default now; with virtual time, the start of 2000. */
+  epoch?: number;
+  /** Record every exit in this file. */
+  traceExits?: string;
+}
+
+/** Options with what has a default filled in. */
+export interface VcpuOptions extends VmOptions {
+  name: string;
+  memory: number;
+  epoch: number;
+}
+
+/** A VM could not be started; the message is one sentence for the user. */
+export class VmError extends Error {
+  override name = "VmError";
+}
+
+/** Default RAM, bytes; as vmd's. */
+const DEFAULT_MEMORY = 512 * 2 ** 20;
+/** vmd's limits, bytes. */
+const MIN_MEMORY = 2 ** 20;
+export const MAX_MEMORY = 128 * 2 ** 30;
+const PAGE = 4096;
+/** Runs that repeat start at a moment that is always the same. */
+const VIRTUAL_EPOCH = Date.UTC(2000, 0, 1);
+
+export const FORMATS: readonly (BootFormat | "auto")[] = [
+  "auto",
+  "linux",
+  "vmlinux",
+  "pvh",
+  "openbsd",
+  "netbsd",
+  "freebsd",
+  "multiboot",
+  "firmware",
+];
+
+function memorySize(memory: number | string | undefined): number {
+  if (typeof memory !== "string") return memory ?? DEFAULT_MEMORY;
+  try {
+    return parseSize(memory);
+  } catch (error) {
+    throw error instanceof SizeError ? new VmError(error.message) : error;
+  }
+}
+
+/** Fills in defaults. @throws VmError that names what won't do. */
+export function checkVmOptions(options: VmOptions): VcpuOptions {
+  const { name = "vm", kernel, engine = "auto", format = "auto", bits = 64 } = options;
+  const memory = memorySize(options.memory);
+  const epoch = options.epoch ?? (options.virtualTime ? VIRTUAL_EPOCH : Date.now());
+  const wrong = (what: string) => new VmError(`${name}: ${what}`);
+  if (typeof kernel !== "string" || kernel === "") throw wrong("no kernel or firmware specified");
+  if (!Number.isInteger(memory) || memory % PAGE !== 0) {
+    throw wrong(`memory size ${memory} is not a whole number of pages`);
+  }
+  if (memory < MIN_MEMORY) throw wrong("memory size must be at least 1MB");
+  if (memory > MAX_MEMORY) throw wrong("memory size too large (limit is 128G)");
+  if (engine !== "auto" && !ENGINES.includes(engine)) {
+    throw wrong(`engine ${engine}: it is auto, ${ENGINES.join(" or ")}`);
+  }
+  if (!FORMATS.includes(format)) throw wrong(`format ${format}: it is ${FORMATS.join(", ")}`);
+  if (bits !== 32 && bits !== 64) throw wrong(`bits ${bits}: it is 32 or 64`);
+  if (!Number.isFinite(epoch)) throw wrong(`epoch ${epoch} is no time`);
+  return { ...options, name, memory, epoch };
+}
