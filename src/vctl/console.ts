@@ -38,21 +38,32 @@ export class EscapeFilter {
   }
 }
 
-// Resolves when the stream takes more: a reader that stops, stops the guest's UART and not our heap.
-async function written(stream: NodeJS.WriteStream, bytes: Uint8Array): Promise<void> {
-  if (stream.write(bytes)) return;
-  await new Promise<void>((resolve) => {
-    stream.once("drain", resolve);
-    stream.once("error", () => resolve());
-  });
+// Its result resolves when the stream takes more: a reader that stops, stops the guest and not our heap.
+function writer(stream: NodeJS.WriteStream): (bytes: Uint8Array) => Promise<void> | undefined {
+  const waiting: (() => void)[] = [];
+  const release = () => {
+    for (const resolve of waiting.splice(0)) resolve();
+  };
+  stream.on("drain", release);
+  stream.on("error", release);
+  return (bytes) =>
+    stream.write(bytes) ? undefined : new Promise((resolve) => waiting.push(resolve));
 }
 
-/** Connects the terminal. @returns a function that gives it back as it was. */
-export function attach(vm: Vm): () => void {
+/** A console in this terminal. */
+export interface Attachment {
+  /** Why the console could not be written; undefined when it could, or when its reader left. */
+  readonly failure: string | undefined;
+  /** Gives the terminal back as it was. */
+  detach(): void;
+}
+
+/** Connects the terminal. */
+export function attach(vm: Vm): Attachment {
   const { stdin, stdout } = process;
   const filter = new EscapeFilter();
-  const stopConsole = vm.console.follow((bytes) => written(stdout, bytes));
-  const stopDebug = vm.debug.follow((bytes) => written(process.stderr, bytes));
+  const stopConsole = vm.console.follow(writer(stdout));
+  const stopDebug = vm.debug.follow(writer(process.stderr));
   // What the guest doesn't take waits where it comes from.
   const send = async (bytes: Uint8Array) => {
     stdin.pause();
@@ -68,17 +79,27 @@ export function attach(vm: Vm): () => void {
     }
   };
   const onSignal = () => void vm.stop();
+  let failure: string | undefined;
   // Nobody reads the console any more: nobody could end the VM either.
-  stdout.on("error", onSignal);
+  stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") failure ??= `standard output: ${error.code}`;
+    onSignal();
+  });
   if (stdin.isTTY) stdin.setRawMode(true);
   stdin.on("data", onData);
   for (const signal of ["SIGTERM", "SIGHUP", "SIGINT"] as const) process.on(signal, onSignal);
-  return () => {
+  const detach = () => {
     stopConsole();
     stopDebug();
     stdin.off("data", onData);
     if (stdin.isTTY) stdin.setRawMode(false);
     stdin.pause();
     for (const signal of ["SIGTERM", "SIGHUP", "SIGINT"] as const) process.off(signal, onSignal);
+  };
+  return {
+    detach,
+    get failure() {
+      return failure;
+    },
   };
 }

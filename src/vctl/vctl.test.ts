@@ -163,6 +163,19 @@ test("a VM whose console nobody reads any more ends", async () => {
   expect(await new Response(child.stdout).text()).toBe("A\nA\nA\n0\n");
 });
 
+test("a console that can't be written ends the VM, and says why", async () => {
+  const path = firmware("chatter.bin", "b0 41 ba f8 03 ee b0 0a ee eb f5");
+  const command = `'${process.execPath}' '${VCTL}' start -c --engine unicorn -m 1M -b '${path}' fw`;
+  const child = Bun.spawn(["bash", "-c", `${command} > /dev/full`], {
+    stderr: "pipe",
+    stdin: "ignore",
+  });
+  const text = await new Response(child.stderr).text();
+  expect(text).toContain("vctl: standard output: ENOSPC\n");
+  expect(text).not.toMatch(/\n\s+at |Warning/);
+  expect(await child.exited).toBe(1);
+});
+
 test("a trace is recorded, counted, replayed, and followed on the engine", () => {
   const trace = join(folder, "trace");
   expect(start("--debug-exit", "-m", "1M", "-b", bios, "--trace-exits", trace, "fw").code).toBe(43);
@@ -180,7 +193,7 @@ test("a trace is recorded, counted, replayed, and followed on the engine", () =>
 
 test("a file that is no trace, or a damaged one, is said to be", () => {
   expect(vctl("exits", bios)).toMatchObject({ code: 1, err: `vctl: ${bios}: not an exit trace\n` });
-  expect(vctl("exits", "/nonexistent").err).toBe("vctl: /nonexistent: ENOENT\n");
+  expect(vctl("exits", "/nonexistent").err).toBe("vctl: /nonexistent: no such file or directory\n");
 });
 
 test("host tells the engines, as a table and as JSON", () => {

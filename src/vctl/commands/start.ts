@@ -132,10 +132,11 @@ async function start(name: string, options: StartOptions): Promise<void> {
   const vm = await Vm.start(settings);
   if (vm.engineReason !== "") say(vm.engineReason);
   say(`${name}: ${vm.boot}; engine ${vm.engine}; ~. ends`);
-  const detach = attach(vm);
+  const attachment = attach(vm);
   const ending = await vm.ended;
-  detach();
+  attachment.detach();
   report(ending, options.registers === true);
+  if (attachment.failure !== undefined) throw new UsageError(attachment.failure);
   process.exit(ending.code);
 }
 
