@@ -6,6 +6,7 @@ import { ManualTime } from "../vmm/clock.ts";
 import { Capability, type Engine } from "../vmm/engine.ts";
 import { ExitReason, RunPage } from "../vmm/exit.ts";
 import { MachineImage } from "../vmm/image.ts";
+import { GuestAddressError } from "../vmm/memory.ts";
 import { Trace } from "../vmm/trace.ts";
 import { ClassicMachine } from "./machine.ts";
 import { Recorder } from "./recorder.ts";
@@ -13,12 +14,14 @@ import { Recorder } from "./recorder.ts";
 const folder = mkdtempSync(join(tmpdir(), "recorder-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const options = { name: "vm", kernel: "/k", cmdline: "quiet", memory: 2 ** 20, epoch: 0 };
+const options = { name: "vm", kernel: "/k", cmdline: "quiet", memory: 2 ** 20, epoch: 42 };
 
 function record(name: string, capabilities: number, use: (r: Recorder, run: RunPage) => void) {
   const path = join(folder, name);
   using image = new MachineImage([{ base: 0, size: 2 ** 20, readonly: false }]);
-  const machine = new ClassicMachine(image, new ManualTime(), {
+  const time = new ManualTime();
+  time.time = 10;
+  const machine = new ClassicMachine(image, time, {
     memory: 2 ** 20,
     epoch: 42,
     debugExit: false,
@@ -29,12 +32,16 @@ function record(name: string, capabilities: number, use: (r: Recorder, run: RunP
   const can = (bit: number) => (capabilities & bit) !== 0;
   const engine = { name: "kvm", run, can } as unknown as Engine;
   {
-    using recorder = new Recorder(path, machine, engine, options);
+    const worker = { traceExits: path, shared: new SharedArrayBuffer(4), engine: "auto" as const };
+    using recorder = new Recorder(path, machine, engine, { ...options, ...worker });
     use(recorder, run);
     image.memory.write32(0x100, 0x11223344);
     image.memory.read32(0x100);
     const block = new Uint8Array(6);
     image.memory.read(0x102, block);
+    // What isn't there is not read, nor recorded.
+    expect(() => image.memory.read(2 ** 40, block)).toThrow(GuestAddressError);
+    image.memory.read8(0x100);
   }
   // After it is closed nothing is recorded any more.
   image.memory.read8(0);
@@ -58,7 +65,7 @@ test("exits, interrupts, ticks, input and what devices read", () => {
     recorder.interrupt(0x24, 7);
     recorder.input(Uint8Array.of(1, 2), 8);
   });
-  expect(trace.header).toEqual({ engine: "kvm", machine: { ...options, epoch: 42 } });
+  expect(trace.header).toEqual({ engine: "kvm", machine: options });
   const [exit, ...rest] = [...trace.records()];
   expect(exit).toMatchObject({
     kind: "exit",
@@ -75,8 +82,9 @@ test("exits, interrupts, ticks, input and what devices read", () => {
     { kind: "tick", now: 6 },
     { kind: "interrupt", now: 7, vector: 0x24 },
     { kind: "input", now: 8, data: Uint8Array.of(1, 2) },
-    { kind: "memory", now: 0, address: 0x100, data: Uint8Array.of(0x44, 0x33, 0x22, 0x11) },
-    { kind: "memory", now: 0, address: 0x102, data: Uint8Array.of(0x22, 0x11, 0, 0, 0, 0) },
+    { kind: "memory", now: 10, address: 0x100, data: Uint8Array.of(0x44, 0x33, 0x22, 0x11) },
+    { kind: "memory", now: 10, address: 0x102, data: Uint8Array.of(0x22, 0x11, 0, 0, 0, 0) },
+    { kind: "memory", now: 10, address: 0x100, data: Uint8Array.of(0x44) },
   ]);
 });
 

@@ -13,12 +13,17 @@ export class Recorder implements ExitObserver, Disposable {
   readonly #memory: GuestMemory;
   readonly #clock: Clock;
   readonly #registers: boolean;
+  readonly #virtual: boolean;
   #exitedAt = 0;
   #reading = false;
 
+  /** @throws TraceError */
   constructor(path: string, machine: ClassicMachine, engine: Engine, options: VcpuOptions) {
-    const { epoch } = machine.options;
-    this.#writer = new TraceWriter(path, { engine: engine.name, machine: { ...options, epoch } });
+    this.#writer = new TraceWriter(path, {
+      engine: engine.name,
+      machine: described(options, machine.options.epoch),
+    });
+    this.#virtual = options.virtualTime === true;
     this.#memory = machine.memory;
     this.#registers = engine.can(Capability.SYNC_REGS);
     if (this.#registers) engine.run.syncRegisters = SYNC_REGS.REGS;
@@ -26,13 +31,24 @@ export class Recorder implements ExitObserver, Disposable {
     this.#memory.observeReads((address, length) => this.#read(address, length));
   }
 
+  /** Why the trace is not whole, in one sentence; nothing more is recorded then. */
+  get failure(): string | undefined {
+    return this.#writer.failure;
+  }
+
+  /** Everything so far goes into the file. */
+  flush(): void {
+    this.#writer.flush();
+  }
+
   exited(): void {
     this.#exitedAt = Bun.nanoseconds();
   }
 
   answered(run: RunPage, now: number): void {
-    const handled = Bun.nanoseconds() - this.#exitedAt;
-    this.#writer.exit(run, now, handled, this.#registers ? run.rip : 0n);
+    // Recordings of runs that repeat are the same, so they tell no host time.
+    const handled = this.#virtual ? 0 : Bun.nanoseconds() - this.#exitedAt;
+    this.#writer.exit(run, now, handled, this.#registers);
   }
 
   tick(now: number): void {
@@ -60,4 +76,12 @@ export class Recorder implements ExitObserver, Disposable {
     this.#memory.observeReads(undefined);
     this.#writer[Symbol.dispose]();
   }
+}
+
+/** What a machine can be made of again: nothing of this process or of this recording. */
+function described(options: VcpuOptions, epoch: number): Record<string, unknown> {
+  const { name, kernel, initrd, cmdline, modules, memory, format, bits } = options;
+  const { debugExit, virtualTime } = options;
+  const files = { name, kernel, initrd, cmdline, modules, format, bits };
+  return { ...files, memory, debugExit, virtualTime, epoch };
 }

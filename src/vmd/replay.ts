@@ -8,7 +8,7 @@ import { MachineImage } from "../vmm/image.ts";
 import { type ExitRecord, type Trace, TraceError, type TraceRecord } from "../vmm/trace.ts";
 import { ClassicMachine, memoryRanges } from "./machine.ts";
 import type { Size } from "./device.ts";
-import type { VcpuOptions } from "./vm.ts";
+import { checkVmOptions, type VcpuOptions, type VmOptions } from "./vm-options.ts";
 
 /** What a replay found. */
 export interface ReplayResult {
@@ -18,7 +18,7 @@ export interface ReplayResult {
   difference: string | undefined;
 }
 
-/** @throws TraceError when the trace doesn't say which machine it is of. */
+/** @throws TraceError when the trace is damaged, or doesn't say which machine it is of. */
 export function replay(trace: Trace): ReplayResult {
   using image = new MachineImage(memoryRanges(traceOptions(trace).memory, undefined));
   const devices = new ReplayedDevices(trace, image);
@@ -34,14 +34,34 @@ export function replay(trace: Trace): ReplayResult {
   return { exits, difference: undefined };
 }
 
-/** What a trace says of its machine. */
+/** What a trace says of its machine. @throws TraceError unless that is a machine. */
 export function traceOptions(trace: Trace): VcpuOptions {
-  const { memory, epoch, kernel } = trace.header.machine;
-  if (typeof memory !== "number" || typeof epoch !== "number" || typeof kernel !== "string") {
-    throw new TraceError("the trace's header does not describe its machine");
+  const { machine } = trace.header;
+  const damaged = new TraceError(`${trace.path}: the header describes no machine`);
+  for (const [option, isRight] of Object.entries(OPTIONS)) {
+    if (!isRight(machine[option])) throw damaged;
   }
-  return trace.header.machine as unknown as VcpuOptions;
+  try {
+    return checkVmOptions(machine as unknown as VmOptions);
+  } catch {
+    throw damaged;
+  }
 }
+
+const isText = (value: unknown) => typeof value === "string";
+const isFlag = (value: unknown) => value === undefined || typeof value === "boolean";
+const OPTIONS: Record<string, (value: unknown) => boolean> = {
+  name: (value) => value === undefined || isText(value),
+  kernel: isText,
+  initrd: (value) => value === undefined || isText(value),
+  cmdline: (value) => value === undefined || isText(value),
+  modules: (value) => value === undefined || (Array.isArray(value) && value.every(isText)),
+  memory: (value) => typeof value === "number",
+  // A Date goes no further.
+  epoch: (value) => typeof value === "number" && Math.abs(value) <= 8.64e15,
+  debugExit: isFlag,
+  virtualTime: isFlag,
+};
 
 /** A machine's devices, fed from a trace. */
 export class ReplayedDevices {
@@ -52,7 +72,7 @@ export class ReplayedDevices {
     const { memory, epoch, debugExit } = traceOptions(trace);
     this.machine = new ClassicMachine(image, this.#time, {
       memory,
-      epoch: epoch ?? 0,
+      epoch,
       debugExit: debugExit === true,
       output: () => {},
       debug: () => {},

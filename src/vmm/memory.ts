@@ -157,6 +157,7 @@ export class GuestMemory {
 
   /** Copies out of guest memory. */
   read(address: number, into: Uint8Array): void {
+    if (!this.contains(address, into.length)) throw new GuestAddressError(address, into.length);
     this.#readObserver?.(address, into.length);
     this.#spans(address, into.length, (w, at, offset, length) => {
       into.set(w.u8.subarray(at, at + length), offset);

@@ -1,11 +1,22 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ExitReason, RunPage } from "./exit.ts";
 import { MachineImage } from "./image.ts";
-import { Trace, TraceError, type TraceRecord, TraceWriter } from "./trace.ts";
+import { type ExitRecord, Trace, TraceError, type TraceRecord, TraceWriter } from "./trace.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "trace-"));
 const path = join(folder, "trace");
@@ -35,6 +46,7 @@ function place(exit: Extract<TraceRecord, { kind: "exit" }>): void {
     run.u32[11] = exit.address;
     data = 48;
   }
+  run.view.setBigUint64(304 + 128, exit.rip, true);
   run.u8.set(exit.data, data);
 }
 
@@ -44,7 +56,7 @@ function write(records: readonly TraceRecord[]): void {
     switch (record.kind) {
       case "exit":
         place(record);
-        writer.exit(run, record.now, record.handled, record.rip);
+        writer.exit(run, record.now, record.handled, record.rip !== 0n);
         break;
       case "interrupt":
         writer.interrupt(record.vector, record.now);
@@ -60,6 +72,12 @@ function write(records: readonly TraceRecord[]): void {
         break;
     }
   }
+}
+
+/** The same with time that goes forward. */
+function inOrder(list: readonly TraceRecord[]): TraceRecord[] {
+  const times = list.map(({ now }) => now).sort((a, b) => a - b);
+  return list.map((record, i) => ({ ...record, now: times[i] }));
 }
 
 const plain = (records: Iterable<TraceRecord>) =>
@@ -127,7 +145,7 @@ const records: fc.Arbitrary<TraceRecord> = fc.oneof(
 describe("what is written is read", () => {
   test("records of all kinds", () => {
     fc.assert(
-      fc.property(fc.array(records, { maxLength: 40 }), (list) => {
+      fc.property(fc.array(records, { maxLength: 40 }).map(inOrder), (list) => {
         write(list);
         const trace = Trace.open(path);
         expect(trace.header).toEqual(HEADER);
@@ -180,6 +198,71 @@ describe("what is written is read", () => {
   });
 });
 
+const setDirection = (direction: number) => (view: DataView, at: number) =>
+  view.setUint8(at + 17, direction);
+const setItems = (size: number, count: number) => (view: DataView, at: number) => {
+  view.setUint8(at + 18, size);
+  view.setUint32(at + 20, count, true);
+};
+
+describe("files are read in pieces", () => {
+  test("records across the edge of a piece, and what was taken stays", () => {
+    const list = Array.from({ length: 400 }, (_, i): TraceRecord => {
+      const data = new Uint8Array(60_000 + i).fill(i);
+      return { kind: "input", now: i, data };
+    });
+    write(list);
+    const got = [...Trace.open(path).records()];
+    expect(got.length).toBe(list.length);
+    for (const [i, record] of got.entries()) {
+      const { data } = record as Extract<TraceRecord, { kind: "input" }>;
+      expect(data.length).toBe(60_000 + i);
+      expect(data.every((byte) => byte === (i & 0xff))).toBe(true);
+    }
+  });
+
+  test("a file larger than memory should hold takes a piece's memory", () => {
+    write([{ kind: "tick", now: 1 }]);
+    truncateSync(path, 2 ** 40);
+    const trace = Trace.open(path);
+    expect(() => [...trace.records()]).toThrow(/: damaged at offset \d+$/);
+  });
+});
+
+describe("a file that can't be written", () => {
+  test("is one sentence at the start", () => {
+    const open = (file: string) => new TraceWriter(file, HEADER)[Symbol.dispose]();
+    expect(() => open("/nonexistent/x")).toThrow(
+      new TraceError("/nonexistent/x: no such file or directory"),
+    );
+    expect(() => open("/")).toThrow(new TraceError("/: is a directory"));
+    expect(() => open("/dev/full")).toThrow(new TraceError("/dev/full: no space left on device"));
+  });
+
+  test("is a sentence kept, and no exception, later", () => {
+    using writer = new TraceWriter(path, HEADER);
+    // Which file the writer has: /dev/full takes its place.
+    const target = realpathSync(path);
+    const file = readdirSync("/proc/self/fd").find((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`) === target;
+      } catch {
+        return false;
+      }
+    });
+    closeSync(Number(file));
+    expect(openSync("/dev/full", "w")).toBe(Number(file));
+    expect(writer.failure).toBeUndefined();
+    for (let i = 0; i < 100; i++) {
+      writer.input(new Uint8Array(60_000), i);
+      writer.memory(0, new Uint8Array(60_000), i);
+      writer.tick(i);
+    }
+    writer.flush();
+    expect(writer.failure).toBe(`${path}: no space left on device`);
+  });
+});
+
 describe("damaged files", () => {
   const read = (content: Uint8Array) => plain(new Trace("some.trace", content).records());
   const errors = (content: Uint8Array): string | undefined => {
@@ -206,8 +289,9 @@ describe("damaged files", () => {
     const json = good.slice();
     json[16] = 0x58;
     expect(errors(json)).toBe("some.trace: damaged at offset 16");
-    expect(() => Trace.open(join(folder, "none"))).toThrow(/none: ENOENT/);
-    expect(() => Trace.open(folder)).toThrow(TraceError);
+    expect(() => Trace.open(join(folder, "none"))).toThrow(/none: no such file or directory$/);
+    expect(() => Trace.open(folder)).toThrow(/: is a directory$/);
+    expect(() => Trace.open("/dev/zero")).toThrow("/dev/zero: not a regular file");
   });
 
   test("cut off anywhere, they give what is whole and then a TraceError", () => {
@@ -230,10 +314,64 @@ describe("damaged files", () => {
     }
   });
 
+  test("records that no machine makes are damaged", () => {
+    const exit = (fields: Partial<ExitRecord>): ExitRecord => ({
+      kind: "exit",
+      now: 5,
+      handled: 0,
+      reason: ExitReason.IO,
+      direction: 0,
+      size: 1,
+      count: 1,
+      address: 0x3f8,
+      rip: 0n,
+      data: Uint8Array.of(1),
+      ...fields,
+    });
+    // Offsets within a record: direction 17, size 18, count 20, address 24, data 40.
+    const damage: [TraceRecord, (view: DataView, at: number) => void][] = [
+      [exit({}), (view, at) => view.setUint8(at + 1, 1)],
+      [exit({}), (view, at) => view.setFloat64(at + 8, NaN, true)],
+      [exit({}), (view, at) => view.setFloat64(at + 8, -1, true)],
+      [exit({}), (view, at) => view.setFloat64(at + 8, 1, true)],
+      [exit({}), (view, at) => view.setFloat64(at + 8, 1e300, true)],
+      [exit({}), (view, at) => view.setUint8(at + 17, 2)],
+      [exit({}), (view, at) => view.setUint8(at + 18, 0)],
+      [exit({ count: 3, data: new Uint8Array(3) }), setItems(3, 1)],
+      [exit({}), (view, at) => view.setUint32(at + 20, 2, true)],
+      [exit({}), (view, at) => view.setUint32(at + 20, 0xffffffff, true)],
+      [exit({}), (view, at) => view.setFloat64(at + 24, 0x10000, true)],
+      [exit({}), (view, at) => view.setFloat64(at + 24, 0.5, true)],
+      [exit({ reason: ExitReason.MMIO }), (view, at) => view.setFloat64(at + 24, -8, true)],
+      [
+        exit({ reason: ExitReason.MMIO, count: 1, size: 8, data: new Uint8Array(8) }),
+        setItems(4, 2),
+      ],
+      [exit({ reason: ExitReason.RDMSR, size: 8, data: new Uint8Array(8) }), setItems(4, 2)],
+      [exit({ reason: ExitReason.RDMSR, size: 8, data: new Uint8Array(8) }), setDirection(1)],
+      [exit({ reason: ExitReason.HLT }), setItems(1, 0)],
+      [{ kind: "interrupt", now: 5, vector: 1 }, (view, at) => view.setUint32(at + 16, 256, true)],
+      [
+        { kind: "memory", now: 5, address: 0, data: Uint8Array.of(1) },
+        (view, at) => view.setFloat64(at + 16, Infinity, true),
+      ],
+    ];
+    for (const [record, change] of damage) {
+      const tick: TraceRecord = { kind: "tick", now: 5 };
+      write([tick]);
+      const at = readFileSync(path).length;
+      write([tick, record]);
+      const content = new Uint8Array(readFileSync(path));
+      expect(errors(content)).toBeUndefined();
+      change(new DataView(content.buffer), at);
+      expect(errors(content)).toBe(`some.trace: damaged at offset ${at}`);
+    }
+  });
+
   test("with bytes changed, they never throw anything else, and end", () => {
     fc.assert(
       fc.property(
-        fc.array(records, { minLength: 1, maxLength: 8 }),
+        fc.array(records, { minLength: 1, maxLength: 8 }).map(inOrder),
         fc.array(fc.tuple(fc.nat(), fc.nat(255)), { minLength: 1, maxLength: 6 }),
         (list, changes) => {
           write(list);
