@@ -11,6 +11,10 @@ import { PAGE } from "./low-memory.ts";
 
 /** The reset vector holds at least a far jump. */
 const SMALLEST = 15;
+/** The first instruction's place, bytes from the image's end. */
+const RESET_VECTOR = 16;
+/** JMP rel16, JMP ptr16:16, JMP rel8. */
+const JUMPS = [0xe9, 0xea, 0xeb];
 /** What of the image is seen below 1 MiB too, in bytes. */
 const LOW_COPY = 0x20000;
 
@@ -21,6 +25,15 @@ export function firmwareRange(bytes: number): { base: number; size: number } | u
   if (bytes < SMALLEST || bytes > FIRMWARE_SIZE) return undefined;
   const size = alignUp(bytes, PAGE);
   return { base: FOUR_GIB - size, size };
+}
+
+/**
+ * Whether a file looks like a firmware image: whole pages, and at the reset vector a jump, which
+ * every image has. vmd takes any file for one; a mistyped path would then run as code.
+ */
+export function looksLikeFirmware(file: Bytes): boolean {
+  if (firmwareRange(file.size) === undefined || file.size % PAGE !== 0) return false;
+  return JUMPS.includes(file.data[file.size - RESET_VECTOR]);
 }
 
 /**

@@ -29,6 +29,17 @@ function load(kernel: Uint8Array, format?: BootFormat | "auto") {
   return { memory, boot: loadKernel({ name: "file", kernel, memory, e820, format }) };
 }
 
+/** Bytes that end as firmware does: with a jump 16 bytes before the end. */
+function firmwareImage(size: number): Uint8Array {
+  const image = counting(size, 7);
+  image[size - 16] = 0xea;
+  return image;
+}
+
+const noKernel = (size: string) =>
+  "not a kernel: neither ELF nor a Linux bzImage, and no firmware image with a jump at its reset " +
+  `vector (${size}); format firmware takes it as it is`;
+
 test("the format is found out, of a compressed file too", () => {
   const files: [Uint8Array, BootFormat][] = [
     [bzImage(), "linux"],
@@ -59,7 +70,7 @@ test("a version string decides when notes don't", () => {
 });
 
 test("firmware ends at 4 GiB in ROM and at 1 MiB in RAM", () => {
-  const image: Uint8Array = counting(0x28000, 7);
+  const image: Uint8Array = firmwareImage(0x28000);
   const { memory, boot } = load(image);
   expect(boot).toMatchObject({ format: "firmware", entry: 0xfffffff0 });
   expect(boot.rom?.base).toBe(2 ** 32 - 0x28000);
@@ -73,7 +84,7 @@ test("firmware ends at 4 GiB in ROM and at 1 MiB in RAM", () => {
 });
 
 test("a small image is padded in front to whole pages of ones", () => {
-  const { memory, boot } = load(counting(15));
+  const { memory, boot } = load(counting(15), "firmware");
   expect(boot.rom?.base).toBe(0xfffff000);
   expect(boot.rom?.bytes.subarray(4080)).toEqual(Uint8Array.of(0xff, ...counting(15)));
   expect(memory.read8(0xffff1)).toBe(1);
@@ -81,9 +92,12 @@ test("a small image is padded in front to whole pages of ones", () => {
 });
 
 test("the ROM that a machine needs is known before it is built", () => {
-  expect(romRange(counting(0x28000))).toEqual({ base: 0xfffd8000, size: 0x28000 });
-  expect(romRange(counting(15))).toEqual({ base: 0xfffff000, size: 0x1000 });
-  expect(romRange(counting(14))).toBeUndefined();
+  expect(romRange(firmwareImage(0x28000))).toEqual({ base: 0xfffd8000, size: 0x28000 });
+  expect(romRange(counting(15), "firmware")).toEqual({ base: 0xfffff000, size: 0x1000 });
+  expect(romRange(counting(14), "firmware")).toBeUndefined();
+  // Not by itself: a file of whole pages without a jump, and one that isn't whole pages.
+  expect(romRange(counting(0x28000, 7))).toBeUndefined();
+  expect(romRange(firmwareImage(0x28000).subarray(1))).toBeUndefined();
   expect(romRange(new Uint8Array(2 ** 22 + 1))).toBeUndefined();
   expect(romRange(new Uint8Array(0))).toBeUndefined();
   expect(romRange(openBsdKernel(), "firmware")).toMatchObject({ size: 4096 });
@@ -92,22 +106,14 @@ test("the ROM that a machine needs is known before it is built", () => {
 
 test("files that are no kernel are sentences", () => {
   const cases: [Uint8Array, BootFormat | "auto" | undefined, string][] = [
-    [
-      new Uint8Array(0),
-      undefined,
-      "not a kernel: neither ELF nor a Linux bzImage, and 0 bytes is no size for firmware",
-    ],
-    [
-      new Uint8Array(2 ** 22 + 1),
-      "auto",
-      "not a kernel: neither ELF nor a Linux bzImage, and 4.0 MiB is no size for firmware",
-    ],
+    [new Uint8Array(0), undefined, noKernel("0 bytes")],
+    [new Uint8Array(2 ** 22 + 1), "auto", noKernel("4.0 MiB")],
     [counting(100), "linux", "not a Linux bzImage: no HdrS at 0x202"],
     [counting(100), "vmlinux", "not an ELF file"],
     [counting(100), "multiboot", "no Multiboot header in the first 8 KiB"],
     [counting(14), "firmware", "firmware must have 15 bytes to 4 MiB, and this file has 14 bytes"],
     [
-      new Uint8Array(gzipSync(counting(100))),
+      new Uint8Array(gzipSync(firmwareImage(4096))),
       undefined,
       "gzip: neither ELF nor a Linux bzImage inside; firmware must not be packed",
     ],

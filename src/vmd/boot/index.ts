@@ -9,7 +9,7 @@
 import type { Boot, BootFormat, BootOptions } from "./boot.ts";
 import { BootError, Bytes, size } from "./bytes.ts";
 import { type Elf, isElf, readElf, readNotes } from "./elf.ts";
-import { firmwareRange, loadFirmware } from "./firmware.ts";
+import { firmwareRange, loadFirmware, looksLikeFirmware } from "./firmware.ts";
 import { gunzip, isGzip } from "./gzip.ts";
 import { identifyByNotes, identifyByVersion } from "./identify.ts";
 import { isBzImage, loadLinux } from "./linux.ts";
@@ -84,9 +84,10 @@ export function detectFormat(file: Bytes): BootFormat {
   if (isElf(file)) return detectElf(readElf(file));
   if (isBzImage(file)) return "linux";
   if (findMultibootHeader(file) !== undefined) return "multiboot";
-  if (firmwareRange(file.size) !== undefined) return "firmware";
+  if (looksLikeFirmware(file)) return "firmware";
   throw file.error(
-    `not a kernel: neither ELF nor a Linux bzImage, and ${size(file.size)} is no size for firmware`,
+    "not a kernel: neither ELF nor a Linux bzImage, and no firmware image with a jump at its " +
+      `reset vector (${size(file.size)}); format firmware takes it as it is`,
   );
 }
 
@@ -101,7 +102,8 @@ export function romRange(
   const file = new Bytes("", kernel);
   const other =
     isGzip(file) || isElf(file) || isBzImage(file) || findMultibootHeader(file) !== undefined;
-  const firmware = format === "firmware" || (format === "auto" && !other);
+  const firmware =
+    format === "firmware" || (format === "auto" && !other && looksLikeFirmware(file));
   return firmware ? firmwareRange(kernel.length) : undefined;
 }
 
