@@ -31,6 +31,8 @@ export interface CrossCheckResult {
   difference: string | undefined;
   /** How the guest ended, or why the check did. */
   ending: string;
+  /** An engine could not go on, so nothing was found out about the rest. */
+  failed: boolean;
 }
 
 export interface CrossCheckOptions extends MachineOptions {
@@ -83,7 +85,7 @@ class CrossCheck implements Disposable {
     while (this.#equal < limit) {
       this.#inject();
       const failure = this.#a.next() ?? this.#b.next();
-      if (failure !== undefined) return this.#end(failure);
+      if (failure !== undefined) return { ...this.#end(failure), failed: true };
       const difference = this.#compare();
       if (difference !== undefined) return { ...this.#end("a difference"), difference };
       this.#equal++;
@@ -98,7 +100,7 @@ class CrossCheck implements Disposable {
 
   #end(ending: string): CrossCheckResult {
     this.#machine.flush();
-    return { equal: this.#equal, difference: undefined, ending };
+    return { equal: this.#equal, difference: undefined, ending, failed: false };
   }
 
   #inject(): void {

@@ -47,6 +47,8 @@ export interface ExitObserver {
   /** Timers that are due are about to run. */
   tick(now: number): void;
   interrupt(vector: number, now: number): void;
+  /** Why it can see no more: a sentence that ends the run. */
+  readonly failure?: string | undefined;
 }
 
 /** Virtual time that an exit takes, ns: about what hardware takes, so polling loops end as there. */
@@ -105,7 +107,11 @@ export class Vcpu {
       if (this.#virtual) engine.warp(EXIT_TIME);
       if (this.observer !== undefined) this.observer.exited(run);
       const stop = this.#answer(run);
-      if (this.observer !== undefined) this.observer.answered(run, clock.now);
+      if (this.observer !== undefined) {
+        this.observer.answered(run, clock.now);
+        const { failure } = this.observer;
+        if (failure !== undefined) return { kind: "crash", why: failure };
+      }
       if (stop !== undefined) return stop;
       if (hardware.event !== undefined) {
         const event = hardware.event;

@@ -19,9 +19,11 @@ async function check(trace: Trace, options: ExitsOptions): Promise<void> {
   }
   if (options.crossCheck !== undefined) {
     const { follow } = await import("../../vmd/follow.ts");
-    const { equal, difference, ending } = follow(trace, options.crossCheck);
+    const { equal, difference, ending, failed } = follow(trace, options.crossCheck);
     if (difference !== undefined) throw new UsageError(difference);
-    say(`${equal} exits are equal on engine ${options.crossCheck}: ${ending}`);
+    const result = `${equal} exits are equal on engine ${options.crossCheck}: ${ending}`;
+    if (failed) throw new UsageError(result);
+    say(result);
   }
 }
 

@@ -158,7 +158,7 @@ async function checkOnBothEngines(settings: VmOptions): Promise<void> {
   say(`${settings.name}: ${result.equal} exits are equal on ${ENGINES.join(" and ")}`);
   if (result.difference !== undefined) process.stderr.write(`${result.difference}\n`);
   say(`${settings.name}: ${result.ending}`);
-  process.exit(result.difference === undefined ? 0 : 1);
+  process.exit(result.failed || result.difference !== undefined ? 1 : 0);
 }
 
 function report(ending: Ending, registers: boolean): void {
