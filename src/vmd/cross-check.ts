@@ -20,9 +20,7 @@ import type { Boot } from "./boot/index.ts";
 import type { Size } from "./device.ts";
 import { compareRegisters, type Item, lateRip, Side } from "./side.ts";
 import { ClassicMachine, type MachineOptions, memoryRanges } from "./machine.ts";
-
-/** Guest time that an exit takes, ns. */
-const EXIT_TIME = 1000;
+import { EXIT_TIME } from "./vcpu.ts";
 
 export interface CrossCheckResult {
   /** Exits (items of string instructions each) that were equal. */

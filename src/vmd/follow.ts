@@ -2,91 +2,174 @@
  * A recorded trace against an engine: the guest runs again, gets the recorded answers, and must
  * show the recorded exits.
  *
- * Interrupts go in where they were recorded. One that came in while the guest ran, rather than at
- * an exit, can't be placed on another engine: the check ends there and says so.
+ * With virtual time, on an engine that has it, everything happens where it was recorded: time moves
+ * as the vCPU loop moved it, and the guest is stopped and interrupted at the same instruction.
+ * Otherwise interrupts go in where they were recorded, at exits. One that came in while the guest
+ * ran can't be placed: the check ends there and says so. Nor is a guest's time the recorded one.
  */
 import type { EngineName } from "../vmm/engine.ts";
 import { ExitReason, exitName } from "../vmm/exit.ts";
+import { ignoreMsrWrite, readMsr } from "../vmm/msr.ts";
 import type { ExitRecord, Trace } from "../vmm/trace.ts";
 import { BootFiles } from "./boot-files.ts";
 import type { CrossCheckResult } from "./cross-check.ts";
 import { memoryRanges } from "./machine.ts";
 import { ReplayedDevices, traceOptions } from "./replay.ts";
 import { lateRip, LONGEST_INSTRUCTION, Side } from "./side.ts";
+import { EXIT_TIME } from "./vcpu.ts";
+
+/** What can't be followed, in one sentence; undefined when everything can. @throws TraceError */
+export function followLimits(trace: Trace, engine: EngineName): string | undefined {
+  if (repeats(trace, engine)) return undefined;
+  const time = traceOptions(trace).virtualTime ? `engine ${engine} has real time` : "real time";
+  return `${time}: a guest that reads the TSC, or is interrupted as it runs, can't be followed further`;
+}
 
 /** @throws TraceError, FileError, BootError, EngineError */
 export function follow(trace: Trace, engine: EngineName): CrossCheckResult {
-  const options = traceOptions(trace);
-  using files = new BootFiles(options);
-  using side = new Side(engine, memoryRanges(options.memory, files.rom));
-  const devices = new ReplayedDevices(trace, side.image);
-  const boot = files.load(devices.machine);
-  side.engine.setCpu(boot.cpu);
-
-  let equal = 0;
-  let kicked = false;
-  const end = (ending: string, difference?: string): CrossCheckResult => ({
-    equal,
-    ending,
-    difference: difference === undefined ? undefined : `exit ${equal}: ${difference}`,
-  });
-  for (const record of trace.records()) {
-    if (record.kind === "exit") {
-      if (record.reason === ExitReason.INTR || record.reason === ExitReason.IRQ_WINDOW_OPEN) {
-        kicked = true;
-        continue;
-      }
-      kicked = false;
-      const difference = compareExit(side, record);
-      if (difference !== undefined) return end("a difference", difference);
-      equal++;
-    }
-    const difference = devices.apply(record);
-    if (difference !== undefined) return end("a difference", difference);
-    if (record.kind === "interrupt") {
-      if (kicked || !side.engine.run.readyForInterrupt) {
-        return end(`interrupt ${record.vector} was recorded at no exit of the guest's own`);
-      }
-      side.engine.interrupt(record.vector);
-    }
-  }
-  return end("the trace ended");
+  using following = new Following(trace, engine);
+  return following.run();
 }
 
-// Runs the guest through all items of a recorded exit, and gives it the recorded answers.
-function compareExit(side: Side, record: ExitRecord): string | undefined {
-  const size = Math.max(
-    1,
-    record.reason === ExitReason.MMIO ? Math.min(record.size, 4) : record.size,
-  );
-  const items = Math.max(1, Math.floor(record.data.length / size));
-  const isWrite = record.direction === 1;
-  for (let i = 0; i < items; i++) {
-    const failure = side.next();
-    if (failure !== undefined) return failure;
-    const { item, engine } = side;
-    const { run } = engine;
-    const expected = describe(record, size, i);
-    if (item.what !== expected) return `recorded ${expected}, ${engine.name} ${item.what}`;
-    const data = record.data.subarray(i * size, (i + 1) * size);
-    if (record.reason !== ExitReason.IO && record.reason !== ExitReason.MMIO) continue;
-    if (!isWrite) side.data.set(data);
-    else if (item.out !== data.toHex()) {
-      return `${expected}: recorded ${data.toHex()}, ${engine.name} ${item.out}`;
-    }
-    if (i === 0 && record.rip !== 0n && side.whole) {
-      const distance = Number(run.rip - record.rip);
-      if (Math.abs(distance) > (lateRip(run) ? LONGEST_INSTRUCTION : 0)) {
-        const rips = `recorded 0x${record.rip.toString(16)}, ${engine.name} 0x${run.rip.toString(16)}`;
-        return `${expected}: RIP differs: ${rips}`;
+function repeats(trace: Trace, engine: EngineName): boolean {
+  return engine === "unicorn" && traceOptions(trace).virtualTime === true;
+}
+
+class Following implements Disposable {
+  readonly #trace: Trace;
+  readonly #side: Side;
+  readonly #devices: ReplayedDevices;
+  readonly #virtual: boolean;
+  #equal = 0;
+  // An interrupt waits for the guest to take one.
+  #waiting = false;
+  // The guest was stopped for the host since its own last exit.
+  #kicked = false;
+
+  constructor(trace: Trace, engine: EngineName) {
+    this.#trace = trace;
+    const options = traceOptions(trace);
+    const virtual = repeats(trace, engine);
+    this.#virtual = virtual;
+    using files = new BootFiles(options);
+    const side = new Side(engine, memoryRanges(options.memory, files.rom), { virtual });
+    this.#side = side;
+    this.#devices = new ReplayedDevices(trace, side.image, (ns) => {
+      if (virtual) side.engine.warp(ns);
+    });
+    side.engine.setCpu(files.load(this.#devices.machine).cpu);
+  }
+
+  run(): CrossCheckResult {
+    for (const record of this.#trace.records()) {
+      if (record.kind === "exit") {
+        if (!this.#virtual && isHosts(record)) {
+          this.#kicked = true;
+          continue;
+        }
+        this.#kicked = false;
+        const result = this.#exit(record);
+        if (result !== undefined) return result;
+        this.#equal++;
+      }
+      const difference = this.#devices.apply(record);
+      if (difference !== undefined) return this.#differs(difference);
+      // Ticks are recorded before the exit in which they are.
+      if (record.kind !== "tick") this.#waiting = this.#devices.machine.interrupts.pending;
+      if (record.kind === "exit" || record.kind === "interrupt") this.#catchUp(record.now);
+      if (record.kind === "interrupt") {
+        if (this.#kicked || !this.#side.engine.run.readyForInterrupt) {
+          return this.#end(`interrupt ${record.vector} was recorded at no exit of the guest's own`);
+        }
+        this.#side.engine.interrupt(record.vector);
       }
     }
+    return this.#end("the trace ended");
   }
-  if (record.reason === ExitReason.RDMSR) {
-    const view = new DataView(record.data.buffer, record.data.byteOffset, 8);
-    side.engine.run.msrData = view.getBigUint64(0, true);
+
+  #end(ending: string): CrossCheckResult {
+    return { equal: this.#equal, ending, difference: undefined, failed: false };
   }
-  return undefined;
+
+  #differs(difference: string): CrossCheckResult {
+    return { ...this.#end("a difference"), difference: `exit ${this.#equal}: ${difference}` };
+  }
+
+  // A guest that slept goes on at the time at which it was woken.
+  #catchUp(now: number): void {
+    const { engine } = this.#side;
+    if (this.#virtual && engine.now() < now) engine.warp(now - engine.now());
+  }
+
+  // Runs the guest through all items of a recorded exit, and gives it the recorded answers.
+  #exit(record: ExitRecord): CrossCheckResult | undefined {
+    const side = this.#side;
+    const { engine } = side;
+    const { run } = engine;
+    const size = itemSize(record);
+    const items = Math.max(1, record.data.length / size);
+    let until: number | undefined;
+    if (this.#virtual) {
+      run.requestInterruptWindow = this.#waiting;
+      if (record.reason === ExitReason.INTR) until = record.now - EXIT_TIME;
+    }
+    for (let i = 0; i < items; i++) {
+      const failure = side.next(until);
+      if (failure !== undefined) return { ...this.#end(failure), failed: true };
+      const difference = compareItem(side, record, i);
+      if (difference !== undefined) return this.#differs(difference);
+      if (record.direction === 0 && hasItems(record)) {
+        side.data.set(record.data.subarray(i * size, (i + 1) * size));
+      }
+    }
+    if (this.#virtual) engine.warp(EXIT_TIME);
+    if (record.reason === ExitReason.RDMSR) {
+      const { buffer, byteOffset } = record.data;
+      run.msrError = readMsr(record.address) === undefined;
+      run.msrData = new DataView(buffer, byteOffset, 8).getBigUint64(0, true);
+    } else if (record.reason === ExitReason.WRMSR) {
+      run.msrError = !ignoreMsrWrite(record.address);
+    }
+    return undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.#side[Symbol.dispose]();
+  }
+}
+
+/** Exits at which the host, not the guest, had something to do. */
+function isHosts({ reason }: ExitRecord): boolean {
+  return reason === ExitReason.INTR || reason === ExitReason.IRQ_WINDOW_OPEN;
+}
+
+function hasItems({ reason }: ExitRecord): boolean {
+  return reason === ExitReason.IO || reason === ExitReason.MMIO;
+}
+
+// As Side cuts exits into items.
+function itemSize({ reason, size }: ExitRecord): number {
+  if (reason === ExitReason.IO) return size;
+  return reason === ExitReason.MMIO && size === 8 ? 4 : 8;
+}
+
+function compareItem(side: Side, record: ExitRecord, i: number): string | undefined {
+  const { item, engine } = side;
+  const { run } = engine;
+  const size = itemSize(record);
+  const data = record.data.subarray(i * size, (i + 1) * size);
+  const expected = describe(record, hasItems(record) ? data.length : 0, i);
+  if (item.what !== expected) return `recorded ${expected}, ${engine.name} ${item.what}`;
+  if (hasItems(record) && record.direction === 1 && item.out !== data.toHex()) {
+    return `${expected}: recorded ${data.toHex()}, ${engine.name} ${item.out}`;
+  }
+  if (i > 0 || record.rip === 0n || !side.whole || record.reason === ExitReason.SHUTDOWN) {
+    return undefined;
+  }
+  const distance = Number(run.rip - record.rip);
+  if (Math.abs(distance) <= (lateRip(run) ? LONGEST_INSTRUCTION : 0)) return undefined;
+  const rips = `recorded 0x${record.rip.toString(16)}, ${engine.name} 0x${run.rip.toString(16)}`;
+  return `${expected}: RIP differs: ${rips}`;
 }
 
 function describe(record: ExitRecord, size: number, item: number): string {
@@ -96,7 +179,7 @@ function describe(record: ExitRecord, size: number, item: number): string {
     case ExitReason.IO:
       return `${isWrite ? "out" : "in"} ${hex(record.address)}/${size}`;
     case ExitReason.MMIO:
-      return `${isWrite ? "write" : "read"} ${hex(record.address + item * size)}/${size}`;
+      return `${isWrite ? "write" : "read"} ${hex(record.address + item * 4)}/${size}`;
     case ExitReason.RDMSR:
     case ExitReason.WRMSR:
       return `${exitName(record.reason)} ${hex(record.address)}`;

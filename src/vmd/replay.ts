@@ -66,9 +66,11 @@ const OPTIONS: Record<string, (value: unknown) => boolean> = {
 /** A machine's devices, fed from a trace. */
 export class ReplayedDevices {
   readonly machine: ClassicMachine;
-  readonly #time = new ReplayTime();
+  readonly #time: ReplayTime;
 
-  constructor(trace: Trace, image: MachineImage) {
+  /** @param warp told where devices move guest time ahead. */
+  constructor(trace: Trace, image: MachineImage, warp: (ns: number) => void = () => {}) {
+    this.#time = new ReplayTime(warp);
     const { memory, epoch, debugExit } = traceOptions(trace);
     this.machine = new ClassicMachine(image, this.#time, {
       memory,
@@ -116,7 +118,12 @@ export class ReplayedDevices {
 
 /** Recorded time doesn't move by itself: a warp is in the next record's time already. */
 class ReplayTime extends ManualTime {
-  override warp(): void {}
+  override readonly warp: (ns: number) => void;
+
+  constructor(warp: (ns: number) => void) {
+    super();
+    this.warp = warp;
+  }
 }
 
 function answer(machine: ClassicMachine, exit: ExitRecord): string | undefined {

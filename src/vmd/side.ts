@@ -4,7 +4,7 @@
  */
 import { type CpuState, GENERAL_REGISTERS, type Segment } from "../vmm/cpu.ts";
 import { decodeCpu } from "../vmm/cpu-codec.ts";
-import { Capability, Engine, EngineError, type EngineName } from "../vmm/engine.ts";
+import { Capability, Engine, EngineError, type EngineName, type TimeMode } from "../vmm/engine.ts";
 import { ExitReason, exitName, fatalExit, IO_OUT, RunPage, SYNC_REGS } from "../vmm/exit.ts";
 import { MachineImage, type RangeRequest } from "../vmm/image.ts";
 
@@ -31,29 +31,34 @@ export class Side implements Disposable {
   #item = 0;
   #items = 0;
 
-  constructor(name: EngineName, ranges: readonly RangeRequest[]) {
+  constructor(name: EngineName, ranges: readonly RangeRequest[], time: TimeMode = {}) {
     this.image = new MachineImage(ranges);
-    this.engine = Engine.open(name, this.image);
+    this.engine = Engine.open(name, this.image, time);
     if (!this.engine.can(Capability.SYNC_REGS)) {
       throw new EngineError(`engine ${name} brings no registers with exits, so can't be compared`);
     }
     this.engine.run.syncRegisters = SYNC_REGS.REGS | SYNC_REGS.SREGS;
   }
 
-  /** The next item; enters the guest when the exit at hand has no more. @returns a failure. */
-  next(): string | undefined {
+  /**
+   * The next item; enters the guest when the exit at hand has no more.
+   * @param until guest time, ns, at which the guest is to be stopped: that is an exit then.
+   * @returns a failure.
+   */
+  next(until?: number): string | undefined {
     if (++this.#item < this.#items) return undefined;
     const { engine } = this;
     const { run } = engine;
-    const limit = engine.now() + PATIENCE;
-    do {
+    const limit = until ?? engine.now() + PATIENCE;
+    for (;;) {
       engine.setDeadline(limit);
       const result = engine.enter();
       if (result < 0) return `engine ${engine.name} failed with errno ${-result}`;
+      if (run.reason !== ExitReason.INTR || until !== undefined) break;
       if (engine.now() > limit) {
         return `the guest ran ${PATIENCE / 1e9} s on engine ${engine.name} without an exit`;
       }
-    } while (run.reason === ExitReason.INTR);
+    }
     this.#item = 0;
     this.#items = 1;
     if (run.reason === ExitReason.IO) this.#items = run.ioCount;

@@ -52,7 +52,7 @@ export interface ExitObserver {
 }
 
 /** Virtual time that an exit takes, ns: about what hardware takes, so polling loops end as there. */
-const EXIT_TIME = 1000;
+export const EXIT_TIME = 1000;
 
 export class Vcpu {
   readonly #engine: Engine;

@@ -18,7 +18,9 @@ async function check(trace: Trace, options: ExitsOptions): Promise<void> {
     say(`${exits} exits replayed: every answer is the recorded one`);
   }
   if (options.crossCheck !== undefined) {
-    const { follow } = await import("../../vmd/follow.ts");
+    const { follow, followLimits } = await import("../../vmd/follow.ts");
+    const limits = followLimits(trace, options.crossCheck);
+    if (limits !== undefined) say(limits);
     const { equal, difference, ending, failed } = follow(trace, options.crossCheck);
     if (difference !== undefined) throw new UsageError(difference);
     const result = `${equal} exits are equal on engine ${options.crossCheck}: ${ending}`;

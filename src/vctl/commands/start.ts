@@ -127,6 +127,8 @@ async function start(name: string, options: StartOptions): Promise<void> {
     epoch: options.epoch,
   };
   if (options.crossCheck) {
+    const other = ALONE.find((option) => given(options[option]));
+    if (other !== undefined) throw new UsageError(`--cross-check doesn't go with ${flag(other)}`);
     return await checkOnBothEngines(settings);
   }
   const vm = await Vm.start(settings);
@@ -138,6 +140,17 @@ async function start(name: string, options: StartOptions): Promise<void> {
   report(ending, options.registers === true);
   if (attachment.failure !== undefined) throw new UsageError(attachment.failure);
   process.exit(ending.code);
+}
+
+/** What a run on both engines can't do: it chooses engines and time by itself, and records nothing. */
+const ALONE = ["engine", "traceExits", "virtualTime", "registers"] as const;
+
+function given(value: string | boolean | undefined): boolean {
+  return value !== undefined && value !== false && value !== "auto";
+}
+
+function flag(option: string): string {
+  return `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }
 
 async function checkOnBothEngines(settings: VmOptions): Promise<void> {
