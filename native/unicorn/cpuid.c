@@ -29,10 +29,10 @@
 	(BIT(0) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(11) | BIT(13) | \
 	 BIT(15) | BIT(16) | BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26))
 /*
- * SMEP SMAP. Not ERMS: a byte costs here what a quadword does, and kernels would
+ * TSC_ADJUST SMEP SMAP. Not ERMS: a byte costs here what a quadword does, and kernels would
  * clear pages bytewise. Not BMI: PDEP, PEXT, BZHI and BEXTR give wrong results.
  */
-#define LEAF_7_EBX (BIT(7) | BIT(20))
+#define LEAF_7_EBX (BIT(1) | BIT(7) | BIT(20))
 /* ARCH_CAPABILITIES */
 #define LEAF_7_EDX BIT(29)
 /* LAHF LZCNT */

@@ -70,7 +70,6 @@ const HIDDEN: [string, number, Register, Record<string, number>][] = [
     7,
     "ebx",
     {
-      TSC_ADJUST: 1,
       SGX: 2,
       HLE: 4,
       INVPCID: 10,

@@ -27,9 +27,9 @@ const HIDE_1_ECX = bits(2, 3, 4, 5, 6, 7, 8, 10, 11, 14, 15, 17, 18, 21, 24);
 const HYPERVISOR = bits(31);
 // Leaf 1, EDX: MCE 7, APIC 9, MTRR 12, MCA 14, PSN 18, DS 21, ACPI 22, SS 27, HTT 28, TM 29, PBE 31.
 const HIDE_1_EDX = bits(7, 9, 12, 14, 18, 21, 22, 27, 28, 29, 31);
-// Leaf 7.0, EBX: TSC_ADJUST 1, SGX 2, HLE 4, INVPCID 10, RTM 11, PQM 12, MPX 14, PQE 15,
+// Leaf 7.0, EBX: SGX 2, HLE 4, INVPCID 10, RTM 11, PQM 12, MPX 14, PQE 15,
 // AVX-512 16 17 21 26 27 28 30 31, PCOMMIT 22, PT 25.
-const HIDE_7_EBX = bits(1, 2, 4, 10, 11, 12, 14, 15, 16, 17, 21, 22, 25, 26, 27, 28, 30, 31);
+const HIDE_7_EBX = bits(2, 4, 10, 11, 12, 14, 15, 16, 17, 21, 22, 25, 26, 27, 28, 30, 31);
 const KEEP_7_ECX = bits(2); // UMIP
 // MD_CLEAR, and ARCH_CAPABILITIES: the MSR in which a processor says what it isn't vulnerable to.
 const KEEP_7_EDX = bits(10, 29);

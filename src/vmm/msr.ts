@@ -5,6 +5,7 @@
 
 const ZERO = new Set([
   0x17, // IA32_PLATFORM_ID
+  0x3b, // IA32_TSC_ADJUST: with it Linux trusts the TSC, however late its timer interrupts are
   0x8b, // IA32_BIOS_SIGN_ID
   0xfe, // MTRRcap
   0x2ff, // MTRRdefType
