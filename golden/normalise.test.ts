@@ -16,3 +16,8 @@ test("time stamps, numbers, dates and escapes are taken out, words stay", () => 
 test("a line that is missing or new is seen", () => {
   expect(normalise("a\nb\nc")).not.toBe(normalise("a\nc"));
 });
+
+test("lines of kernel threads come last, wherever they were", () => {
+  const aside = "[    0.5] Trying to unpack rootfs image as initramfs...";
+  expect(normalise(`a\n${aside}\nb`)).toBe(normalise(`a\nb\n${aside}`));
+});

@@ -8,6 +8,8 @@
  *    stuck to it, and a minus sign; ranges and dotted numbers become one: addresses, sizes, speeds, dates, hashes.
  * 4. Month and weekday names become "day".
  * 5. Blank lines and trailing spaces go.
+ * 6. Lines that a kernel thread prints beside the boot (ASIDE) are put at the end, sorted: where they
+ *    come depends on the last instruction before them.
  */
 
 const RULES: [RegExp, string][] = [
@@ -23,7 +25,12 @@ const RULES: [RegExp, string][] = [
   [/\n+/g, "\n"],
 ];
 
+const ASIDE = [/Trying to unpack rootfs/, /Freeing initrd memory/, / audit: /, /crng init done/];
+
 /** The log with every rule applied. */
 export function normalise(log: string): string {
-  return RULES.reduce((text, [pattern, by]) => text.replace(pattern, by), log).trim();
+  const text = RULES.reduce((rest, [pattern, by]) => rest.replace(pattern, by), log).trim();
+  const lines = text.split("\n");
+  const aside = lines.filter((line) => ASIDE.some((pattern) => pattern.test(line)));
+  return [...lines.filter((line) => !aside.includes(line)), ...aside.sort()].join("\n");
 }
