@@ -5,8 +5,10 @@
  * The translator does so for a few encodings that a processor refuses (a far
  * call through a register): the block is translated again one instruction at a
  * time, and the one that fails gets its #UD. Elsewhere the guest ends:
- * KVM_EXIT_INTERNAL_ERROR, with 1 << 16 in place of a uc_err. What the library
- * has to say about it would fill a log at the guest's will, and is dropped.
+ * KVM_EXIT_INTERNAL_ERROR, with 1 << 16 in place of a uc_err; so it does when the
+ * library finds its lists of blocks broken, at whatever, and these are dropped
+ * before anything looks at them again. What the library has to say about it
+ * would fill a log at the guest's will, and is dropped.
  *
  * bind.c puts these in place of libc's functions, in the library alone.
  */
@@ -14,10 +16,19 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine.h"
 
 #define VECTOR_UD 6
+#define LISTS "/translate-all.c" /* where the library keeps its blocks in lists */
+
+static void end_guest(struct vmm *vm)
+{
+	vm->stop = STOP_ERROR;
+	vm->error = 1u << 16;
+	vm->attention = 1;
+}
 
 void abort_guest(void)
 {
@@ -25,15 +36,16 @@ void abort_guest(void)
 
 	if (!vm || !vm->running)
 		abort();
-	if (vm->translating == TRANSLATING_ONE) {
+	if (vm->code_broken) {
+		vm->translating = TRANSLATING_NOT;
+		end_guest(vm);
+	} else if (vm->translating == TRANSLATING_ONE) {
 		vm->translating = TRANSLATING_NOT;
 		engine_fault(vm->env, VECTOR_UD, 0, 0);
 	} else if (vm->translating == TRANSLATING_BLOCK) {
 		FIELD(vm->cs, CS_CFLAGS_NEXT_TB, u32) = 1;
 	} else {
-		vm->stop = STOP_ERROR;
-		vm->error = 1u << 16;
-		vm->attention = 1;
+		end_guest(vm);
 	}
 	cpu_loop_exit_noexc_x86_64(vm->cs);
 }
@@ -47,7 +59,11 @@ INTERPOSED void cpu_abort_x86_64(void *cs, const char *format, ...)
 INTERPOSED void g_assertion_message_expr(const char *domain, const char *file, int line,
 					 const char *function, const char *expression)
 {
-	(void)domain, (void)file, (void)line, (void)function, (void)expression;
+	size_t length = strlen(file), expected = strlen(LISTS);
+
+	(void)domain, (void)line, (void)function, (void)expression;
+	if (current && length >= expected && !strcmp(file + length - expected, LISTS))
+		current->code_broken = true;
 	abort_guest();
 }
 

@@ -6,16 +6,22 @@
  * entries marked so that stores come to the library first. The buffer of code
  * would grow to 1 GiB and be wiped whole at each flush: it is kept smaller, and
  * only what was used is wiped.
+ *
+ * The library begins with its one region in use but not counted as such. When
+ * that is full for the first time, it takes the region for a fresh one and goes
+ * on at its start, with no flush: new code lands on blocks that its lists still
+ * hold. code_open counts it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <stdlib.h>
 
 #include "engine.h"
 
 #define CF_COUNT_MASK 0x7fffu
 #define MAX_INSTRUCTIONS 128
 #define MAX_TEMPS 480u
-#define CODE_BYTES (256u << 20)
+#define CODE_MIB 256u
 
 static u8 *host_of_flat(struct vmm *vm, u64 flat)
 {
@@ -93,14 +99,28 @@ static void flush(struct vmm *vm)
 	FIELD(tcg, TCG_CODE_SIZE, u64) = end - FIELD(tcg, TCG_CODE_START, u64);
 }
 
+/*
+ * The library flushes when the buffer is full, from the translator, and when a
+ * breakpoint comes or goes, from the block that is running (MOV to DR7, a task
+ * switch that clears its local bits): debug.c sees to that one.
+ */
 INTERPOSED void tb_flush_x86_64(void *cs)
 {
 	struct vmm *vm = current;
 
 	if (!vm || vm->cs != cs)
 		original.tb_flush(cs);
-	else if (!vm->setting_dr) /* debug.c sees to what a breakpoint needs */
+	else if (vm->translating != TRANSLATING_NOT)
 		flush(vm);
+	else
+		debug_changes(vm);
+}
+
+/* The library found its lists of blocks broken: they all begin anew. */
+void code_repair(struct vmm *vm)
+{
+	vm->code_broken = false;
+	flush(vm);
 }
 
 /* Throws away what was translated from the page at this linear address. */
@@ -153,16 +173,27 @@ void code_close(struct vmm *vm)
 	flush(vm);
 }
 
+/* VMM_CODE_BUFFER_MIB makes the buffer smaller, for tests. */
+static u64 buffer_size(void)
+{
+	const char *text = getenv("VMM_CODE_BUFFER_MIB");
+	unsigned long mib = text ? strtoul(text, NULL, 10) : 0;
+
+	return (u64)(mib >= 1 && mib < CODE_MIB ? mib : CODE_MIB) << 20;
+}
+
 int code_open(struct vmm *vm)
 {
+	u64 size = buffer_size();
 	void *tcg = FIELD(vm->uc, UC_TCG, void *);
 	u64 start = FIELD(tcg, TCG_REGION_START, u64), end = FIELD(tcg, TCG_REGION_END, u64);
 	u64 next = FIELD(tcg, TCG_CODE_NEXT, u64);
 
-	if (FIELD(tcg, TCG_REGION_COUNT, u64) != 1 || next < start || next >= end ||
-	    end - start <= CODE_BYTES)
+	if (FIELD(tcg, TCG_REGION_COUNT, u64) != 1 || FIELD(tcg, TCG_REGIONS_GIVEN, u64) > 1 ||
+	    next < start || next >= start + size || end - start <= size)
 		return -ENOTSUP;
-	end = start + CODE_BYTES;
+	FIELD(tcg, TCG_REGIONS_GIVEN, u64) = 1;
+	end = start + size;
 	FIELD(tcg, TCG_REGION_END, u64) = end;
 	FIELD(tcg, TCG_CODE_LIMIT, u64) = end - TCG_MARGIN;
 	FIELD(tcg, TCG_CODE_SIZE, u64) = end - FIELD(tcg, TCG_CODE_START, u64);

@@ -14,17 +14,25 @@
 #define VECTOR_DB 1
 #define RFLAGS_RF 0x10000ull
 
-/* Writes a debug register; translations follow at the next boundary. */
-static void set_dr(struct vmm *vm, int reg, u64 value)
+/* Debug registers are about to change, or their breakpoints do; translations
+ * follow at the next boundary. */
+void debug_changes(struct vmm *vm)
 {
 	if (!vm->dr_changed)
 		for (int i = 0; i < 4; i++)
 			vm->old_dr[i] = DR(vm->env, i);
 	vm->dr_changed = true;
 	engine_attend(vm);
-	vm->setting_dr = true;
+}
+
+static void set_dr(struct vmm *vm, int reg, u64 value)
+{
+	enum translating translating = vm->translating;
+
+	debug_changes(vm);
+	vm->translating = TRANSLATING_NOT;
 	original.set_dr(vm->env, reg, value);
-	vm->setting_dr = false;
+	vm->translating = translating;
 }
 
 /* Between two instructions: drops the translations that a change concerns. */

@@ -98,6 +98,7 @@ struct vmm {
 	bool at_port;		  /* ... is IN or OUT */
 	bool abandon;		  /* drop the waiting instruction */
 	enum translating translating;
+	bool code_broken; /* the library's lists of blocks can't be used */
 	bool running; /* on the engine's stack */
 	bool closing;
 	bool finished;
@@ -129,7 +130,6 @@ struct vmm {
 	u64 cr8;
 	u64 tsc_offset;
 	u64 arch_capabilities;
-	bool setting_dr;
 	u64 old_dr[4];
 	bool dr_changed; /* translations with the breakpoints must go */
 
@@ -263,6 +263,7 @@ static inline struct tlb_entry *tlb_table(void *cs, int mmu, u64 *count)
 int code_open(struct vmm *);
 void code_close(struct vmm *);
 void code_forget(struct vmm *, u64 va);
+void code_repair(struct vmm *);
 
 /* mmu.c */
 int mmu_open(struct vmm *, const struct vmm_config *, char *why, size_t size);
@@ -286,6 +287,7 @@ bool msr_set(struct vmm *, u32 index, u64 value);
 void cpuid_open(struct vmm *);
 
 /* debug.c */
+void debug_changes(struct vmm *);
 void debug_close(struct vmm *);
 void debug_refresh(struct vmm *);
 void debug_icebp(struct vmm *);

@@ -130,6 +130,10 @@ static bool attend(struct vmm *vm)
 			uc_emu_stop(vm->uc);
 			return true;
 		}
+		if (unlikely(vm->code_broken)) {
+			code_repair(vm);
+			changed = true;
+		}
 		if (vm->dr_changed) {
 			debug_refresh(vm);
 			changed = true;
@@ -237,6 +241,7 @@ static void on_exception(uc_engine *uc, u32 vector, void *data)
 	void *env = vm->env;
 
 	(void)uc;
+	vm->translating = TRANSLATING_NOT; /* it may come from a fetch */
 	if (FIELD(env, ENV_EXCEPTION_IS_INT, int)) {
 		if (vm->int_set)
 			EIP(env) = vm->int_eip;
@@ -254,6 +259,7 @@ static bool on_undefined(uc_engine *uc, void *data)
 	struct vmm *vm = data;
 
 	(void)uc;
+	vm->translating = TRANSLATING_NOT;
 	EFLAGS(vm->env) |= RFLAGS_RF;
 	debug_icebp(vm);
 	x86_cpu_do_interrupt_x86_64(vm->cs);

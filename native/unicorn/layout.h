@@ -36,6 +36,7 @@ typedef int64_t s64;
 #define TCG_REGION_START 0x98f8
 #define TCG_REGION_END 0x9908
 #define TCG_REGION_COUNT 0x9910
+#define TCG_REGIONS_GIVEN 0x9928 /* how many of them are in use */
 #define TCG_MARGIN 0x400u
 
 /* CPUState; the architecture's state follows it */
