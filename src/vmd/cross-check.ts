@@ -7,8 +7,9 @@
  * architecture or KVM's interface leaves it open:
  *  - RFLAGS' arithmetic bits, which many instructions leave undefined;
  *  - hidden parts of null or unusable segments, and descriptors' accessed bits;
- *  - at OUT and at MMIO writes, whether RIP is at the instruction or behind it: an exit of that
- *    kind is only done when the guest is entered again (KVM API, "kvm_run");
+ *  - at OUT and at MMIO writes, whether RIP is at the instruction or behind it, and RSI, RDI and
+ *    RCX of a string instruction before or behind the item: an exit of that kind is only done when
+ *    the guest is entered again (KVM API, "kvm_run");
  *  - how many items of a string instruction, and how many bytes of an 8-byte access, one exit has.
  */
 import { ManualTime } from "../vmm/clock.ts";

@@ -108,13 +108,13 @@ class Following implements Disposable {
     const { run } = engine;
     const size = itemSize(record);
     const items = Math.max(1, record.data.length / size);
-    let until: number | undefined;
+    let stop: number | undefined;
     if (this.#virtual) {
       run.requestInterruptWindow = this.#waiting;
-      if (record.reason === ExitReason.INTR) until = record.now - EXIT_TIME;
+      if (record.reason === ExitReason.INTR) stop = record.now - EXIT_TIME;
     }
     for (let i = 0; i < items; i++) {
-      const failure = side.next(until);
+      const failure = side.next(stop, this.#virtual ? record.now : undefined);
       if (failure !== undefined) return { ...this.#end(failure), failed: true };
       const difference = compareItem(side, record, i);
       if (difference !== undefined) return this.#differs(difference);

@@ -8,10 +8,15 @@ import { Capability, Engine, EngineError, type EngineName, type TimeMode } from 
 import { ExitReason, exitName, fatalExit, IO_OUT, RunPage, SYNC_REGS } from "../vmm/exit.ts";
 import { MachineImage, type RangeRequest } from "../vmm/image.ts";
 
-/** How long a guest may run without an exit, ns. */
+/** How long a guest may run without an exit, ns: by its time, and by the host's. */
 const PATIENCE = 2e9;
+const HOST_PATIENCE = 30e9;
+/** Guest time, ns, after which a guest that runs is looked at. */
+const LOOK = 1e7;
 /** The longest x86 instruction, bytes. */
 export const LONGEST_INSTRUCTION = 15;
+// What an instruction that is not done yet may have changed or not: a string instruction counts.
+const STEPS: Record<string, number> = { rip: LONGEST_INSTRUCTION, rcx: 1, rsi: 8, rdi: 8 };
 // RFLAGS: TF 8, IF 9, DF 10, IOPL 12 13, NT 14, VM 17, AC 18.
 const SYSTEM_FLAGS = 0x67700;
 const CONTROL = ["cr0", "cr3", "cr4", "efer"] as const;
@@ -42,21 +47,27 @@ export class Side implements Disposable {
 
   /**
    * The next item; enters the guest when the exit at hand has no more.
-   * @param until guest time, ns, at which the guest is to be stopped: that is an exit then.
+   * @param stop guest time, ns, at which the guest is to be stopped: that is an exit then.
+   * @param latest guest time, ns, at which an exit must have been.
    * @returns a failure.
    */
-  next(until?: number): string | undefined {
+  next(stop = Infinity, latest = Infinity): string | undefined {
     if (++this.#item < this.#items) return undefined;
     const { engine } = this;
     const { run } = engine;
-    const limit = until ?? engine.now() + PATIENCE;
+    const started = Bun.nanoseconds();
+    const limit = engine.now() + PATIENCE;
     for (;;) {
-      engine.setDeadline(limit);
+      engine.setDeadline(Math.min(stop, engine.now() + LOOK));
       const result = engine.enter();
       if (result < 0) return `engine ${engine.name} failed with errno ${-result}`;
-      if (run.reason !== ExitReason.INTR || until !== undefined) break;
-      if (engine.now() > limit) {
-        return `the guest ran ${PATIENCE / 1e9} s on engine ${engine.name} without an exit`;
+      const now = engine.now();
+      if (run.reason !== ExitReason.INTR || now >= stop) break;
+      if (now > latest)
+        return `the guest made no exit on engine ${engine.name} when it should have`;
+      if (now > limit || Bun.nanoseconds() - started > HOST_PATIENCE) {
+        const seconds = (now > limit ? PATIENCE : HOST_PATIENCE) / 1e9;
+        return `the guest ran ${seconds} s on engine ${engine.name} without an exit`;
       }
     }
     this.#item = 0;
@@ -140,8 +151,8 @@ export function compareRegisters(a: CpuState, b: CpuState, late: boolean): strin
   for (const name of GENERAL_REGISTERS) {
     if (name === "rflags") {
       if (((a.rflags ^ b.rflags) & SYSTEM_FLAGS) !== 0) different.push(name);
-    } else if (name === "rip" && late) {
-      if (Math.abs(a.rip - b.rip) > LONGEST_INSTRUCTION) different.push(name);
+    } else if (late && name in STEPS) {
+      if (Math.abs(a[name] - b[name]) > STEPS[name]) different.push(name);
     } else if (a[name] !== b[name]) {
       different.push(name);
     }

@@ -1,0 +1,345 @@
+/** Traces from end to end: recorded, counted, replayed, followed; and hostile ones. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import fc from "fast-check";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { guestOptions } from "../../golden/boot.ts";
+import { linuxAmd64 } from "../../golden/guests/index.ts";
+import { probe } from "../vmm/engine.ts";
+import { Trace, TraceError } from "../vmm/trace.ts";
+import { follow, followLimits } from "../vmd/follow.ts";
+import { replay } from "../vmd/replay.ts";
+import { Vm, type VmOptions } from "../vmd/vm.ts";
+import { exitStatistics } from "./exit-statistics.ts";
+
+setDefaultTimeout(120_000);
+
+const VCTL = join(import.meta.dir, "index.ts");
+const missing = linuxAmd64.missing();
+if (missing !== undefined) console.log(`traces of Linux skipped: ${missing}`);
+const kvm = probe("kvm");
+if (!kvm.available) console.log(`cross-checks with KVM skipped: ${kvm.why}`);
+
+let folder = "";
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "exits-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function firmware(name: string, code: string): string {
+  const bytes = new Uint8Array(4096).fill(0xf4);
+  bytes.set(Uint8Array.fromHex(code.replaceAll(" ", "")), 0);
+  bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0
+  const path = join(folder, name);
+  writeFileSync(path, bytes);
+  return path;
+}
+
+function vctl(...args: string[]) {
+  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, VCTL, ...args], {
+    stdin: "ignore",
+    timeout: 60_000,
+  });
+  return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
+}
+
+async function record(name: string, options: Partial<VmOptions> & { kernel: string }) {
+  const path = join(folder, name);
+  await using vm = await Vm.start({
+    memory: "1M",
+    engine: "unicorn",
+    virtualTime: true,
+    reboot: false,
+    traceExits: path,
+    ...options,
+  });
+  await vm.ended;
+  return path;
+}
+
+// cli; mov cx, 5; again: rdtsc; out 0x80, al; in al, 0x61; loop again; hlt
+const TSC = "fa b9 05 00 0f 31 e6 80 e4 61 e2 f8 f4";
+const EXIT = "b0 48 ba f8 03 ee b0 0a ee fa f4";
+
+describe("a recorded guest", () => {
+  test("is recorded the same again, where its time is virtual", async () => {
+    const kernel = firmware("tsc.bin", TSC);
+    const a = await record("same-a", { kernel });
+    const b = await record("same-b", { kernel });
+    expect(readFileSync(a).length).toBeGreaterThan(400);
+    expect(readFileSync(a).equals(readFileSync(b))).toBe(true);
+  });
+
+  test("shows the same TSC again, where its time is virtual", async () => {
+    const trace = Trace.open(await record("tsc", { kernel: firmware("tsc.bin", TSC) }));
+    expect(followLimits(trace, "unicorn")).toBeUndefined();
+    expect(follow(trace, "unicorn")).toEqual({
+      equal: 11,
+      difference: undefined,
+      failed: false,
+      ending: "the trace ended",
+    });
+    expect(followLimits(trace, "kvm")).toStartWith("engine kvm has real time");
+  });
+
+  test("shows another TSC in real time, and that is a difference", async () => {
+    const kernel = firmware("tsc.bin", TSC);
+    const path = await record("real", { kernel, virtualTime: false });
+    const { code, err } = vctl("exits", path, "--cross-check", "unicorn");
+    expect(err).toMatch(/^vctl: real time: a guest that reads the TSC/);
+    expect(err).toMatch(/^vctl: exit \d: out 0x80\/1: recorded [0-9a-f]{2}, unicorn [0-9a-f]{2}$/m);
+    expect(code).toBe(1);
+  });
+
+  test("that differs in an answer or an exit is shown with both sides", async () => {
+    const path = await record("changed", { kernel: firmware("exit.bin", EXIT) });
+    const bytes = new Uint8Array(readFileSync(path));
+    const change = (at: number, value: number) => {
+      const changed = bytes.slice();
+      changed[at] = value;
+      return new Trace("changed", changed);
+    };
+    // The first record ends with its one byte of data, and has its port before that.
+    const start = 16 + new DataView(bytes.buffer).getUint32(12, true);
+    expect(bytes[start + 40]).toBe(0x48);
+    expect(follow(change(start + 40, 0x49), "unicorn").difference).toBe(
+      "exit 0: out 0x3f8/1: recorded 49, unicorn 48",
+    );
+    expect(follow(change(start + 32, 0x77), "unicorn").difference).toMatch(
+      /^exit 0: out 0x3f8\/1: RIP differs: recorded 0xf077, unicorn 0xf00[0-9]$/,
+    );
+  });
+
+  test("that can't be followed is no success", async () => {
+    for (const virtualTime of [true, false]) {
+      const path = await record("stuck", { kernel: firmware("stuck.bin", EXIT), virtualTime });
+      firmware("stuck.bin", "eb fe");
+      const { code, err } = vctl("exits", path, "--cross-check", "unicorn");
+      const why = virtualTime
+        ? "the guest made no exit on engine unicorn when it should have"
+        : "the guest ran 2 s on engine unicorn without an exit";
+      expect(err).toEndWith(`vctl: 0 exits are equal on engine unicorn: ${why}\n`);
+      expect(code).toBe(1);
+    }
+  });
+});
+
+describe("start --cross-check", () => {
+  const start = (...args: string[]) =>
+    vctl("start", "-c", "--cross-check", "-m", "1M", "-b", ...args, "fw");
+
+  test("goes with no option that it would ignore", () => {
+    const path = firmware("exit.bin", EXIT);
+    const cases = [
+      ["--trace-exits", "/nonexistent/x"],
+      ["--virtual-time"],
+      ["--engine", "unicorn"],
+      ["--registers"],
+    ];
+    for (const option of cases) {
+      expect(start(path, ...option)).toEqual({
+        code: 1,
+        out: "",
+        err: `vctl: --cross-check doesn't go with ${option[0]}\n`,
+      });
+    }
+  });
+
+  test.skipIf(!kvm.available)("succeeds where both engines do the same", () => {
+    const { code, out, err } = start(firmware("exit.bin", EXIT));
+    expect(err).toContain("3 exits are equal on kvm and unicorn\nvctl: fw: the guest halted");
+    expect(out).toBe("H\n");
+    expect(code).toBe(0);
+  });
+
+  test.skipIf(!kvm.available)("fails at a difference, and where it can't be made", () => {
+    const differs = start(firmware("tsc.bin", TSC));
+    expect(differs.err).toMatch(/^exit 0: [^]*^kvm: out 0x80\/1 [^]*^unicorn: out 0x80\/1 /m);
+    expect(differs.code).toBe(1);
+    const stuck = start(firmware("stuck.bin", "eb fe"));
+    expect(stuck.err).toMatch(/fw: the guest ran 2 s on engine \w+ without an exit\n$/);
+    expect(stuck.code).toBe(1);
+  });
+});
+
+describe.skipIf(missing !== undefined)("a Linux boot with a dialogue", () => {
+  test("is recorded, counted, replayed and followed to its end", async () => {
+    const path = join(folder, "linux");
+    {
+      await using vm = await Vm.start({
+        ...(await guestOptions(linuxAmd64)),
+        engine: "unicorn",
+        virtualTime: true,
+        traceExits: path,
+      });
+      await vm.console.expect(linuxAmd64.says, 60_000);
+      vm.console.send("echo $((6*7))\r");
+      await vm.console.expect("42\r", 60_000);
+      vm.console.send("sleep 1; echo it is $((1+1))\r");
+      await vm.console.expect("it is 2", 60_000);
+    }
+    const { exits } = JSON.parse(vctl("exits", "--json", path).out);
+    const count = exits.reduce((sum: number, { count: n }: { count: number }) => sum + n, 0);
+    expect(count).toBeGreaterThan(10_000);
+    expect(exits[0]).toMatchObject({ reason: "IO", handled: 0 });
+    const replayed = `vctl: ${count} exits replayed: every answer is the recorded one\n`;
+    expect(vctl("exits", path, "--replay")).toEqual({ code: 0, out: "", err: replayed });
+    const followed = `vctl: ${count} exits are equal on engine unicorn: the trace ended\n`;
+    expect(vctl("exits", path, "--cross-check", "unicorn")).toEqual({
+      code: 0,
+      out: "",
+      err: followed,
+    });
+  });
+});
+
+// A trace's bytes, with no writer between.
+function encode(header: unknown, records: readonly Uint8Array[]): Uint8Array {
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const head = new Uint8Array(16);
+  head.set(new TextEncoder().encode("VMDTRACE"));
+  new DataView(head.buffer).setUint32(8, 1, true);
+  new DataView(head.buffer).setUint32(12, json.length, true);
+  return new Uint8Array(Buffer.concat([head, json, ...records]));
+}
+
+const HEADER = {
+  engine: "unicorn",
+  machine: { name: "vm", kernel: "/k", memory: 2 ** 20, epoch: 0, debugExit: true },
+};
+
+describe("hostile traces", () => {
+  const consume = (bytes: Uint8Array): string | undefined => {
+    try {
+      const trace = new Trace("hostile", bytes);
+      exitStatistics(trace);
+      replay(trace);
+      return undefined;
+    } catch (error) {
+      if (!(error instanceof TraceError)) throw error;
+      return error.message;
+    }
+  };
+
+  const PORTS = [
+    0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x40, 0x41, 0x42, 0x43, 0x61, 0x60, 0x64, 0x92, 0xcf9, 0x70,
+    0x71, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x402, 0xf4, 0x510, 0x511, 0x514, 0x518, 0xcf8,
+    0xcfc, 0xffff,
+  ];
+  const step = fc.oneof(
+    fc.constantFrom(0, 1, 10, 1e6, 1e9, 1e12, 2 ** 52),
+    fc.nat(100_000_000),
+    fc.double({ min: 0, max: 1e6, noNaN: true }),
+  );
+  const exit = fc
+    .record({
+      step,
+      direction: fc.nat(1),
+      size: fc.constantFrom(1, 2, 4),
+      count: fc.oneof({ weight: 9, arbitrary: fc.constant(1) }, fc.integer({ min: 1, max: 999 })),
+      port: fc.constantFrom(...PORTS),
+      value: fc.nat(0xff),
+    })
+    .map(({ step: ns, direction, size, count, port, value }) => {
+      const bytes = new Uint8Array(40 + size * count).fill(value, 40);
+      const view = new DataView(bytes.buffer);
+      bytes.set([1, 0]);
+      view.setUint16(2, size * count, true);
+      bytes.set([2, direction, size], 16);
+      view.setUint32(20, count, true);
+      view.setFloat64(24, port, true);
+      return { ns, bytes };
+    });
+  const plain = fc
+    .record({ step, kind: fc.constantFrom(2, 3, 4, 5), value: fc.nat(0xff) })
+    .map(({ step: ns, kind, value }) => {
+      const head = kind === 2 || kind === 5 ? 8 : 0;
+      const data = kind === 4 || kind === 5 ? 3 : 0;
+      const bytes = new Uint8Array(16 + head + data);
+      bytes.set([kind, 0, data]);
+      bytes.fill(value, 16 + head);
+      if (kind === 2) bytes[16] = value;
+      if (kind === 5) new DataView(bytes.buffer).setFloat64(16, value * 16, true);
+      return { ns, bytes };
+    });
+  const trace = fc
+    .array(fc.oneof({ weight: 4, arbitrary: exit }, plain), { minLength: 1, maxLength: 30 })
+    .map((list) => {
+      let now = 0;
+      const records = list.map(({ ns, bytes }) => {
+        now = Math.min(now + ns, Number.MAX_SAFE_INTEGER);
+        new DataView(bytes.buffer).setFloat64(8, now, true);
+        return bytes;
+      });
+      return encode(HEADER, records);
+    });
+  const VALUES = [0, 1, 2, 3, 5, 8, 0x7f, 0x80, 0xff];
+  const change = fc.tuple(
+    fc.constantFrom("byte", "double", "cut", "swap"),
+    fc.nat(),
+    fc.oneof(fc.constantFrom(...VALUES), fc.nat(255)),
+    fc.constantFrom(NaN, Infinity, -1, 1e300, 2 ** 53, 0.5, 65536, 5e-324),
+  );
+
+  test("give TraceErrors and nothing else, in bounded time", () => {
+    const seen = { whole: 0, damaged: 0 };
+    let slowest = 0;
+    fc.assert(
+      fc.property(trace, fc.array(change, { maxLength: 4 }), (whole, changes) => {
+        let bytes = whole.slice();
+        for (const [kind, where, value, double] of changes) {
+          // Mostly behind the header, where most of it is.
+          const from = where % 8 === 0 ? 0 : Math.min(bytes.length - 1, 110);
+          const at = from + (where % Math.max(1, bytes.length - from));
+          if (kind === "byte") bytes[at] = value;
+          else if (kind === "cut") bytes = bytes.slice(0, at + 1);
+          else if (kind === "swap") bytes.copyWithin(at, at >> 1, (at >> 1) + value);
+          else if (at + 8 <= bytes.length) new DataView(bytes.buffer).setFloat64(at, double, true);
+        }
+        const start = performance.now();
+        const message = consume(bytes);
+        slowest = Math.max(slowest, performance.now() - start);
+        if (message === undefined) seen.whole++;
+        else seen.damaged++;
+        expect(message ?? "hostile: ").toMatch(/^hostile: /);
+      }),
+      { seed: 5, numRuns: 10_000 },
+    );
+    expect(slowest).toBeLessThan(2000);
+    expect(seen.whole).toBeGreaterThan(1000);
+    expect(seen.damaged).toBeGreaterThan(1000);
+  });
+
+  test("with a machine that can't be are refused", () => {
+    const { machine } = HEADER;
+    expect(consume(encode(HEADER, []))).toBeUndefined();
+    const bad: Record<string, unknown>[] = [
+      { memory: 1e300 },
+      { memory: 3 },
+      { memory: -4096 },
+      { memory: 2 ** 38 },
+      { memory: "1M" },
+      { memory: null },
+      { epoch: 1e300 },
+      { epoch: "now" },
+      { kernel: 7 },
+      { kernel: "" },
+      { initrd: 7 },
+      { cmdline: {} },
+      { modules: "abc" },
+      { modules: [1] },
+      { format: "elf" },
+      { format: 7 },
+      { bits: 16 },
+      { debugExit: "no" },
+      { virtualTime: 1 },
+      { name: [] },
+    ];
+    for (const wrong of bad) {
+      const header = { ...HEADER, machine: { ...machine, ...wrong } };
+      expect(consume(encode(header, []))).toBe("hostile: the header describes no machine");
+      expect(() => follow(new Trace("hostile", encode(header, [])), "unicorn")).toThrow(TraceError);
+    }
+  });
+});
