@@ -415,3 +415,21 @@ test("an observer sees exits, answers, ticks and interrupts, in order", () => {
     "answered SHUTDOWN 66 at 60",
   ]);
 });
+
+test("an observer that can see no more ends the run with its sentence", () => {
+  let failure: string | undefined;
+  vcpu.observer = {
+    exited: () => {},
+    answered: () => {
+      if (vcpu.exits === 2) failure = "trace: no space left on device";
+    },
+    tick: () => {},
+    interrupt: () => {},
+    get failure() {
+      return failure;
+    },
+  };
+  engine.exits = [io("out", 0x80, 1, [1]), io("out", 0x80, 1, [2]), io("out", 0x80, 1, [3])];
+  expect(vcpu.run()).toEqual({ kind: "crash", why: "trace: no space left on device" });
+  expect(vcpu.exits).toBe(2);
+});
