@@ -8,7 +8,8 @@
  * KVM_EXIT_INTERNAL_ERROR, with 1 << 16 in place of a uc_err; so it does when the
  * library finds its lists of blocks broken, at whatever, and these are dropped
  * before anything looks at them again. What the library has to say about it
- * would fill a log at the guest's will, and is dropped.
+ * would fill a log at the guest's will, and is dropped. Outside vmm_run the same
+ * holds for vmm_written.
  *
  * bind.c puts these in place of libc's functions, in the library alone.
  */
@@ -34,6 +35,11 @@ void abort_guest(void)
 {
 	struct vmm *vm = current;
 
+	if (vm && vm->escape) {
+		vm->code_broken = true;
+		end_guest(vm);
+		_longjmp(*vm->escape, 1);
+	}
 	if (!vm || !vm->running)
 		abort();
 	if (vm->code_broken) {
@@ -80,7 +86,7 @@ int abort_fprintf(FILE *file, int flag, const char *format, ...)
 	int result;
 
 	(void)flag;
-	if (current && current->running)
+	if (current && (current->running || current->escape))
 		return 0;
 	va_start(list, format);
 	result = vfprintf(file, format, list);
@@ -90,7 +96,7 @@ int abort_fprintf(FILE *file, int flag, const char *format, ...)
 
 size_t abort_fwrite(const void *data, size_t size, size_t count, FILE *file)
 {
-	if (current && current->running)
+	if (current && (current->running || current->escape))
 		return count;
 	return fwrite(data, size, count, file);
 }

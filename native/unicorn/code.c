@@ -135,6 +135,20 @@ void code_forget(struct vmm *vm, u64 va)
 	tb_invalidate_phys_range_x86_64(vm->uc, flat, flat + VMM_PAGE);
 }
 
+/* Throws away what was translated from memory that the caller wrote to. */
+void code_written(struct vmm *vm, u64 flat, u64 end)
+{
+	jmp_buf escape;
+
+	if (vm->code_broken)
+		return; /* all of it goes */
+	if (!_setjmp(escape)) {
+		vm->escape = &escape;
+		tb_invalidate_phys_range_x86_64(vm->uc, flat, end);
+	}
+	vm->escape = NULL;
+}
+
 /*
  * The translator has room for 512 temporaries a block and doesn't look. Some
  * instructions never give theirs back, so a long block of them would write past

@@ -16,6 +16,7 @@
 #ifndef VMM_UNICORN_ENGINE_H
 #define VMM_UNICORN_ENGINE_H
 
+#include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -99,6 +100,7 @@ struct vmm {
 	bool abandon;		  /* drop the waiting instruction */
 	enum translating translating;
 	bool code_broken; /* the library's lists of blocks can't be used */
+	jmp_buf *escape;  /* from a call of the library while no guest runs */
 	bool running; /* on the engine's stack */
 	bool closing;
 	bool finished;
@@ -264,6 +266,7 @@ int code_open(struct vmm *);
 void code_close(struct vmm *);
 void code_forget(struct vmm *, u64 va);
 void code_repair(struct vmm *);
+void code_written(struct vmm *, u64 flat, u64 end);
 
 /* mmu.c */
 int mmu_open(struct vmm *, const struct vmm_config *, char *why, size_t size);

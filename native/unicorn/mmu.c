@@ -300,8 +300,7 @@ int vmm_written(struct vmm *vm, uint64_t gpa, uint64_t length)
 
 			set_bit(vm->dirty, page);
 			if (test_bit(vm->code, page)) {
-				tb_invalidate_phys_range_x86_64(vm->uc, flat,
-								next < end ? next : end);
+				code_written(vm, flat, next < end ? next : end);
 				/* A block that waits for an answer in here
 				 * may jump to itself: not any more. */
 				engine_attend(vm);
