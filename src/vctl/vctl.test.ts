@@ -66,6 +66,10 @@ test("mistakes get one sentence that names them, and exit code 1", () => {
     [["-b", bios, "x".repeat(64)], /name too long/],
     [["-b", bios, "-i", "/nonexistent", "x"], /no such file|takes no initrd/],
     [["-b", VCTL, "--format", "linux", "x"], /^vctl: x: index\.ts: .*$/m],
+    [
+      ["-b", bios, "--trace-exits", "/nonexistent/x", "x"],
+      /^vctl: x: \/nonexistent\/x: no such file or directory$/m,
+    ],
     [["-b", bios, "--engine", "bochs", "x"], /Allowed choices are auto, kvm, unicorn/],
   ];
   for (const [args, message] of cases) {

@@ -9,6 +9,7 @@ import { exitName } from "../vmm/exit.ts";
 import { MachineImage } from "../vmm/image.ts";
 import { NativeError } from "../vmm/native.ts";
 import { selectEngine } from "../vmm/select.ts";
+import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
 import { BootFiles, FileError } from "./boot-files.ts";
 import { ClassicMachine, memoryRanges } from "./machine.ts";
@@ -93,7 +94,9 @@ class VcpuThread {
       const stop = vcpu.run();
       if (stop.kind !== "attention") {
         machine.flush();
-        return this.#ending(stop, engine);
+        recorder?.flush();
+        const why = recorder?.failure;
+        return this.#ending(why === undefined ? stop : { kind: "crash", why }, engine);
       }
       do {
         await this.#mailArrived();
@@ -105,6 +108,9 @@ class VcpuThread {
             machine.idle();
           } else if (message.kind === "stop") {
             machine.flush();
+            recorder?.flush();
+            const why = recorder?.failure;
+            if (why !== undefined) return this.#ending({ kind: "crash", why }, engine);
             return stopped(this.#options.name);
           } else if (message.kind === "registers") {
             post({ kind: "registers", text: registers(engine) });
@@ -212,6 +218,7 @@ self.onmessage = ({ data }: MessageEvent<VcpuThreadOptions | ToVcpu>) => {
       error instanceof FileError ||
       error instanceof BootError ||
       error instanceof EngineError ||
+      error instanceof TraceError ||
       error instanceof NativeError;
     const text = expected ? error.message : `internal error: ${error.stack ?? error}`;
     post({ kind: "failed", message: `${options.name}: ${text}` });
