@@ -29,7 +29,7 @@ import { cache, guestFile, root } from "../golden/guests/guest.ts";
 export const labCache = join(cache, "lab");
 
 /** Folders and files of the project that jobs get, at /vmd. */
-const projectParts = ["src", "golden", "bench", "fuzz", "lab", "package.json", "bunfig.toml"];
+const projectParts = ["src", "golden", "bench", "lab", "setup", "package.json", "bunfig.toml"];
 const nativeParts = ["native/build/libvmm.so", "native/build/libvmm-unicorn.so"];
 
 /** npm packages that only work on the sources. */

@@ -18,10 +18,11 @@ function run(name: string, entry: "flat" | "rom", options: SmallOptions) {
     const { console: text, ending } = runSmall(
       ${JSON.stringify(guest)}, "unicorn", ${JSON.stringify(options)});
     process.stdout.write(JSON.stringify([text, ending]));`;
-  const { stdout, stderr, exitCode, signalCode } = Bun.spawnSync(
-    [process.execPath, "-e", script],
-    { env: { ...process.env, VMM_CODE_BUFFER_MIB: "1" }, stdout: "pipe", stderr: "pipe" },
-  );
+  const { stdout, stderr, exitCode, signalCode } = Bun.spawnSync([process.execPath, "-e", script], {
+    env: { ...process.env, VMM_CODE_BUFFER_MIB: "1" },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   expect([exitCode, signalCode, stderr.toString()]).toEqual([0, undefined, ""]);
   return JSON.parse(stdout.toString()) as [string, string];
 }
