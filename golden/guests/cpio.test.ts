@@ -69,6 +69,6 @@ test("a malformed archive gives a sentence, never a hang", () => {
         expect(String(error)).toMatch(/^Error: cpio: .* offset \d+$/s);
       }
     }),
-    { numRuns: 2000 },
+    { numRuns: 2000, seed: 1 },
   );
 });

@@ -123,7 +123,7 @@ test("a spoilt image gives a sentence, never a hang", () => {
       for (let index = changes.length - 1; index >= 0; index--)
         bytes[changes[index][0]] = before[index];
     }),
-    { numRuns: 2000 },
+    { numRuns: 2000, seed: 1 },
   );
 });
 

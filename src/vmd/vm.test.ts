@@ -105,14 +105,16 @@ for (const [port, code] of [
     };
     vm.console.follow(stalled);
     vm.debug.follow(stalled);
-    let before = -1;
-    while (pieces !== before) {
+    // Each question lets a port that can't wait by itself go on a little.
+    let before = -1000;
+    for (let i = 0; i < 50 && pieces - before > 100; i++) {
       before = pieces;
       await Bun.sleep(200);
       await vm.statistics();
     }
+    expect(pieces - before).toBeLessThanOrEqual(100);
     expect(pieces).toBeGreaterThan(100);
-    expect(pieces).toBeLessThanOrEqual(OUTPUT_LIMIT / MESSAGE_COST + 1);
+    expect(pieces).toBeLessThan(2 * (OUTPUT_LIMIT / MESSAGE_COST));
     expect((await vm.stop()).kind).toBe("stopped");
   });
 }

@@ -252,7 +252,8 @@ for (const name of engines) {
           Engine.open(name, image)[Symbol.dispose]();
           const before = openDescriptors();
           for (let i = 0; i < rounds(500); i++) Engine.open(name, image)[Symbol.dispose]();
-          expect(openDescriptors()).toBe(before);
+          // Fewer: something of an earlier test may be collected meanwhile.
+          expect(openDescriptors()).toBeLessThanOrEqual(before);
         },
         SLOW,
       );

@@ -156,7 +156,7 @@ export class RunPage {
 }
 
 const SUBERRORS = new Map([
-  [1, "the engine can't execute the instruction"],
+  [1, "the host's KVM can't emulate the instruction"],
   [2, "an exception came up while another was delivered"],
   [3, "the processor gave an exit reason that KVM doesn't know"],
   [4, "an event was being delivered during an exit"],

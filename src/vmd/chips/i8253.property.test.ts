@@ -292,6 +292,6 @@ test("every rise of counter 0's OUT interrupts at its tick, or with others soon 
       if (rise < rises.length)
         expect(Math.max(rises[rise], last + MIN_PERIOD)).toBeGreaterThan(time.time);
     }),
-    { numRuns: 10_000 },
+    { numRuns: 10_000, seed: 1 },
   );
 });

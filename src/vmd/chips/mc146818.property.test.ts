@@ -98,7 +98,7 @@ test("days, months and years are those of JavaScript's dates", () => {
         d.getUTCDay() + 1,
       ]);
     }),
-    { numRuns: 10_000 },
+    { numRuns: 10_000, seed: 1 },
   );
 });
 
@@ -128,7 +128,7 @@ test("the calendar goes as JavaScript's dates do, in every data mode", () => {
         expect((rtc.get(0x0a) & 0x80) !== 0).toBe(left <= 244_000);
       }
     }),
-    { numRuns: 10_000 },
+    { numRuns: 10_000, seed: 1 },
   );
 });
 
@@ -160,7 +160,7 @@ test("an alarm comes at the first second that matches it", () => {
       expect(rtc.line).toBe(true);
       expect(rtc.get(0x0c) & 0xa0).toBe(0xa0);
     }),
-    { numRuns: 1000 },
+    { numRuns: 1000, seed: 1 },
   );
 });
 
@@ -185,6 +185,6 @@ test("periodic interrupts come at every multiple of the period, whoever reads wh
         seen = Math.floor(now / period);
       }
     }),
-    { numRuns: 10_000 },
+    { numRuns: 10_000, seed: 1 },
   );
 });
