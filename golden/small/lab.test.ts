@@ -7,12 +7,16 @@ const inLab = process.env.VMD_LAB !== undefined;
 const missing = inLab ? "this is the lab" : labMissing();
 if (missing !== undefined && !inLab) console.log(`skipped: ${missing}`);
 
+const TESTS = ["golden/small", "src/vmm/engine.test.ts", "src/vmm/select.test.ts"];
+
 test.skipIf(missing !== undefined)(
   "the KVM engine conforms, and runs the small guests as the snapshots say",
   async () => {
     const guests = Object.entries(assembleAll()).map(([name, bytes]) => [`small/${name}`, bytes]);
     const { code, stdout, stderr } = await runInLab(
-      ["bun", "test", "golden/small", "src/vmm/engine.test.ts", "src/vmm/select.test.ts"],
+      // Once more what fails: QEMU 7.2's emulation of SVM goes wrong now and then, once in some ten
+      // runs of real-mode here. What fails twice, fails.
+      ["bun", "test", "--retry=1", ...TESTS],
       {
         files: Object.fromEntries(guests),
         env: { VMD_SMALL_GUESTS: "/job/small" },
