@@ -177,6 +177,57 @@ int64_t vmm_memory_resident(uint64_t address, uint64_t size);
  * see selftest.c. */
 const uint8_t *vmm_selftest(uint32_t *size);
 
+/*
+ * Sockets between vmd's processes. A pair's ends don't block and close on exec.
+ * stream 0: messages keep their bounds (SOCK_SEQPACKET); else bytes (SOCK_STREAM).
+ */
+int vmm_socketpair(int32_t stream, int32_t fds[2]);
+
+/* A message with at most 64 descriptors; never blocks, raises no signal.
+ * Returns the bytes sent, or -errno. */
+int64_t vmm_send(int32_t fd, const void *data, uint64_t length, const int32_t *fds, uint32_t count);
+
+/* Returns the bytes received, 0 at the end, or -errno: -EMSGSIZE for a message that
+ * did not fit. fds gets the descriptors that came, then -1. */
+int64_t vmm_receive(int32_t fd, void *data, uint64_t size, int32_t *fds, uint32_t max);
+
+/* read(2) and write(2), with -errno. */
+int64_t vmm_read(int32_t fd, void *data, uint64_t size);
+int64_t vmm_write(int32_t fd, const void *data, uint64_t length);
+
+/* Sleeps until one of the descriptors has input, or has ended, or until `timeout` ms are
+ * over (-1: for ever). Returns how many have, or -errno. */
+int vmm_poll(const int32_t *fds, uint32_t count, int32_t timeout);
+
+/* A blocking connection to a unix stream socket. */
+int vmm_connect(const char *path);
+
+/* The uid, gid and pid of who connected. */
+int vmm_peer(int32_t fd, int32_t ids[3]);
+
+/* A pseudo terminal in raw mode: master and slave, and the slave's name. */
+int vmm_pty(int32_t fds[2], char *name, uint64_t size);
+
+/* open(2) with the rights of another user, for the length of the call; needs root. */
+int vmm_open_as(const char *path, int32_t flags, uint32_t uid, uint32_t gid, const uint32_t *groups,
+		uint32_t count);
+
+/* A file's bytes, read-only; its address, or -errno. */
+int64_t vmm_file_map(int32_t fd, uint64_t size);
+
+/*
+ * A thread that waits for descriptors, sets the word whose address this returns
+ * (NULL: it could not be started) and kicks the target. One a process.
+ */
+int32_t *vmm_watch_open(void);
+
+/* Adds or removes a descriptor: input, room for output, and its end are told once each. */
+int vmm_watch(int32_t fd, int32_t on);
+
+/* Whom to kick: an engine of `library` (a path, loaded already); NULL for nobody, after
+ * which no kick is under way. */
+int vmm_watch_target(const char *library, struct vmm *vmm);
+
 /* The host's Landlock ABI version, or -errno where it has none. */
 int vmm_landlock_abi(void);
 

@@ -38,8 +38,31 @@ const hostFunctions = {
   vmm_memory_map: { args: [u64_fast, u64_fast], returns: i64_fast },
   vmm_memory_unmap: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_memory_resident: { args: [u64_fast, u64_fast], returns: i64_fast },
+  vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },
   vmm_landlock_abi: { args: [], returns: i32 },
+} as const;
+
+const processFunctions = {
+  vmm_socketpair: { args: [i32, pointer], returns: i32 },
+  vmm_send: { args: [i32, pointer, u64_fast, pointer, u32], returns: i64_fast },
+  vmm_receive: { args: [i32, pointer, u64_fast, pointer, u32], returns: i64_fast },
+  vmm_read: { args: [i32, pointer, u64_fast], returns: i64_fast },
+  vmm_write: { args: [i32, pointer, u64_fast], returns: i64_fast },
+  vmm_poll: { args: [pointer, u32, i32], returns: i32 },
+} as const;
+
+const watchFunctions = {
+  vmm_watch_open: { args: [], returns: pointer },
+  vmm_watch: { args: [i32, i32], returns: i32 },
+  vmm_watch_target: { args: [pointer, pointer], returns: i32 },
+} as const;
+
+const daemonFunctions = {
+  vmm_connect: { args: [pointer], returns: i32 },
+  vmm_peer: { args: [i32, pointer], returns: i32 },
+  vmm_pty: { args: [pointer, pointer, u64_fast], returns: i32 },
+  vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
 } as const;
 
 /** VMM_ABI of native/vmm.h. */
@@ -109,6 +132,30 @@ let host: HostLibrary | undefined;
 export function hostLibrary(): HostLibrary {
   host ??= load("libvmm.so", hostFunctions);
   return host;
+}
+
+let processes: ReturnType<typeof load<typeof processFunctions>> | undefined;
+
+/** What every process of vmd has of libvmm.so: sockets. */
+export function processLibrary() {
+  processes ??= load("libvmm.so", processFunctions);
+  return processes;
+}
+
+let watch: ReturnType<typeof load<typeof watchFunctions>> | undefined;
+
+/** The watching thread of libvmm.so. */
+export function watchLibrary() {
+  watch ??= load("libvmm.so", watchFunctions);
+  return watch;
+}
+
+let daemon: ReturnType<typeof load<typeof daemonFunctions>> | undefined;
+
+/** What the daemon and its clients have of libvmm.so beside that. */
+export function daemonLibrary() {
+  daemon ??= load("libvmm.so", daemonFunctions);
+  return daemon;
 }
 
 /** Calls a function that explains its failure in a buffer; returns that sentence. */

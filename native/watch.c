@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: ISC
+/*
+ * watch.c: a thread that waits for descriptors while the vCPU runs, and kicks it.
+ *
+ * A VM process has one JavaScript thread, and that one is inside the guest. This
+ * thread only says that something came: it sets a word, and kicks. It reads nothing.
+ */
+#define _GNU_SOURCE
+#include "vmm.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#define EVENTS 16
+#define STACK (64u << 10)
+
+static struct {
+	pthread_mutex_t lock; /* over kick and target: no kick may meet a closed engine */
+	void (*kick)(struct vmm *);
+	struct vmm *target;
+	int epoll;
+	int32_t attention;
+} watch = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll = -1 };
+
+static void *watch_thread(void *unused)
+{
+	struct epoll_event events[EVENTS];
+
+	(void)unused;
+	for (;;) {
+		if (epoll_wait(watch.epoll, events, EVENTS, -1) < 0 && errno != EINTR)
+			return NULL;
+		__atomic_store_n(&watch.attention, 1, __ATOMIC_SEQ_CST);
+		pthread_mutex_lock(&watch.lock);
+		if (watch.target)
+			watch.kick(watch.target);
+		pthread_mutex_unlock(&watch.lock);
+	}
+}
+
+int32_t *vmm_watch_open(void)
+{
+	pthread_attr_t attributes;
+	sigset_t all, before;
+	pthread_t thread;
+	int error;
+
+	if (watch.epoll >= 0)
+		return &watch.attention;
+	watch.epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (watch.epoll < 0)
+		return NULL;
+	pthread_attr_init(&attributes);
+	pthread_attr_setstacksize(&attributes, STACK > PTHREAD_STACK_MIN ? STACK : PTHREAD_STACK_MIN);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	// Signals are for the others. Not all: the sandbox reaches every thread by one.
+	sigfillset(&all);
+	sigdelset(&all, SIGRTMIN + 7);
+	pthread_sigmask(SIG_BLOCK, &all, &before);
+	error = pthread_create(&thread, &attributes, watch_thread, NULL);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	if (error) {
+		close(watch.epoll);
+		watch.epoll = -1;
+		return NULL;
+	}
+	return &watch.attention;
+}
+
+int vmm_watch(int32_t fd, int32_t on)
+{
+	// Each arrival once: whoever is kicked reads until there is no more.
+	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET };
+	int operation = on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL;
+
+	return epoll_ctl(watch.epoll, operation, fd, &event) < 0 ? -errno : 0;
+}
+
+int vmm_watch_target(const char *library, struct vmm *vmm)
+{
+	void (*kick)(struct vmm *) = NULL;
+
+	if (vmm) {
+		void *handle = dlopen(library, RTLD_NOW | RTLD_NOLOAD);
+
+		if (!handle)
+			return -ENOENT;
+		*(void **)&kick = dlsym(handle, "vmm_kick");
+		dlclose(handle);
+		if (!kick)
+			return -ENOENT;
+	}
+	pthread_mutex_lock(&watch.lock);
+	watch.kick = kick;
+	watch.target = vmm;
+	pthread_mutex_unlock(&watch.lock);
+	return 0;
+}
