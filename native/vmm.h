@@ -221,8 +221,9 @@ int64_t vmm_file_map(int32_t fd, uint64_t size);
  */
 int32_t *vmm_watch_open(void);
 
-/* Adds or removes a descriptor: input, room for output, and its end are told once each. */
-int vmm_watch(int32_t fd, int32_t on);
+/* What of a descriptor is waited for, each arrival told once; 0 for nothing any more. */
+enum vmm_watch_events { VMM_WATCH_INPUT = 1, VMM_WATCH_ROOM = 2 };
+int vmm_watch(int32_t fd, int32_t events);
 
 /* Whom to kick: an engine of `library` (a path, loaded already); NULL for nobody, after
  * which no kick is under way. */

@@ -74,13 +74,22 @@ int32_t *vmm_watch_open(void)
 	return &watch.attention;
 }
 
-int vmm_watch(int32_t fd, int32_t on)
+int vmm_watch(int32_t fd, int32_t what)
 {
 	// Each arrival once: whoever is kicked reads until there is no more.
-	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET };
-	int operation = on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL;
+	struct epoll_event event = { .events = EPOLLET };
 
-	return epoll_ctl(watch.epoll, operation, fd, &event) < 0 ? -errno : 0;
+	if (what == 0)
+		return epoll_ctl(watch.epoll, EPOLL_CTL_DEL, fd, NULL) < 0 ? -errno : 0;
+	if (what & VMM_WATCH_INPUT)
+		event.events |= EPOLLIN | EPOLLRDHUP;
+	if (what & VMM_WATCH_ROOM)
+		event.events |= EPOLLOUT;
+	if (epoll_ctl(watch.epoll, EPOLL_CTL_ADD, fd, &event) == 0)
+		return 0;
+	if (errno != EEXIST || epoll_ctl(watch.epoll, EPOLL_CTL_MOD, fd, &event) < 0)
+		return -errno;
+	return 0;
 }
 
 int vmm_watch_target(const char *library, struct vmm *vmm)

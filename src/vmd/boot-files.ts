@@ -1,15 +1,15 @@
 /**
- * Reads the files that a VM's options name, and boots a machine with them.
+ * The files that a VM boots from: opened by whoever has the right to, read by whoever runs it.
  *
- * Kernels are large beside the process that runs them, so they are read into mappings of their own,
- * which are given back as soon as they are in the guest: the heap would keep their pages.
+ * Kernels are large beside the process that runs them, so they are mapped, and given back as soon
+ * as they are in the guest: the heap would keep their pages.
  */
-import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { basename } from "node:path";
 import { check, hostBuffer, hostLibrary } from "../vmm/native.ts";
-import { type Boot, type BootModule, loadKernel, romRange } from "./boot/index.ts";
+import { type Boot, loadKernel, romRange } from "./boot/index.ts";
 import type { ClassicMachine } from "./machine.ts";
-import type { VmOptions } from "./vm.ts";
+import type { VmOptions } from "./vm-options.ts";
 
 /** No file is larger than the largest ArrayBuffer. */
 const LARGEST = 2 ** 32;
@@ -23,7 +23,97 @@ const REASONS: Record<string, string> = {
   ENOENT: "no such file",
   EISDIR: "is a directory",
   EACCES: "permission denied",
+  ENOTDIR: "not a directory",
+  EROFS: "read-only file system",
 };
+
+function failure(path: string, error: unknown): FileError {
+  if (error instanceof FileError) return error;
+  const code = (error as NodeJS.ErrnoException).code ?? String(error);
+  return new FileError(`${path}: ${REASONS[code] ?? code}`);
+}
+
+/** An open file under the name that the user knows. */
+export interface BootFile {
+  readonly path: string;
+  readonly descriptor: number;
+}
+
+/** What a machine boots from. */
+export interface BootSet {
+  readonly kernel: BootFile;
+  readonly initrd?: BootFile;
+  readonly modules?: readonly (BootFile & { readonly args?: string })[];
+}
+
+/** Opens a file for reading as the user who runs this. @throws an errno error */
+export function openPlainly(path: string): number {
+  // Not to wait for the other end of a pipe, which isn't taken anyway.
+  return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+}
+
+/**
+ * Opens the files that options name.
+ * @param open opens one; throws an error with an errno code.
+ * @throws FileError that names the file
+ */
+export function openBootFiles(
+  options: Pick<VmOptions, "kernel" | "initrd" | "modules">,
+  open: (path: string) => number = openPlainly,
+): BootSet {
+  const opened: number[] = [];
+  const file = (path: string): BootFile => {
+    const descriptor = openRegular(path, open);
+    opened.push(descriptor);
+    return { path, descriptor };
+  };
+  try {
+    return {
+      kernel: file(options.kernel),
+      initrd: options.initrd === undefined ? undefined : file(options.initrd),
+      modules: options.modules?.map((specification) => {
+        const space = specification.indexOf(" ");
+        if (space < 0) return file(specification);
+        return {
+          ...file(specification.slice(0, space)),
+          args: specification.slice(space + 1),
+        };
+      }),
+    };
+  } catch (error) {
+    for (const descriptor of opened) closeSync(descriptor);
+    throw error;
+  }
+}
+
+function openRegular(path: string, open: (path: string) => number): number {
+  let descriptor: number | undefined;
+  try {
+    descriptor = open(path);
+    const status = fstatSync(descriptor);
+    if (status.isDirectory()) throw new FileError(`${path}: is a directory`);
+    if (!status.isFile()) throw new FileError(`${path}: not a regular file`);
+    if (status.size > LARGEST) throw new FileError(`${path}: larger than 4 GiB`);
+    return descriptor;
+  } catch (error) {
+    if (descriptor !== undefined) closeSync(descriptor);
+    throw failure(path, error);
+  }
+}
+
+/** Opens a file that a trace is to be written to, anew. @throws FileError */
+export function openTraceFile(path: string, open = () => openSync(path, "w", 0o600)): BootFile {
+  try {
+    return { path, descriptor: open() };
+  } catch (error) {
+    throw failure(path, error);
+  }
+}
+
+/** All files of a set, in an order that names them again. */
+export function bootSetFiles(set: BootSet): BootFile[] {
+  return [set.kernel, ...(set.initrd === undefined ? [] : [set.initrd]), ...(set.modules ?? [])];
+}
 
 /** A file's bytes, until it is disposed of. */
 class MappedFile implements Disposable {
@@ -32,50 +122,47 @@ class MappedFile implements Disposable {
   readonly #size: number;
 
   /** @throws FileError */
-  constructor(path: string) {
-    let file: number | undefined;
+  constructor({ path, descriptor }: BootFile) {
+    this.#size = fstatSync(descriptor).size;
+    this.#address = 0;
+    this.bytes = new Uint8Array();
+    if (this.#size === 0) return;
     try {
-      // Not to wait for the other end of a pipe, which isn't taken anyway.
-      file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-      const status = fstatSync(file);
-      if (status.isDirectory()) throw new FileError(`${path}: is a directory`);
-      if (!status.isFile()) throw new FileError(`${path}: not a regular file`);
-      if (status.size > LARGEST) throw new FileError(`${path}: larger than 4 GiB`);
-      this.#size = Math.max(1, status.size);
-      this.#address = check(path, hostLibrary().vmm_memory_map(this.#size, this.#size));
-      const buffer = new Uint8Array(hostBuffer(this.#address, this.#size));
-      let length = 0;
-      while (length < status.size) {
-        const count = readSync(file, buffer, length, status.size - length, length);
-        if (count === 0) break; // it became shorter
-        length += count;
-      }
-      this.bytes = buffer.subarray(0, length);
+      this.#address = check(path, hostLibrary().vmm_file_map(descriptor, this.#size));
     } catch (error) {
-      if (error instanceof FileError) throw error;
-      const code = (error as NodeJS.ErrnoException).code ?? String(error);
-      throw new FileError(`${path}: ${REASONS[code] ?? code}`);
-    } finally {
-      if (file !== undefined) closeSync(file);
+      throw new FileError((error as Error).message);
     }
+    this.bytes = new Uint8Array(hostBuffer(this.#address, this.#size));
   }
 
   /** No view of the bytes may be used afterwards. */
   [Symbol.dispose](): void {
-    hostLibrary().vmm_memory_unmap(this.#address, this.#size);
+    if (this.#address !== 0) hostLibrary().vmm_memory_unmap(this.#address, this.#size);
   }
 }
 
-/** What a VM boots from. */
+/** Opened files, mapped, to be put into a machine. */
 export class BootFiles implements Disposable {
+  readonly #set: BootSet;
   readonly #options: VmOptions;
   readonly #files = new DisposableStack();
   readonly #kernel: Uint8Array;
 
-  /** Opens the kernel. @throws FileError */
-  constructor(options: VmOptions) {
+  /** @param set stays the caller's to close. @throws FileError */
+  constructor(options: VmOptions, set: BootSet) {
     this.#options = options;
-    this.#kernel = this.#read(options.kernel);
+    this.#set = set;
+    this.#kernel = this.#map(set.kernel);
+  }
+
+  /** Opens the files that options name, for one boot. @throws FileError */
+  static open(options: VmOptions): BootFiles {
+    const set = openBootFiles(options);
+    const files = new BootFiles(options, set);
+    for (const { descriptor } of bootSetFiles(set)) {
+      files.#files.defer(() => closeSync(descriptor));
+    }
+    return files;
   }
 
   /** The ROM that the machine must have; undefined for none. */
@@ -85,13 +172,18 @@ export class BootFiles implements Disposable {
 
   /** Loads everything into a machine just reset. @throws BootError, FileError */
   load(machine: ClassicMachine): Boot {
-    const { kernel, initrd, cmdline, modules, format, bits, virtualTime } = this.#options;
+    const { cmdline, format, bits, virtualTime } = this.#options;
+    const { kernel, initrd, modules } = this.#set;
     const boot = loadKernel({
-      name: basename(kernel),
+      name: basename(kernel.path),
       kernel: this.#kernel,
-      initrd: initrd === undefined ? undefined : this.#read(initrd),
+      initrd: initrd === undefined ? undefined : this.#map(initrd),
       cmdline,
-      modules: modules?.map((module) => this.#module(module)),
+      modules: modules?.map((module) => ({
+        name: basename(module.path),
+        data: this.#map(module),
+        args: module.args,
+      })),
       format,
       bits,
       random: virtualTime ? repeatable() : undefined,
@@ -102,15 +194,8 @@ export class BootFiles implements Disposable {
     return boot;
   }
 
-  #read(path: string): Uint8Array {
-    return this.#files.use(new MappedFile(path)).bytes;
-  }
-
-  #module(specification: string): BootModule {
-    const space = specification.indexOf(" ");
-    const path = space < 0 ? specification : specification.slice(0, space);
-    const args = space < 0 ? undefined : specification.slice(space + 1);
-    return { name: basename(path), data: this.#read(path), args };
+  #map(file: BootFile): Uint8Array {
+    return this.#files.use(new MappedFile(file)).bytes;
   }
 
   /** Gives the files back; what `load` returned stays. */

@@ -79,19 +79,21 @@ export class ConsoleStream {
     return this.#text;
   }
 
-  /** New output; for the VM. Resolves when every listener has taken it. */
-  async push(bytes: Uint8Array): Promise<void> {
+  /** New output; for the VM. What it returns resolves when every listener has taken it. */
+  push(bytes: Uint8Array): Promise<unknown> | undefined {
     this.#scrollback.push(bytes);
     this.#scrollbackBytes += bytes.length;
     while (this.#scrollbackBytes - this.#scrollback[0].length >= SCROLLBACK) {
       this.#scrollbackBytes -= (this.#scrollback.shift() as Uint8Array).length;
     }
-    const taken = [...this.#listeners].map((listener) => listener(bytes));
+    const taken = [...this.#listeners]
+      .map((listener) => listener(bytes))
+      .filter((result) => result instanceof Promise);
     this.#text += this.#decoder.decode(bytes, { stream: true });
     this.#serve();
     // Nobody may ever wait for it: keep as much of the text as of the bytes.
     if (this.#text.length > 2 * SCROLLBACK) this.#text = this.#text.slice(-SCROLLBACK);
-    await Promise.all(taken);
+    return taken.length > 0 ? Promise.all(taken) : undefined;
   }
 
   /** No more output will come; for the VM. */

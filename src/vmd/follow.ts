@@ -51,7 +51,7 @@ class Following implements Disposable {
     const options = traceOptions(trace);
     const virtual = repeats(trace, engine);
     this.#virtual = virtual;
-    using files = new BootFiles(options);
+    using files = BootFiles.open(options);
     const side = new Side(engine, memoryRanges(options.memory, files.rom), { virtual });
     this.#side = side;
     this.#devices = new ReplayedDevices(trace, side.image, (ns) => {

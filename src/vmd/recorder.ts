@@ -6,7 +6,7 @@ import { TraceWriter } from "../vmm/trace.ts";
 import type { GuestMemory } from "../vmm/memory.ts";
 import type { ClassicMachine } from "./machine.ts";
 import type { ExitObserver } from "./vcpu.ts";
-import type { VcpuOptions } from "./vm.ts";
+import type { VcpuOptions } from "./vm-options.ts";
 
 export class Recorder implements ExitObserver, Disposable {
   readonly #writer: TraceWriter;

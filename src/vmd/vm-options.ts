@@ -32,6 +32,8 @@ export interface VmOptions {
   virtualTime?: boolean;
   /** UTC at the start, in ms since 1970. Default now; with virtual time, the start of 2000. */
   epoch?: number;
+  /** Whether its process gives up what it does not need. Default true. */
+  sandbox?: boolean;
   /** Record every exit in this file. */
   traceExits?: string;
 }

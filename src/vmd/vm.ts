@@ -1,6 +1,6 @@
 /**
- * A virtual machine as a value: its vCPU runs in a thread of its own, and this object is what the
- * rest of a program holds.
+ * A virtual machine as a value: it runs in a process of its own, and this object is what the rest
+ * of a program holds.
  *
  * ```ts
  * await using vm = await Vm.start({ kernel: "vmlinuz", initrd: "initrd.gz", memory: "256M" });
@@ -8,38 +8,51 @@
  * ```
  */
 import type { EngineName } from "../vmm/engine-library.ts";
+import { openBootFiles, openTraceFile } from "./boot-files.ts";
+import { type ConnectedStream, connectStream } from "./console-socket.ts";
 import type { ConsoleStream } from "./console-stream.ts";
-import type { Ending, VmStatistics } from "./vcpu-messages.ts";
-import { type Running, VcpuWorker } from "./vcpu-worker.ts";
-import { checkVmOptions, type VmOptions } from "./vm-options.ts";
+import { ownConfinement } from "./confinement.ts";
+import { type Running, VmHost } from "./vm-host.ts";
+import type { Ending, VmStatistics } from "./vm-messages.ts";
+import { checkVmOptions, VmError, type VmOptions } from "./vm-options.ts";
 
-export type { Ending, VmStatistics } from "./vcpu-messages.ts";
+export type { Ending, VmStatistics } from "./vm-messages.ts";
 export { type VcpuOptions, VmError, type VmOptions } from "./vm-options.ts";
+
+const STREAMS = ["console", "debug"] as const;
 
 export class Vm implements AsyncDisposable {
   readonly name: string;
+  /** Of the VM's process. */
+  readonly pid: number;
   /** The first serial port. */
   readonly console: ConsoleStream;
   /** What firmware writes to the debug ports 0x402 and 0xe9; takes no input. */
   readonly debug: ConsoleStream;
-  /** Resolves when the VM is gone. Never rejects. */
+  /** Resolves when the VM is gone, and all it said has been heard. Never rejects. */
   readonly ended: Promise<Ending>;
   /** What is in use, and why not a better one. */
   readonly engine: EngineName;
   readonly engineReason: string;
   /** What was booted. */
   readonly boot: string;
-  readonly #worker: VcpuWorker;
+  /** What of the sandbox is not there, as a sentence; empty when all is. */
+  readonly unconfined: string;
+  readonly #host: VmHost;
 
-  private constructor(name: string, worker: VcpuWorker, running: Running) {
-    this.name = name;
-    this.console = worker.console;
-    this.debug = worker.debug;
-    this.ended = worker.ended;
+  private constructor(host: VmHost, running: Running, streams: readonly ConnectedStream[]) {
+    this.name = host.name;
+    this.pid = host.pid;
+    [this.console, this.debug] = streams.map(({ stream }) => stream);
     this.engine = running.engine;
     this.engineReason = running.why;
     this.boot = running.boot;
-    this.#worker = worker;
+    this.unconfined = running.unconfined;
+    this.#host = host;
+    this.ended = host.ended.then(async (ending) => {
+      await Promise.all(streams.map((stream) => stream.finish()));
+      return ending;
+    });
   }
 
   /**
@@ -48,33 +61,49 @@ export class Vm implements AsyncDisposable {
    */
   static async start(options: VmOptions): Promise<Vm> {
     const checked = checkVmOptions(options);
-    const worker = new VcpuWorker(checked);
-    const running = await worker.start();
-    return new Vm(checked.name, worker, running);
+    const { name } = checked;
+    let host: VmHost;
+    try {
+      const files = openBootFiles(checked);
+      const trace =
+        checked.traceExits === undefined ? undefined : openTraceFile(checked.traceExits);
+      host = new VmHost({
+        options: checked,
+        files,
+        trace,
+        attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
+        confine: checked.sandbox === false ? undefined : ownConfinement(),
+      });
+    } catch (error) {
+      throw new VmError(`${name}: ${(error as Error).message}`);
+    }
+    const streams = await Promise.all(host.attached.map(connectStream));
+    const running = await host.running;
+    return new Vm(host, running, streams);
   }
 
   /** Stops the vCPU at once and gives back everything. */
   async stop(): Promise<Ending> {
-    this.#worker.stop();
+    this.#host.stop();
     return await this.ended;
   }
 
   /** The guest doesn't run until unpause; its clock goes on. */
   pause(): void {
-    this.#worker.tell({ kind: "pause" });
+    this.#host.tell({ kind: "pause" });
   }
 
   unpause(): void {
-    this.#worker.tell({ kind: "unpause" });
+    this.#host.tell({ kind: "unpause" });
   }
 
   /** The CPU's registers as text. */
   async registers(): Promise<string> {
-    return (await this.#worker.ask({ kind: "registers" }, "registers")).text;
+    return (await this.#host.ask({ kind: "registers" }, "registers")).text;
   }
 
   async statistics(): Promise<VmStatistics> {
-    return (await this.#worker.ask({ kind: "statistics" }, "statistics")).statistics;
+    return (await this.#host.ask({ kind: "statistics" }, "statistics")).statistics;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

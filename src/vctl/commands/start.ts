@@ -157,7 +157,7 @@ async function checkOnBothEngines(settings: VmOptions): Promise<void> {
   const { BootFiles } = await import("../../vmd/boot-files.ts");
   const { crossCheck } = await import("../../vmd/cross-check.ts");
   const { memory, epoch } = checkVmOptions(settings);
-  using files = new BootFiles(settings);
+  using files = BootFiles.open(settings);
   const result = crossCheck({
     engines: ENGINES,
     memory,

@@ -1,0 +1,243 @@
+/**
+ * A VM process, as whoever started it sees it: the daemon, or a program that holds a Vm.
+ */
+import { closeSync } from "node:fs";
+import { join } from "node:path";
+import { libraryPath } from "../vmm/native.ts";
+import { type BootSet, bootSetFiles } from "./boot-files.ts";
+import { Channel } from "./channel.ts";
+import { connectDescriptor } from "./descriptor-socket.ts";
+import type { Attachment, Confinement, Ending, FromVm, StreamName, ToVm } from "./vm-messages.ts";
+import { type VcpuOptions, VmError } from "./vm-options.ts";
+
+/** What a VM process says when its guest is about to run. */
+export type Running = Extract<FromVm, { kind: "running" }>;
+
+/** No VM process has that much to say in a second; one that has is not obeying. */
+const MESSAGES_PER_SECOND = 2000;
+/** How long the process may take to go after its last word, ms. */
+const LINGER = 2000;
+/** How long messages wait for a process that takes none, ms, before they are tried again. */
+const RETRY = 20;
+
+/** What a VM is started with. */
+export interface VmLaunch {
+  options: VcpuOptions;
+  files: BootSet;
+  /** An open file for the trace of its exits. */
+  trace?: { path: string; descriptor: number };
+  /** A pty: master and slave. */
+  terminal?: { master: number; slave: number };
+  /** Streams that are followed from the first byte on; their sockets are in `attached`. */
+  attach?: readonly Attachment[];
+  /** Absent: no sandbox. */
+  confine?: Confinement;
+}
+
+interface Question {
+  kind: FromVm["kind"];
+  resolve: (message: never) => void;
+  reject: (error: VmError) => void;
+}
+
+/** The entry of a VM process: one bundled file where it was built, else its source. */
+function program(): string {
+  return join(import.meta.dir, "vm-process.ts");
+}
+
+export class VmHost {
+  readonly name: string;
+  readonly pid: number;
+  /** Resolves when the process is gone. Never rejects. */
+  readonly ended: Promise<Ending>;
+  /** Sockets of what was attached at the start, in that order; the caller's to close. */
+  readonly attached: readonly number[];
+  /** Told of what nobody asked for: reboots, acknowledgements. */
+  onEvent: ((event: FromVm) => void) | undefined;
+  readonly #channel: Channel;
+  readonly #process: Bun.Subprocess;
+  readonly #questions: Question[] = [];
+  readonly #running = Promise.withResolvers<Running>();
+  #ending: Ending | undefined;
+  #failure: string | undefined;
+  #over = false;
+  #messages = 0;
+  #second = 0;
+  #stopAsked = false;
+
+  /**
+   * Starts a VM process. It owns the descriptors from then on: they are closed here.
+   * @throws an errno error when there is no process to be had
+   */
+  constructor(launch: VmLaunch) {
+    const { options, files, trace, terminal, attach = [], confine } = launch;
+    this.name = options.name;
+    const [ours, theirs] = Channel.pair();
+    this.#channel = new Channel(ours);
+    const program_ = [process.execPath, "--smol", program()];
+    const command = confine === undefined ? program_ : [libraryPath("vmd-launch"), ...program_];
+    this.#process = Bun.spawn(command, {
+      stdio: ["ignore", "ignore", "inherit", theirs],
+      env: environment(),
+    });
+    closeSync(theirs);
+    this.pid = this.#process.pid;
+    this.ended = this.#process.exited.then(() => this.#exited());
+    this.#running.promise.catch(() => {});
+    void connectDescriptor(ours, {
+      data: (_, data) => this.#receive(data.toString()),
+      close: () => {},
+    });
+    const descriptors = bootSetFiles(files).map(({ descriptor }) => descriptor);
+    if (trace !== undefined) descriptors.push(trace.descriptor);
+    if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
+    const pairs = attach.map(() => Channel.pair(true));
+    this.attached = pairs.map(([ours]) => ours);
+    descriptors.push(...pairs.map(([, theirs]) => theirs));
+    this.tell(
+      {
+        kind: "start",
+        options,
+        files: {
+          kernel: files.kernel.path,
+          initrd: files.initrd?.path,
+          modules: (files.modules ?? []).map(({ path, args }) => ({ path, args })),
+          trace: trace?.path,
+        },
+        terminal: terminal !== undefined,
+        attached: [...attach],
+        confine,
+      },
+      descriptors,
+    );
+  }
+
+  /** Resolves when the first instruction is about to run. @throws VmError when it can't be started */
+  get running(): Promise<Running> {
+    return this.#running.promise;
+  }
+
+  /** Sends a message; descriptors are closed here. */
+  tell(message: ToVm, descriptors: readonly number[] = []): void {
+    if (this.#over) {
+      for (const descriptor of descriptors) closeSync(descriptor);
+      return;
+    }
+    this.#channel.send(message, descriptors);
+    this.#retry();
+  }
+
+  /** @throws VmError when the VM ends before it answers. */
+  async ask<K extends FromVm["kind"]>(
+    message: ToVm,
+    kind: K,
+  ): Promise<Extract<FromVm, { kind: K }>> {
+    if (this.#over) throw new VmError(`${this.name} is not running`);
+    const { promise, resolve, reject } = Promise.withResolvers<Extract<FromVm, { kind: K }>>();
+    this.#questions.push({ kind, resolve, reject });
+    this.tell(message);
+    return await promise;
+  }
+
+  /** A socket on which a stream's output comes, and on which can be typed. The caller's to close. */
+  attach(stream: StreamName, { lossless = false, late = false } = {}): number {
+    const [ours, theirs] = Channel.pair(true);
+    this.tell({ kind: "attach", stream, lossless, late }, [theirs]);
+    return ours;
+  }
+
+  /** Stops the vCPU at once, in order. */
+  stop(): void {
+    this.#stopAsked = true;
+    this.tell({ kind: "stop" });
+  }
+
+  /** Ends the process without asking it. */
+  kill(): void {
+    this.#stopAsked = true;
+    this.#process.kill("SIGKILL");
+  }
+
+  #retry(): void {
+    if (this.#over || this.#channel.backlog === 0) return;
+    setTimeout(() => {
+      if (this.#over) return;
+      this.#channel.flush();
+      this.#retry();
+    }, RETRY);
+  }
+
+  #receive(text: string): void {
+    const second = Math.floor(performance.now() / 1000);
+    if (second !== this.#second) {
+      this.#second = second;
+      this.#messages = 0;
+    }
+    if (++this.#messages > MESSAGES_PER_SECOND) {
+      this.#failure = `${this.name}: its process says too much`;
+      this.kill();
+      return;
+    }
+    let message: FromVm;
+    try {
+      message = JSON.parse(text) as FromVm;
+    } catch {
+      this.#failure = `${this.name}: its process says what is no message`;
+      this.kill();
+      return;
+    }
+    this.#hear(message);
+  }
+
+  #hear(message: FromVm): void {
+    switch (message.kind) {
+      case "running":
+        this.#running.resolve(message);
+        return;
+      case "failed":
+        this.#failure = message.message;
+        this.#running.reject(new VmError(message.message));
+        this.#linger();
+        return;
+      case "ended":
+        this.#ending = message.ending;
+        this.#linger();
+        return;
+      default: {
+        const index = this.#questions.findIndex(({ kind }) => kind === message.kind);
+        if (index >= 0) this.#questions.splice(index, 1)[0].resolve(message as never);
+        else this.onEvent?.(message);
+      }
+    }
+  }
+
+  #linger(): void {
+    setTimeout(() => this.#process.kill("SIGKILL"), LINGER).unref();
+  }
+
+  #exited(): Ending {
+    this.#over = true;
+    const { exitCode, signalCode } = this.#process;
+    const how = signalCode === null ? `code ${exitCode}` : signalCode;
+    const died = `${this.name}: its process ended with ${how}`;
+    const ending: Ending = this.#ending ?? {
+      kind: this.#failure === undefined && this.#stopAsked ? "stopped" : "crash",
+      code: this.#failure === undefined && this.#stopAsked ? 0 : 1,
+      message: this.#failure ?? (this.#stopAsked ? `${this.name}: stopped` : died),
+      registers: "",
+    };
+    this.#running.reject(new VmError(ending.message));
+    for (const { reject } of this.#questions) reject(new VmError(ending.message));
+    return ending;
+  }
+}
+
+/** What a VM process needs of its environment. */
+function environment(): Record<string, string> {
+  const names = ["VMM_NATIVE", "LD_PRELOAD", "ASAN_OPTIONS", "VMM_SANDBOX_TRACE"];
+  const kept = names.flatMap((name) => {
+    const value = process.env[name];
+    return value === undefined ? [] : [[name, value] as const];
+  });
+  return Object.fromEntries(kept);
+}

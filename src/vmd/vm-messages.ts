@@ -1,0 +1,112 @@
+/**
+ * What a VM process and whoever started it (the daemon, a program that holds a Vm) say to each
+ * other, as JSON texts with descriptors on a Channel.
+ */
+import type { EngineName } from "../vmm/engine-library.ts";
+import type { VcpuOptions } from "./vm-options.ts";
+
+/** How a VM ended. */
+export interface Ending {
+  kind: "power-off" | "reset" | "exit" | "stopped" | "crash";
+  /** What a process that ran the VM should exit with. */
+  code: number;
+  /** One sentence, for people. */
+  message: string;
+  /** The CPU's registers at the end, as text; empty when they could not be had. */
+  registers: string;
+}
+
+/** What a running VM costs and does. */
+export interface VmStatistics {
+  /** Guest time, ns. */
+  now: number;
+  /** Bytes of host memory behind the machine image. */
+  resident: number;
+  /** Exits since the guest's last reset. */
+  exits: number;
+  /** Bytes printed, on the console and the debug ports. */
+  printed: number;
+  /** Who looks at the console now. */
+  watchers: number;
+}
+
+/** What leads to a VM's files: places in the descriptors of the start message. */
+export interface StartFiles {
+  kernel: string;
+  initrd?: string;
+  modules: { path: string; args?: string }[];
+  /** The trace's path. */
+  trace?: string;
+}
+
+/** A stream of a VM that can be watched. */
+export type StreamName = "console" | "debug";
+
+/** Someone who follows a stream, and types there. */
+export interface Attachment {
+  stream: StreamName;
+  /** The guest waits rather than that output is lost. */
+  lossless: boolean;
+  /** Without what was printed before. */
+  late: boolean;
+}
+
+/** How a VM process confines itself. */
+export interface Confinement {
+  /** The user and group to become; absent: as started. */
+  uid?: number;
+  gid?: number;
+}
+
+/**
+ * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules,
+ * trace if there is one, pty master and slave if `terminal`, a stream socket for each attachment.
+ */
+export interface StartMessage {
+  kind: "start";
+  options: VcpuOptions;
+  files: StartFiles;
+  terminal: boolean;
+  attached: Attachment[];
+  /** Absent: the process keeps the rights it has. */
+  confine?: Confinement;
+}
+
+/** Messages to a VM process. */
+export type ToVm =
+  | StartMessage
+  /** With the descriptor of a stream socket: output goes there, what comes from it is typed. */
+  | ({ kind: "attach" } & Attachment)
+  | { kind: "pause" }
+  | { kind: "unpause" }
+  /** Asks the guest to power off or reset, through the machine. */
+  | { kind: "shutdown"; reset: boolean }
+  | { kind: "registers" }
+  | { kind: "statistics" }
+  | { kind: "stop" };
+
+/** Messages from it. Every question is answered, in order. */
+export type FromVm =
+  | {
+      kind: "running";
+      engine: EngineName;
+      /** Why not a better engine; empty when there is none. */
+      why: string;
+      /** What was booted. */
+      boot: string;
+      /** What of the sandbox is not there, as a sentence; empty when all is. */
+      unconfined: string;
+    }
+  /** The guest reset its machine, which starts again. */
+  | { kind: "rebooted"; by: string }
+  | { kind: "paused" }
+  | { kind: "unpaused" }
+  /** Whether the guest can be asked. */
+  | { kind: "shutdown"; asked: boolean }
+  /** The guest has seen that it was asked. */
+  | { kind: "acknowledged" }
+  | { kind: "registers"; text: string }
+  | { kind: "statistics"; statistics: VmStatistics }
+  | { kind: "ended"; ending: Ending }
+  /** It could not be started. */
+  | { kind: "failed"; message: string };

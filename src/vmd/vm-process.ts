@@ -1,0 +1,302 @@
+/**
+ * The VM process: one VM, in the one JavaScript thread. It is told what to run on descriptor 3,
+ * confines itself, and then is inside the guest; the watching thread (native/watch.c) kicks it when
+ * something comes.
+ *
+ * It is started by VmHost, alone in its namespaces, and ends with its VM, or when whoever started it
+ * is gone.
+ */
+import { libraryPathOf } from "../vmm/engine-library.ts";
+import { EngineError, type EngineName } from "../vmm/engine.ts";
+import {
+  hostBuffer,
+  NativeError,
+  type Pointer,
+  processLibrary,
+  ptr,
+  watchLibrary,
+} from "../vmm/native.ts";
+import { selectEngine } from "../vmm/select.ts";
+import { TraceError } from "../vmm/trace.ts";
+import { BootError } from "./boot/index.ts";
+import { type BootSet, FileError } from "./boot-files.ts";
+import { Channel } from "./channel.ts";
+import { ConsoleHub, Watch } from "./console-hub.ts";
+import { confine } from "./confine.ts";
+import { Recorder } from "./recorder.ts";
+import { VmLife } from "./vm-life.ts";
+import type { Ending, FromVm, StartMessage, StreamName, ToVm } from "./vm-messages.ts";
+
+/** Where whoever started this process left the other end of its channel. */
+const CHANNEL = 3;
+/** Input that may wait for the guest, in bytes; then who types it has to. */
+const INPUT_LIMIT = 2 ** 16;
+/** How long a question may wait while the guest prints to a full debug port, ms. */
+const LOOK = 100;
+
+class VmProcess {
+  readonly #channel: Channel;
+  readonly #start: StartMessage;
+  readonly #set: BootSet;
+  readonly #trace: string | undefined;
+  readonly #attention: Int32Array;
+  readonly #console: ConsoleHub;
+  readonly #debug: ConsoleHub;
+  readonly #started = Date.now();
+  #life: VmLife | undefined;
+  #recorder: Recorder | undefined;
+  #paused = false;
+  #stopped = false;
+  #typed = 0;
+
+  constructor(channel: Channel, start: StartMessage, descriptors: readonly number[]) {
+    this.#channel = channel;
+    this.#start = start;
+    const left = [...descriptors];
+    const next = () => left.shift() as number;
+    const { kernel, initrd, modules, trace } = start.files;
+    this.#set = {
+      kernel: { path: kernel, descriptor: next() },
+      initrd: initrd === undefined ? undefined : { path: initrd, descriptor: next() },
+      modules: modules.map((module) => ({ ...module, descriptor: next() })),
+    };
+    this.#trace = trace === undefined ? undefined : `/proc/self/fd/${next()}`;
+    const word = watchLibrary().vmm_watch_open();
+    if (!word) throw new NativeError("the watching thread", -11);
+    this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
+    const watch = (descriptor: number, events: number) => {
+      watchLibrary().vmm_watch(descriptor, events);
+    };
+    watch(channel.descriptor, Watch.INPUT);
+    this.#console = new ConsoleHub(watch);
+    this.#debug = new ConsoleHub(watch);
+    if (start.terminal) {
+      this.#console.add(next(), { terminal: true });
+      // The slave stays open here, so that the master has somebody at its other end.
+      next();
+    }
+    for (const attachment of start.attached) this.#hub(attachment.stream).add(next(), attachment);
+  }
+
+  /** Runs the VM to its end. */
+  run(): Ending {
+    const { options } = this.#start;
+    // This loads what an engine needs of the host; from then on nothing is opened.
+    const { engine, why } = selectEngine(options.engine);
+    const unconfined = confine(this.#start.confine);
+    for (let lives = 0; ; lives++) {
+      using life = this.#begin(engine);
+      if (lives === 0) {
+        this.#post({ kind: "running", engine, why, boot: life.description, unconfined });
+      }
+      const ending = this.#live(life);
+      if (ending.kind !== "reset" || options.reboot === false || this.#stopped) return ending;
+      this.#post({ kind: "rebooted", by: ending.message });
+    }
+  }
+
+  #begin(engine: EngineName): VmLife {
+    const { options } = this.#start;
+    // What time it is for the guest goes on over its resets; runs that repeat begin anew.
+    const passed = options.virtualTime ? 0 : Date.now() - this.#started;
+    const life = new VmLife(engine, { ...options, epoch: options.epoch + passed }, this.#set, {
+      output: (bytes) => this.#console.push(bytes),
+      outputBlocked: () => this.#console.blocked,
+      inputTaken: (bytes) => this.#taken(bytes),
+      debug: (bytes) => {
+        this.#debug.push(bytes);
+        this.#waitForReader();
+      },
+    });
+    life.vcpu.attention = this.#attention;
+    this.#life = life;
+    this.#typed = 0;
+    Bun.gc(true);
+    return life;
+  }
+
+  #live(life: VmLife): Ending {
+    const { options } = this.#start;
+    using recorder =
+      this.#trace === undefined
+        ? undefined
+        : new Recorder(this.#trace, life.machine, life.engine, options);
+    this.#recorder = recorder;
+    life.vcpu.observer = recorder;
+    const path = Buffer.from(`${libraryPathOf(life.engine.name)}\0`);
+    const target = (handle: number) =>
+      watchLibrary().vmm_watch_target(ptr(path), (handle || null) as Pointer);
+    using _ = { [Symbol.dispose]: () => void target(0) };
+    target(life.engine.handle);
+    try {
+      for (;;) {
+        this.#attend(life);
+        if (this.#stopped) {
+          life.machine.flush();
+          recorder?.flush();
+          const why = recorder?.failure;
+          if (why !== undefined) return life.ending({ kind: "crash", why });
+          return { kind: "stopped", code: 0, message: `${options.name}: stopped`, registers: "" };
+        }
+        const stop = life.vcpu.run();
+        if (stop.kind === "attention") continue;
+        life.machine.flush();
+        recorder?.flush();
+        const why = recorder?.failure;
+        return life.ending(why === undefined ? stop : { kind: "crash", why });
+      }
+    } finally {
+      this.#life = undefined;
+    }
+  }
+
+  /** Looks at everything that may have come. */
+  #attend(life: VmLife | undefined): void {
+    do {
+      if (this.#paused) this.#sleep();
+      Atomics.store(this.#attention, 0, 0);
+      this.#messages();
+      this.#channel.flush();
+      this.#debug.flush();
+      this.#debug.read(() => true);
+      this.#console.flush();
+      if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
+      life?.machine.idle();
+    } while (this.#paused && !this.#stopped);
+  }
+
+  #sleep(): void {
+    if (Atomics.load(this.#attention, 0) !== 0) return;
+    const descriptors = Int32Array.from([this.#channel.descriptor]);
+    processLibrary().vmm_poll(ptr(descriptors), 1, LOOK);
+  }
+
+  #input(bytes: Uint8Array): boolean {
+    const life = this.#life;
+    if (life === undefined) return true;
+    this.#typed += bytes.length;
+    this.#recorder?.input(bytes, life.machine.clock.now);
+    life.machine.console.input(bytes);
+    return this.#typed < INPUT_LIMIT;
+  }
+
+  // There is room again for what was left in the sockets: nobody else will say so.
+  #taken(bytes: number): void {
+    const before = this.#typed;
+    this.#typed -= bytes;
+    if (before < INPUT_LIMIT || this.#typed >= INPUT_LIMIT) return;
+    Atomics.store(this.#attention, 0, 1);
+    this.#life?.engine.kick();
+  }
+
+  #messages(): void {
+    for (;;) {
+      const received = this.#channel.receive();
+      if (received === "none") return;
+      // Whoever started this is gone: so is the VM.
+      if (received === "end") process.exit(1);
+      this.#obey(JSON.parse(received.text) as ToVm, received.descriptors);
+    }
+  }
+
+  #obey(message: ToVm, descriptors: readonly number[]): void {
+    const life = this.#life;
+    switch (message.kind) {
+      case "attach":
+        this.#hub(message.stream).add(descriptors[0], message);
+        return;
+      case "pause":
+      case "unpause":
+        this.#paused = message.kind === "pause";
+        this.#post({ kind: this.#paused ? "paused" : "unpaused" });
+        return;
+      case "registers":
+        this.#post({ kind: "registers", text: life?.registers() ?? "" });
+        return;
+      case "statistics":
+        this.#post({
+          kind: "statistics",
+          statistics: {
+            now: life?.machine.clock.now ?? 0,
+            resident: life?.image.resident ?? 0,
+            exits: life?.vcpu.exits ?? 0,
+            printed: this.#console.printed + this.#debug.printed,
+            watchers: this.#console.watchers,
+          },
+        });
+        return;
+      case "shutdown":
+        this.#post({ kind: "shutdown", asked: false });
+        return;
+      case "stop":
+        this.#stopped = true;
+        return;
+      case "start":
+        return;
+    }
+  }
+
+  #hub(stream: StreamName): ConsoleHub {
+    return stream === "console" ? this.#console : this.#debug;
+  }
+
+  // A debug port has no way to make the guest wait, so its vCPU does.
+  #waitForReader(): void {
+    while (this.#debug.blocked && Atomics.load(this.#attention, 0) === 0) {
+      this.#sleep();
+      this.#debug.flush();
+    }
+  }
+
+  /** Gives the rest of the output to who is to lose nothing, unless they are gone or stop it. */
+  drain(): void {
+    while ((this.#console.pending || this.#debug.pending) && !this.#stopped) {
+      this.#attend(undefined);
+      if (this.#console.pending || this.#debug.pending) this.#sleep();
+    }
+  }
+
+  #post(message: FromVm): void {
+    if (!this.#channel.send(message)) process.exit(1);
+  }
+}
+
+/** Errors whose message is a sentence for the user. */
+function isExpected(error: unknown): error is Error {
+  return (
+    error instanceof FileError ||
+    error instanceof BootError ||
+    error instanceof EngineError ||
+    error instanceof TraceError ||
+    error instanceof NativeError
+  );
+}
+
+function main(): void {
+  const channel = new Channel(CHANNEL);
+  let received = channel.receive();
+  while (received === "none") {
+    channel.wait();
+    received = channel.receive();
+  }
+  if (received === "end") process.exit(1);
+  const start = JSON.parse(received.text) as StartMessage;
+  const end = (message: FromVm) => {
+    channel.send(message);
+    while (channel.backlog > 0 && channel.flush()) Bun.sleepSync(1);
+    process.exit(0);
+  };
+  try {
+    const vm = new VmProcess(channel, start, received.descriptors);
+    const ending = vm.run();
+    vm.drain();
+    end({ kind: "ended", ending });
+  } catch (error) {
+    const text = isExpected(error)
+      ? error.message
+      : `internal error: ${(error as Error).stack ?? error}`;
+    end({ kind: "failed", message: `${start.options.name}: ${text}`.slice(0, 4000) });
+  }
+}
+
+main();
