@@ -6,7 +6,7 @@ import { spawn } from "node:child_process";
 import { join, relative } from "node:path";
 import { systemPackages } from "./apt.mjs";
 import { guestFiles } from "./guests.mjs";
-import { native } from "./native.mjs";
+import { bundles, native } from "./native.mjs";
 import { bun, nodeModules } from "./node-modules.mjs";
 import { cache, main, root, run, seconds, Stop } from "./steps.mjs";
 
@@ -60,6 +60,7 @@ await main("demo", async () => {
   await systemPackages();
   await nodeModules();
   await native();
+  await bundles(bun);
   await guestFiles({ demo: true });
   const initrd = (await run(bun, ["golden/guests/demo.ts"])).output.trim();
   console.log(`  all there (${seconds()})\n`);

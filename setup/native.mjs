@@ -14,3 +14,6 @@ export async function native() {
   if (libraries.every((name) => existsSync(join(root, "native/build", name)))) await make();
   else await step("building native/", () => make());
 }
+
+/** build/: the programs' bundles. Quick, so made anew each time. */
+export const bundles = (bun) => run(bun, ["setup/bundle.ts"]);

@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { parseArgs, stripVTControlCharacters } from "node:util";
 import { systemPackages } from "./apt.mjs";
 import { guestFiles } from "./guests.mjs";
-import { make, native } from "./native.mjs";
+import { bundles, make, native } from "./native.mjs";
 import { bun, nodeModules } from "./node-modules.mjs";
 import { main, root, run, seconds, step, Stop } from "./steps.mjs";
 
@@ -34,6 +34,7 @@ async function checks(total) {
 async function build(total, sanitizer) {
   const args = ["WERROR=1", ...(sanitizer ? [`SAN=${sanitizer}`] : [])];
   await count(total, `native build (make ${args.join(" ")})`, () => make(args));
+  await count(total, "bundles (bun build)", () => bundles(bun));
   // With warnings it may still do for the tests.
   if (total.failed && !sanitizer) await native().catch(() => {});
 }

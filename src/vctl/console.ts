@@ -1,11 +1,12 @@
 /**
  * A VM's console in this terminal: raw mode, and cu's escapes at the start of a line:
- * `~.` ends, `~?` helps, `~~` sends a tilde.
+ * `~.` leaves, `~?` helps, `~~` sends a tilde.
  */
-import type { Vm } from "../vmd/vm.ts";
+import { fstatSync } from "node:fs";
+import type { ConsoleStream } from "../vmd/console-stream.ts";
 
 const TILDE = 0x7e;
-const HELP = "\r\n~.  end the VM and leave\r\n~~  send a tilde\r\n~?  this help\r\n";
+const HELP = "\r\n~.  leave\r\n~~  send a tilde\r\n~?  this help\r\n";
 
 /** Finds escapes in what is typed. */
 export class EscapeFilter {
@@ -38,66 +39,105 @@ export class EscapeFilter {
   }
 }
 
-// Its result resolves when the stream takes more: a reader that stops, stops the guest and not our heap.
-function writer(stream: NodeJS.WriteStream): (bytes: Uint8Array) => Promise<void> | undefined {
-  const waiting: (() => void)[] = [];
-  const release = () => {
-    for (const resolve of waiting.splice(0)) resolve();
-  };
-  stream.on("drain", release);
-  stream.on("error", release);
-  return (bytes) =>
-    stream.write(bytes) ? undefined : new Promise((resolve) => waiting.push(resolve));
+/** What a terminal is attached to. */
+export interface Attachable {
+  readonly console: ConsoleStream;
+  readonly debug?: ConsoleStream;
 }
 
 /** A console in this terminal. */
 export interface Attachment {
   /** Why the console could not be written; undefined when it could, or when its reader left. */
   readonly failure: string | undefined;
-  /** Gives the terminal back as it was. */
-  detach(): void;
+  /** Gives the terminal back as it was, when all output is written. */
+  detach(): Promise<void>;
 }
 
-/** Connects the terminal. */
-export function attach(vm: Vm): Attachment {
-  const { stdin, stdout } = process;
-  const filter = new EscapeFilter();
-  const stopConsole = vm.console.follow(writer(stdout));
-  const stopDebug = vm.debug.follow(writer(process.stderr));
-  // What the guest doesn't take waits where it comes from.
-  const send = async (bytes: Uint8Array) => {
-    stdin.pause();
-    await vm.console.send(bytes);
-    stdin.resume();
+interface Sink {
+  write(bytes: Uint8Array): Promise<unknown> | undefined;
+  flush(): Promise<void>;
+}
+
+// What write returns resolves when there is room for more: a reader that stops, stops the guest and
+// not our heap.
+function sink(file: Bun.BunFile, failed: (error: NodeJS.ErrnoException) => void): Sink {
+  const writer = file.writer({ highWaterMark: 1 });
+  let broken = false;
+  const fail = (error: NodeJS.ErrnoException) => {
+    if (!broken) failed(error);
+    broken = true;
   };
-  const onData = (chunk: Buffer) => {
-    const { forward, commands } = filter.filter(chunk);
-    if (forward.length > 0) void send(forward);
-    for (const command of commands) {
-      if (command === "help") stdout.write(HELP);
-      else void vm.stop();
+  const flush = async () => {
+    try {
+      await writer.flush();
+    } catch (error) {
+      fail(error as NodeJS.ErrnoException);
     }
   };
-  const onSignal = () => void vm.stop();
-  let failure: string | undefined;
-  // Nobody reads the console any more: nobody could end the VM either.
-  stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") failure ??= `standard output: ${error.code}`;
-    onSignal();
-  });
-  if (stdin.isTTY) stdin.setRawMode(true);
-  stdin.on("data", onData);
-  for (const signal of ["SIGTERM", "SIGHUP", "SIGINT"] as const) process.on(signal, onSignal);
-  const detach = () => {
-    stopConsole();
-    stopDebug();
-    stdin.off("data", onData);
-    if (stdin.isTTY) stdin.setRawMode(false);
-    stdin.pause();
-    for (const signal of ["SIGTERM", "SIGHUP", "SIGINT"] as const) process.off(signal, onSignal);
-  };
   return {
-    detach,
+    write(bytes) {
+      if (broken) return undefined;
+      try {
+        writer.write(bytes);
+        const flushed = writer.flush();
+        return flushed instanceof Promise ? flushed.catch(fail) : undefined;
+      } catch (error) {
+        fail(error as NodeJS.ErrnoException);
+        return undefined;
+      }
+    },
+    flush,
+  };
+}
+
+function rawMode(on: boolean): void {
+  // Only a terminal has a mode; asking Node about it takes 20 ms.
+  if (fstatSync(0).isCharacterDevice() && process.stdin.isTTY) process.stdin.setRawMode(on);
+}
+
+/**
+ * Connects the terminal.
+ * @param leave called for `~.`, for a signal, and when nobody reads the output any more.
+ */
+export function attach({ console, debug }: Attachable, leave: () => void): Attachment {
+  let failure: string | undefined;
+  const output = sink(Bun.stdout, (error) => {
+    // Nobody reads the console any more: nobody could end the VM either.
+    if (error.code !== "EPIPE") failure ??= `standard output: ${error.code ?? error.message}`;
+    leave();
+  });
+  const errors = sink(Bun.stderr, () => {});
+  const stopConsole = console.follow((bytes) => output.write(bytes));
+  const stopDebug = debug?.follow((bytes) => errors.write(bytes));
+  const filter = new EscapeFilter();
+  const reader = Bun.stdin.stream().getReader();
+  const read = async () => {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const { forward, commands } = filter.filter(value);
+      for (const command of commands) {
+        if (command === "help") void output.write(new TextEncoder().encode(HELP));
+        else leave();
+      }
+      // What the guest doesn't take waits where it comes from.
+      if (forward.length > 0) await console.send(forward);
+    }
+  };
+  rawMode(true);
+  read().catch(() => {});
+  const signals = ["SIGTERM", "SIGHUP", "SIGINT"] as const;
+  for (const signal of signals) process.on(signal, leave);
+  return {
+    async detach() {
+      stopConsole();
+      stopDebug?.();
+      await output.flush();
+      await errors.flush();
+      reader.cancel().catch(() => {});
+      rawMode(false);
+      for (const signal of signals) process.off(signal, leave);
+    },
     get failure() {
       return failure;
     },

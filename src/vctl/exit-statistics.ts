@@ -1,6 +1,7 @@
 /** Counts the exits of a trace. */
 import { exitName, ExitReason } from "../vmm/exit.ts";
 import type { ExitRecord, Trace } from "../vmm/trace.ts";
+import { print } from "./cli.ts";
 import { formatTable } from "./table.ts";
 
 /** Exits of one reason at one place. */
@@ -63,5 +64,5 @@ export function printStatistics(statistics: readonly ExitStatistic[]): void {
   rows.push(row("all", "", total, handled));
   const head = ["REASON", "WHERE", "COUNT", "%", "TIME MS", "NS EACH"];
   const align = ["left", "left", "right", "right", "right", "right"] as const;
-  process.stdout.write(formatTable(rows, { head, align: [...align] }));
+  print(formatTable(rows, { head, align: [...align] }));
 }

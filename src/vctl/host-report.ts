@@ -5,6 +5,7 @@ import { Capability, ENGINES, Engine, type EngineName, probe } from "../vmm/engi
 import { MachineImage } from "../vmm/image.ts";
 import { hostLibrary } from "../vmm/native.ts";
 import { selectEngine, whyNotKvm } from "../vmm/select.ts";
+import { print } from "./cli.ts";
 import { formatTable } from "./table.ts";
 
 interface EngineReport {
@@ -117,5 +118,5 @@ export function printHostReport(report: HostReport): void {
   const { engine, why } = report.auto;
   rows.push(["engine auto", why === "" ? engine : `${engine}: ${why}`]);
   rows.push(...Object.entries(report.facilities));
-  process.stdout.write(formatTable(rows));
+  print(formatTable(rows));
 }

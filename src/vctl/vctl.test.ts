@@ -233,7 +233,7 @@ test.skipIf(missing !== undefined)("Linux in a terminal: raw mode, a shell, ~. e
   child.terminal?.write("sleep 1000\r");
   child.terminal?.write("\x03");
   child.terminal?.write("\r~?");
-  await wait(/~\. +end the VM/);
+  await wait(/~\. +leave/);
   child.terminal?.write("\r~.");
   expect(await child.exited).toBe(0);
   expect(screen).toContain("vctl: linux: stopped");

@@ -2,8 +2,8 @@
  * A VM process, as whoever started it sees it: the daemon, or a program that holds a Vm.
  */
 import { closeSync } from "node:fs";
-import { join } from "node:path";
 import { libraryPath } from "../vmm/native.ts";
+import { programPath } from "../vmm/root.ts";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
 import { Channel } from "./channel.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
@@ -40,11 +40,6 @@ interface Question {
   reject: (error: VmError) => void;
 }
 
-/** The entry of a VM process: one bundled file where it was built, else its source. */
-function program(): string {
-  return join(import.meta.dir, "vm-process.ts");
-}
-
 export class VmHost {
   readonly name: string;
   readonly pid: number;
@@ -74,8 +69,8 @@ export class VmHost {
     this.name = options.name;
     const [ours, theirs] = Channel.pair();
     this.#channel = new Channel(ours);
-    const program_ = [process.execPath, "--smol", program()];
-    const command = confine === undefined ? program_ : [libraryPath("vmd-launch"), ...program_];
+    const program = [process.execPath, programPath("vmd/vm-process.ts")];
+    const command = confine === undefined ? program : [libraryPath("vmd-launch"), ...program];
     this.#process = Bun.spawn(command, {
       stdio: ["ignore", "ignore", "inherit", theirs],
       env: environment(),

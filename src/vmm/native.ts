@@ -6,7 +6,7 @@
 import { dlopen, FFIType, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { getSystemErrorName } from "node:util";
+import { root } from "./root.ts";
 
 const { f64, i32, i64_fast, ptr: pointer, u32, u64_fast } = FFIType;
 
@@ -83,7 +83,8 @@ export class NativeError extends Error {
 
 function errorName(result: number): string {
   try {
-    return getSystemErrorName(result);
+    // Loaded when it is needed: it costs a VM's start milliseconds.
+    return process.getBuiltinModule("node:util").getSystemErrorName(result);
   } catch {
     return `error ${-result}`;
   }
@@ -98,7 +99,7 @@ export function check(what: string, result: number | bigint): number {
 
 /** Where the built libraries are: VMM_NATIVE, or native/build of this tree. */
 export function libraryPath(name: string): string {
-  const directory = process.env.VMM_NATIVE ?? join(import.meta.dir, "../../native/build");
+  const directory = process.env.VMM_NATIVE ?? join(root, "native/build");
   return join(directory, name);
 }
 

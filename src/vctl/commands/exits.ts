@@ -2,7 +2,7 @@
 import { Command, Option } from "commander";
 import { ENGINES, type EngineName } from "../../vmm/engine-library.ts";
 import type { Trace } from "../../vmm/trace.ts";
-import { say, UsageError } from "../cli.ts";
+import { print, say, UsageError } from "../cli.ts";
 
 interface ExitsOptions {
   json?: boolean;
@@ -50,7 +50,7 @@ export function exitsCommand(): Command {
       const { exitStatistics, printStatistics } = await import("../exit-statistics.ts");
       const statistics = exitStatistics(trace);
       if (options.json) {
-        process.stdout.write(`${JSON.stringify({ ...trace.header, exits: statistics })}\n`);
+        print(`${JSON.stringify({ ...trace.header, exits: statistics })}\n`);
       } else {
         printStatistics(statistics);
       }

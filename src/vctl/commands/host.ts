@@ -1,5 +1,6 @@
 /** vctl host: what this host offers. */
 import { Command } from "commander";
+import { print } from "../cli.ts";
 
 export function hostCommand(): Command {
   return new Command("host")
@@ -8,7 +9,7 @@ export function hostCommand(): Command {
     .action(async (options: { json?: boolean }) => {
       const { hostReport, printHostReport } = await import("../host-report.ts");
       const report = hostReport();
-      if (options.json) process.stdout.write(`${JSON.stringify(report, undefined, 2)}\n`);
+      if (options.json) print(`${JSON.stringify(report, undefined, 2)}\n`);
       else printHostReport(report);
     });
 }

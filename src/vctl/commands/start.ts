@@ -1,10 +1,11 @@
 /** vctl start: runs a VM with its console in this terminal. */
+import { writeSync } from "node:fs";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { parseSize } from "../../vmd/size.ts";
 import { type Ending, Vm, type VmOptions } from "../../vmd/vm.ts";
 import { checkVmOptions, FORMATS, MAX_MEMORY } from "../../vmd/vm-options.ts";
 import { ENGINES } from "../../vmm/engine-library.ts";
-import { say, UsageError } from "../cli.ts";
+import { complain, say, UsageError } from "../cli.ts";
 import { attach } from "../console.ts";
 
 const MAX_NAME = 63;
@@ -134,9 +135,9 @@ async function start(name: string, options: StartOptions): Promise<void> {
   const vm = await Vm.start(settings);
   if (vm.engineReason !== "") say(vm.engineReason);
   say(`${name}: ${vm.boot}; engine ${vm.engine}; ~. ends`);
-  const attachment = attach(vm);
+  const attachment = attach(vm, () => void vm.stop());
   const ending = await vm.ended;
-  attachment.detach();
+  await attachment.detach();
   report(ending, options.registers === true);
   if (attachment.failure !== undefined) throw new UsageError(attachment.failure);
   process.exit(ending.code);
@@ -163,18 +164,18 @@ async function checkOnBothEngines(settings: VmOptions): Promise<void> {
     memory,
     epoch,
     debugExit: settings.debugExit === true,
-    output: (bytes) => void process.stdout.write(bytes),
-    debug: (bytes) => void process.stderr.write(bytes),
+    output: (bytes) => void writeSync(1, bytes),
+    debug: (bytes) => void writeSync(2, bytes),
     rom: files.rom,
     load: (machine) => files.load(machine),
   });
   say(`${settings.name}: ${result.equal} exits are equal on ${ENGINES.join(" and ")}`);
-  if (result.difference !== undefined) process.stderr.write(`${result.difference}\n`);
+  if (result.difference !== undefined) complain(`${result.difference}\n`);
   say(`${settings.name}: ${result.ending}`);
   process.exit(result.failed || result.difference !== undefined ? 1 : 0);
 }
 
 function report(ending: Ending, registers: boolean): void {
   say(ending.message);
-  if (registers && ending.registers !== "") process.stderr.write(`${ending.registers}\n`);
+  if (registers && ending.registers !== "") complain(`${ending.registers}\n`);
 }

@@ -3,7 +3,6 @@
  * Source: Documentation/arch/x86/boot.rst (payload_offset, payload_length).
  */
 
-import { zstdDecompressSync } from "node:zlib";
 import { Bytes, size as text } from "./bytes.ts";
 import { gunzip } from "./gzip.ts";
 import { readSetupHeader } from "./linux.ts";
@@ -60,9 +59,11 @@ function unpack(payload: Bytes, size: number): Uint8Array {
 
 function unzstd(packed: Bytes, size: number): Uint8Array {
   try {
-    const { buffer, byteOffset, length } = zstdDecompressSync(packed.data, {
-      maxOutputLength: Math.max(size, 1),
-    });
+    const { buffer, byteOffset, length } = process
+      .getBuiltinModule("node:zlib")
+      .zstdDecompressSync(packed.data, {
+        maxOutputLength: Math.max(size, 1),
+      });
     return new Uint8Array(buffer, byteOffset, length);
   } catch (error) {
     throw packed.error(`zstd: ${(error as Error).message}`);

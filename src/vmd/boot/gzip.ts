@@ -5,7 +5,6 @@
  * sentence; the deflate streams go to zlib.
  */
 
-import { crc32, inflateRawSync } from "node:zlib";
 import { BootError, Bytes, hex, size as text } from "./bytes.ts";
 
 const FHCRC = 2;
@@ -15,6 +14,9 @@ const FCOMMENT = 16;
 const RESERVED = 0xe0;
 /** Members in one file (`cat a.gz b.gz`): a kernel has one, and each costs a zlib stream. */
 const MEMBERS_MAX = 16;
+
+/** Loaded for a file that is packed: for all others it would cost a VM's start 15 ms. */
+const zlib = () => process.getBuiltinModule("node:zlib");
 
 export function isGzip(file: Bytes): boolean {
   return file.size >= 2 && file.u16(0, "magic") === 0x8b1f;
@@ -33,7 +35,7 @@ export function gunzip(file: Bytes, limit: number): Uint8Array {
     const data = memberData(file, offset);
     const { bytes, used } = inflate(file, data, limit - total, limit);
     offset = data + used;
-    if (file.u32(offset, "gzip CRC32") !== crc32(bytes)) {
+    if (file.u32(offset, "gzip CRC32") !== zlib().crc32(bytes)) {
       throw file.error("gzip: wrong checksum: the file is damaged");
     }
     if (file.u32(offset + 4, "gzip ISIZE") !== bytes.length % 2 ** 32) {
@@ -78,7 +80,7 @@ interface Inflated {
 function inflate(file: Bytes, start: number, room: number, limit: number): Inflated {
   try {
     const options = { maxOutputLength: Math.max(room, 1), info: true };
-    const result = inflateRawSync(file.data.subarray(start), options) as unknown as {
+    const result = zlib().inflateRawSync(file.data.subarray(start), options) as unknown as {
       buffer: Buffer;
       engine: { bytesWritten: number };
     };
