@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 #define MAX_DESCRIPTORS 64
+#define MAX_POLLED 256
 
 int vmm_socketpair(int32_t stream, int32_t fds[2])
 {
@@ -120,17 +122,74 @@ int64_t vmm_write(int32_t fd, const void *data, uint64_t length)
 	return written < 0 ? -errno : written;
 }
 
-int vmm_poll(const int32_t *fds, uint32_t count, int32_t timeout)
+int vmm_poll(const int32_t *fds, int32_t *events, uint32_t count, int32_t timeout)
 {
-	struct pollfd polled[MAX_DESCRIPTORS];
+	struct pollfd polled[MAX_POLLED];
 	int ready;
 
-	if (count > MAX_DESCRIPTORS)
+	if (count > MAX_POLLED)
 		return -EINVAL;
-	for (uint32_t i = 0; i < count; i++)
-		polled[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+	for (uint32_t i = 0; i < count; i++) {
+		polled[i] = (struct pollfd){ .fd = fds[i] };
+		if (events[i] & VMM_WATCH_INPUT)
+			polled[i].events |= POLLIN;
+		if (events[i] & VMM_WATCH_ROOM)
+			polled[i].events |= POLLOUT;
+	}
 	ready = poll(polled, count, timeout);
-	return ready < 0 ? -errno : ready;
+	if (ready < 0)
+		return -errno;
+	for (uint32_t i = 0; i < count; i++) {
+		events[i] = 0;
+		if (polled[i].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL))
+			events[i] |= VMM_WATCH_INPUT;
+		if (polled[i].revents & POLLOUT)
+			events[i] |= VMM_WATCH_ROOM;
+	}
+	return ready;
+}
+
+int vmm_listen(const char *path, uint32_t mode)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd, error;
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(address.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+
+	// Nobody may connect before its owner and mode are what they are to be.
+	mode_t before = umask(0777);
+	int bound = bind(fd, (struct sockaddr *)&address, sizeof(address));
+
+	error = -errno;
+	umask(before);
+	if (bound < 0)
+		goto fail;
+	if (chmod(path, mode) < 0 || listen(fd, 64) < 0) {
+		error = -errno;
+		unlink(path);
+		goto fail;
+	}
+	return fd;
+fail:
+	close(fd);
+	return error;
+}
+
+int vmm_accept(int32_t fd)
+{
+	int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	return client < 0 ? -errno : client;
+}
+
+int vmm_lock(int32_t fd, int32_t exclusive)
+{
+	return flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0 ? -errno : 0;
 }
 
 int vmm_connect(const char *path)

@@ -177,6 +177,9 @@ int64_t vmm_memory_resident(uint64_t address, uint64_t size);
  * see selftest.c. */
 const uint8_t *vmm_selftest(uint32_t *size);
 
+/* What of a descriptor can be waited for. */
+enum vmm_watch_events { VMM_WATCH_INPUT = 1, VMM_WATCH_ROOM = 2 };
+
 /*
  * Sockets between vmd's processes. A pair's ends don't block and close on exec.
  * stream 0: messages keep their bounds (SOCK_SEQPACKET); else bytes (SOCK_STREAM).
@@ -195,9 +198,19 @@ int64_t vmm_receive(int32_t fd, void *data, uint64_t size, int32_t *fds, uint32_
 int64_t vmm_read(int32_t fd, void *data, uint64_t size);
 int64_t vmm_write(int32_t fd, const void *data, uint64_t length);
 
-/* Sleeps until one of the descriptors has input, or has ended, or until `timeout` ms are
- * over (-1: for ever). Returns how many have, or -errno. */
-int vmm_poll(const int32_t *fds, uint32_t count, int32_t timeout);
+/* Sleeps until one of at most 256 descriptors has what `events` asks for it (bits of
+ * vmm_watch_events), or has ended, or until `timeout` ms are over (-1: for ever).
+ * `events` then says what each has. Returns how many have something, or -errno. */
+int vmm_poll(const int32_t *fds, int32_t *events, uint32_t count, int32_t timeout);
+
+/* A socket that listens at a path, with this mode from the first moment on. */
+int vmm_listen(const char *path, uint32_t mode);
+
+/* The next connection's descriptor, or -EAGAIN. */
+int vmm_accept(int32_t fd);
+
+/* flock(2), without waiting. */
+int vmm_lock(int32_t fd, int32_t exclusive);
 
 /* A blocking connection to a unix stream socket. */
 int vmm_connect(const char *path);
@@ -221,8 +234,7 @@ int64_t vmm_file_map(int32_t fd, uint64_t size);
  */
 int32_t *vmm_watch_open(void);
 
-/* What of a descriptor is waited for, each arrival told once; 0 for nothing any more. */
-enum vmm_watch_events { VMM_WATCH_INPUT = 1, VMM_WATCH_ROOM = 2 };
+/* Waits for this of a descriptor, each arrival told once; 0: for nothing any more. */
 int vmm_watch(int32_t fd, int32_t events);
 
 /* Whom to kick: an engine of `library` (a path, loaded already); NULL for nobody, after

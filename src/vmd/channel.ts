@@ -25,6 +25,12 @@ const descriptorBuffer = new Int32Array(MAX_DESCRIPTORS);
 const decoder = new TextDecoder();
 const encoder = new TextEncoder();
 
+/** Sleeps until a descriptor has input, for at most `timeout` ms; −1: for ever. */
+export function pollInput(descriptor: number, timeout: number): void {
+  const events = Int32Array.of(1);
+  processLibrary().vmm_poll(ptr(Int32Array.of(descriptor)), ptr(events), 1, timeout);
+}
+
 /** One end of a socket pair. */
 export class Channel implements Disposable {
   readonly descriptor: number;
@@ -106,8 +112,7 @@ export class Channel implements Disposable {
 
   /** Sleeps until a message is there, or the other end is gone. */
   wait(): void {
-    const polled = Int32Array.of(this.descriptor);
-    processLibrary().vmm_poll(ptr(polled), 1, -1);
+    pollInput(this.descriptor, -1);
   }
 
   [Symbol.dispose](): void {

@@ -8,19 +8,12 @@
  */
 import { libraryPathOf } from "../vmm/engine-library.ts";
 import { EngineError, type EngineName } from "../vmm/engine.ts";
-import {
-  hostBuffer,
-  NativeError,
-  type Pointer,
-  processLibrary,
-  ptr,
-  watchLibrary,
-} from "../vmm/native.ts";
+import { hostBuffer, NativeError, type Pointer, ptr, watchLibrary } from "../vmm/native.ts";
 import { selectEngine } from "../vmm/select.ts";
 import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
 import { type BootSet, FileError } from "./boot-files.ts";
-import { Channel } from "./channel.ts";
+import { Channel, pollInput } from "./channel.ts";
 import { ConsoleHub, Watch } from "./console-hub.ts";
 import { confine } from "./confine.ts";
 import { Recorder } from "./recorder.ts";
@@ -167,8 +160,7 @@ class VmProcess {
 
   #sleep(): void {
     if (Atomics.load(this.#attention, 0) !== 0) return;
-    const descriptors = Int32Array.from([this.#channel.descriptor]);
-    processLibrary().vmm_poll(ptr(descriptors), 1, LOOK);
+    pollInput(this.#channel.descriptor, LOOK);
   }
 
   #input(bytes: Uint8Array): boolean {

@@ -49,7 +49,7 @@ const processFunctions = {
   vmm_receive: { args: [i32, pointer, u64_fast, pointer, u32], returns: i64_fast },
   vmm_read: { args: [i32, pointer, u64_fast], returns: i64_fast },
   vmm_write: { args: [i32, pointer, u64_fast], returns: i64_fast },
-  vmm_poll: { args: [pointer, u32, i32], returns: i32 },
+  vmm_poll: { args: [pointer, pointer, u32, i32], returns: i32 },
 } as const;
 
 const watchFunctions = {
@@ -60,6 +60,9 @@ const watchFunctions = {
 
 const daemonFunctions = {
   vmm_connect: { args: [pointer], returns: i32 },
+  vmm_listen: { args: [pointer, u32], returns: i32 },
+  vmm_accept: { args: [i32], returns: i32 },
+  vmm_lock: { args: [i32, i32], returns: i32 },
   vmm_peer: { args: [i32, pointer], returns: i32 },
   vmm_pty: { args: [pointer, pointer, u64_fast], returns: i32 },
   vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },

@@ -1,0 +1,200 @@
+/**
+ * The control protocol: what vctl and vmd say over the control socket. docs/protocol.md describes
+ * it for everybody else.
+ *
+ * A request is a line of JSON, `{"version":1,"id":1,"request":"status"}`; its reply is a line with the
+ * same id. A console's reply carries a descriptor.
+ */
+import * as v from "valibot";
+import { ENGINES } from "../vmm/engine-library.ts";
+import { FORMATS } from "./vm-options.ts";
+
+export const PROTOCOL_VERSION = 1;
+/** A request is no longer, bytes. */
+export const LONGEST_REQUEST = 60_000;
+
+/** A VM's name, as vmctl takes it: §1.2 of its manual, and no name that reads as an id. */
+export const VM_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
+export const LONGEST_NAME = 63;
+
+const name = v.pipe(
+  v.string(),
+  v.nonEmpty("missing VM name"),
+  v.maxLength(LONGEST_NAME, "name too long"),
+  v.regex(VM_NAME, "invalid VM name"),
+  v.check((text) => !/^[0-9]+$/.test(text), "invalid VM name"),
+);
+const vm = v.union([v.pipe(v.number(), v.integer(), v.minValue(1)), name]);
+const path = v.pipe(v.string(), v.startsWith("/"), v.maxLength(4096));
+const text = v.pipe(v.string(), v.maxLength(8192));
+const flag = v.optional(v.boolean(), false);
+
+const disk = v.strictObject({ path, format: v.optional(v.picklist(["raw", "qcow2"])) });
+const networkInterface = v.strictObject({
+  switch: v.optional(v.pipe(v.string(), v.maxLength(63))),
+  local: flag,
+});
+
+const start = v.strictObject({
+  request: v.literal("start"),
+  vm,
+  /** Create the VM as an instance of this one. */
+  template: v.optional(name),
+  kernel: v.optional(path),
+  initrd: v.optional(path),
+  cmdline: v.optional(text),
+  modules: v.optional(v.pipe(v.array(text), v.maxLength(16))),
+  memory: v.optional(v.pipe(v.number(), v.integer(), v.minValue(2 ** 20), v.maxValue(2 ** 37))),
+  disks: v.optional(v.pipe(v.array(disk), v.maxLength(4, "too many disks")), []),
+  cdrom: v.optional(path),
+  bootDevice: v.optional(v.picklist(["cdrom", "disk", "net"])),
+  interfaces: v.optional(
+    v.pipe(v.array(networkInterface), v.maxLength(4, "too many network interfaces")),
+    [],
+  ),
+  interfaceCount: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(4))),
+  cpus: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(64))),
+  engine: v.optional(v.picklist(["auto", ...ENGINES])),
+  format: v.optional(v.picklist([...FORMATS])),
+  bits: v.optional(v.picklist([32, 64])),
+  reboot: v.optional(v.boolean()),
+  debugExit: v.optional(v.boolean()),
+  virtualTime: v.optional(v.boolean()),
+  epoch: v.optional(v.pipe(v.number(), v.finite())),
+  traceExits: v.optional(path),
+});
+
+const requests = {
+  start,
+  hello: v.strictObject({ request: v.literal("hello") }),
+  status: v.strictObject({ request: v.literal("status"), vm: v.optional(vm), running: flag }),
+  show: v.strictObject({ request: v.literal("show"), vm }),
+  stop: v.strictObject({
+    request: v.literal("stop"),
+    /** Absent: all. */
+    vm: v.optional(vm),
+    force: flag,
+    /** The reply comes when it is gone. */
+    wait: flag,
+  }),
+  wait: v.strictObject({ request: v.literal("wait"), vm }),
+  pause: v.strictObject({ request: v.literal("pause"), vm }),
+  unpause: v.strictObject({ request: v.literal("unpause"), vm }),
+  console: v.strictObject({
+    request: v.literal("console"),
+    vm,
+    stream: v.optional(v.picklist(["console", "debug"]), "console"),
+    /** The guest waits for this reader. */
+    lossless: flag,
+    late: flag,
+  }),
+  exits: v.strictObject({
+    request: v.literal("exits"),
+    vm,
+    /** For so long exits are counted, ms. */
+    time: v.optional(v.pipe(v.number(), v.integer(), v.minValue(10), v.maxValue(60_000)), 1000),
+  }),
+  registers: v.strictObject({ request: v.literal("registers"), vm }),
+  metrics: v.strictObject({ request: v.literal("metrics") }),
+  load: v.strictObject({ request: v.literal("load"), path }),
+  reload: v.strictObject({ request: v.literal("reload") }),
+  reset: v.strictObject({
+    request: v.literal("reset"),
+    what: v.optional(v.picklist(["all", "switches", "vms"]), "all"),
+  }),
+  log: v.strictObject({
+    request: v.literal("log"),
+    level: v.picklist(["brief", "verbose"]),
+  }),
+};
+
+const requestSchema = v.variant("request", Object.values(requests) as never) as v.GenericSchema<
+  unknown,
+  Request
+>;
+
+export type Request = {
+  [K in keyof typeof requests]: v.InferOutput<(typeof requests)[K]>;
+}[keyof typeof requests];
+export type RequestOf<K extends Request["request"]> = Extract<Request, { request: K }>;
+/** As a client writes it: what has a default may be left out. */
+export type RequestInput = {
+  [K in keyof typeof requests]: v.InferInput<(typeof requests)[K]>;
+}[keyof typeof requests];
+
+/** A request that can't be taken, in one sentence. */
+export class ProtocolError extends Error {
+  override name = "ProtocolError";
+  /** The request's id, where it could be read. */
+  readonly id: number | undefined;
+
+  constructor(message: string, id?: number) {
+    super(message);
+    this.id = id;
+  }
+}
+
+/** Reads a request's line. @throws ProtocolError */
+export function parseRequest(line: string): { id: number; body: Request } {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    throw new ProtocolError("a request is a line of JSON");
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new ProtocolError("a request is a JSON object");
+  }
+  const { version, id, ...body } = value as Record<string, unknown>;
+  if (typeof id !== "number" || !Number.isSafeInteger(id)) {
+    throw new ProtocolError("a request has an id, an integer");
+  }
+  if (version !== PROTOCOL_VERSION) {
+    throw new ProtocolError(`this is version ${PROTOCOL_VERSION} of the protocol`, id);
+  }
+  if (typeof body.request !== "string" || !Object.hasOwn(requests, body.request)) {
+    throw new ProtocolError("unknown request", id);
+  }
+  const result = v.safeParse(requestSchema, body);
+  if (result.success) return { id, body: result.output };
+  const [issue] = result.issues;
+  const at = v.getDotPath(issue);
+  throw new ProtocolError(`${at === null ? body.request : at}: ${issue.message}`, id);
+}
+
+/** Why a request was refused; values above errno's are vmd's own. */
+export interface Refusal {
+  id: number;
+  ok: false;
+  /** An errno name, or "TEMPLATE", "DISK" and the like. */
+  code: string;
+  /** One sentence. */
+  error: string;
+}
+
+export type Reply = { id: number; ok: true; [key: string]: unknown } | Refusal;
+
+export type VmState = "stopped" | "waiting" | "starting" | "running" | "paused" | "stopping";
+
+/** A row of status. */
+export interface VmStatus {
+  id: number;
+  name: string;
+  pid: number | null;
+  vcpus: number;
+  /** Bytes. */
+  maxMemory: number;
+  currentMemory: number | null;
+  /** A path. */
+  tty: string | null;
+  /** "user" or "user:group". */
+  owner: string;
+  state: VmState;
+  engine: string | null;
+  boot: string | null;
+  /** Seconds since its last start; null when it doesn't run. */
+  uptime: number | null;
+  reboots: number;
+  /** Whether a configuration file defines it. */
+  configured: boolean;
+}
