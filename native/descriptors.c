@@ -275,7 +275,7 @@ int vmm_open_as(const char *path, int32_t flags, uint32_t uid, uint32_t gid, con
 		fd = -EPERM;
 	else {
 		// Not to wait for the other end of a pipe, which nobody wants here.
-		fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+		fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
 		if (fd < 0)
 			fd = -errno;
 	}
@@ -292,4 +292,18 @@ int64_t vmm_file_map(int32_t fd, uint64_t size)
 	void *file = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
 
 	return file == MAP_FAILED ? -errno : (int64_t)(uintptr_t)file;
+}
+
+int vmm_silence(void)
+{
+	int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (nothing < 0)
+		return -errno;
+	for (int fd = 0; fd <= 2; fd++) {
+		if (dup2(nothing, fd) < 0)
+			return -errno;
+	}
+	close(nothing);
+	return 0;
 }

@@ -225,6 +225,9 @@ int vmm_pty(int32_t fds[2], char *name, uint64_t size);
 int vmm_open_as(const char *path, int32_t flags, uint32_t uid, uint32_t gid, const uint32_t *groups,
 		uint32_t count);
 
+/* Lets go of whatever standard input, output and error are. */
+int vmm_silence(void);
+
 /* A file's bytes, read-only; its address, or -errno. */
 int64_t vmm_file_map(int32_t fd, uint64_t size);
 

@@ -4,7 +4,12 @@
 import { join, resolve } from "node:path";
 
 const root = resolve(import.meta.dir, "..");
-const programs = ["vctl/main.ts", "vmd/vm-process.ts"];
+const programs = [
+  "vctl/main.ts",
+  "vmd/daemon/control.ts",
+  "vmd/daemon/main.ts",
+  "vmd/vm-process.ts",
+];
 
 /**
  * commander loads these for subcommands that are programs of their own, which ours aren't, and to

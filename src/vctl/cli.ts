@@ -5,6 +5,10 @@
 
 import { writeSync } from "node:fs";
 
+/** As in the protocol, whose checks load a library that most commands don't need. */
+const VM_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
+const LONGEST_NAME = 63;
+
 /** A mistake of the user, in one sentence. */
 export class UsageError extends Error {
   override name = "UsageError";
@@ -13,6 +17,7 @@ export class UsageError extends Error {
 /** Errors whose message is a sentence for the user, by name. */
 const EXPECTED = new Set([
   "UsageError",
+  "RefusedError",
   "BootError",
   "FileError",
   "SizeError",
@@ -21,6 +26,19 @@ const EXPECTED = new Set([
   "NativeError",
   "TraceError",
 ]);
+
+/** A VM as users name it: an id, or a name. @throws UsageError */
+export function vmReference(text: string | undefined): number | string {
+  if (text === undefined || text === "") throw new UsageError("missing vmid argument");
+  if (/^[0-9]+$/.test(text)) {
+    const id = Number(text);
+    if (!Number.isSafeInteger(id) || id === 0) throw new UsageError(`invalid id: ${text}`);
+    return id;
+  }
+  if (text.length > LONGEST_NAME) throw new UsageError("name too long");
+  if (!VM_NAME.test(text)) throw new UsageError("invalid VM name");
+  return text;
+}
 
 /** Ends vctl with "vctl: sentence" and code 1; an error of our own shows its stack. */
 export function fail(error: unknown): never {

@@ -2,16 +2,45 @@
  * vctl: controls virtual machines from the command line. One file a command; what they share is
  * here and in cli.ts. A bundle of it is made (build/), so nothing here waits at the top level.
  */
-import { Command } from "commander";
+import { Command, type CommanderError } from "commander";
 import packageFile from "../../package.json" with { type: "json" };
 import { complain, fail, print } from "./cli.ts";
+import { consoleCommand } from "./commands/console.ts";
+import { loadCommand, logCommand, reloadCommand, resetCommand } from "./commands/daemon.ts";
 import { exitsCommand } from "./commands/exits.ts";
 import { hostCommand } from "./commands/host.ts";
+import { metricsCommand } from "./commands/metrics.ts";
+import { pauseCommand, unpauseCommand } from "./commands/pause.ts";
+import { showCommand } from "./commands/show.ts";
 import { startCommand } from "./commands/start.ts";
+import { statusCommand } from "./commands/status.ts";
+import { stopCommand } from "./commands/stop.ts";
+import { waitCommand } from "./commands/wait.ts";
+
+const commands = [
+  consoleCommand,
+  exitsCommand,
+  hostCommand,
+  loadCommand,
+  logCommand,
+  metricsCommand,
+  pauseCommand,
+  reloadCommand,
+  resetCommand,
+  showCommand,
+  startCommand,
+  statusCommand,
+  stopCommand,
+  unpauseCommand,
+  waitCommand,
+];
+
+const USAGE = "usage:\tvctl [-v] command [arg ...]\n";
 
 const program = new Command("vctl")
   .description("Control virtual machines")
-  .showHelpAfterError()
+  .usage("[-v] command [arg ...]")
+  .option("-v, --verbose", "say more")
   .helpCommand(false)
   .configureOutput({
     writeOut: print,
@@ -19,8 +48,15 @@ const program = new Command("vctl")
     outputError: (text, write) => write(text.replace(/^error: /, "vctl: ")),
   })
   .version(packageFile.version, "-V, --version");
-for (const command of [startCommand(), hostCommand(), exitsCommand()]) {
-  program.addCommand(command.copyInheritedSettings(program));
+for (const make of commands) {
+  const command = make().copyInheritedSettings(program);
+  command.exitOverride((error: CommanderError) => {
+    if (error.exitCode !== 0) {
+      complain(`usage:\tvctl [-v] ${command.name()} ${command.usage()}\n`);
+    }
+    process.exit(error.exitCode);
+  });
+  program.addCommand(command);
 }
 
 /** vmctl's fingers: any prefix that names one command. */
@@ -31,13 +67,15 @@ function expandPrefix(argv: string[]): string[] {
   const names = program.commands.map((command) => command.name());
   if (names.includes(word)) return argv;
   const matches = names.filter((name) => name.startsWith(word));
-  if (matches.length > 1) program.error(`vctl: ambiguous argument: ${word}`, { exitCode: 1 });
-  if (matches.length === 0) program.error(`vctl: unknown argument: ${word}`, { exitCode: 1 });
-  return argv.with(at, matches[0]);
-}
-
-if (process.argv.length <= 2) {
-  program.outputHelp({ error: true });
+  if (matches.length === 1) return argv.with(at, matches[0]);
+  const what = matches.length > 1 ? "ambiguous" : "unknown";
+  complain(`vctl: ${what} argument: ${word}\n${USAGE}`);
   process.exit(1);
 }
-program.parseAsync(expandPrefix(process.argv.slice(2)), { from: "user" }).catch(fail);
+
+const words = process.argv.slice(2);
+if (words.length === 0 || words.every((word) => /^(-v+|--verbose)$/.test(word))) {
+  complain(USAGE);
+  process.exit(1);
+}
+program.parseAsync(expandPrefix(words), { from: "user" }).catch(fail);

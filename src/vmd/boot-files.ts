@@ -63,9 +63,9 @@ export function openBootFiles(
 ): BootSet {
   const opened: number[] = [];
   const file = (path: string): BootFile => {
-    const descriptor = openRegular(path, open);
-    opened.push(descriptor);
-    return { path, descriptor };
+    const one = openBootFile(path, open);
+    opened.push(one.descriptor);
+    return one;
   };
   try {
     return {
@@ -86,7 +86,8 @@ export function openBootFiles(
   }
 }
 
-function openRegular(path: string, open: (path: string) => number): number {
+/** Opens one that must be a regular file. @throws FileError that names it */
+export function openBootFile(path: string, open: (path: string) => number): BootFile {
   let descriptor: number | undefined;
   try {
     descriptor = open(path);
@@ -94,7 +95,7 @@ function openRegular(path: string, open: (path: string) => number): number {
     if (status.isDirectory()) throw new FileError(`${path}: is a directory`);
     if (!status.isFile()) throw new FileError(`${path}: not a regular file`);
     if (status.size > LARGEST) throw new FileError(`${path}: larger than 4 GiB`);
-    return descriptor;
+    return { path, descriptor };
   } catch (error) {
     if (descriptor !== undefined) closeSync(descriptor);
     throw failure(path, error);

@@ -3,6 +3,7 @@
  * other, as JSON texts with descriptors on a Channel.
  */
 import type { EngineName } from "../vmm/engine-library.ts";
+import type { ExitCount } from "./exit-counter.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 
 /** How a VM ended. */
@@ -83,6 +84,8 @@ export type ToVm =
   | { kind: "shutdown"; reset: boolean }
   | { kind: "registers" }
   | { kind: "statistics" }
+  /** Exits are counted from the first of these on, until one says off, which isn't answered. */
+  | { kind: "count-exits"; on: boolean }
   | { kind: "stop" };
 
 /** Messages from it. Every question is answered, in order. */
@@ -107,6 +110,8 @@ export type FromVm =
   | { kind: "acknowledged" }
   | { kind: "registers"; text: string }
   | { kind: "statistics"; statistics: VmStatistics }
+  /** What was counted so far; absent while a trace is recorded. */
+  | { kind: "exit-counts"; counts?: ExitCount[] }
   | { kind: "ended"; ending: Ending }
   /** It could not be started. */
   | { kind: "failed"; message: string };

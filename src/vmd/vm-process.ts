@@ -15,6 +15,7 @@ import { BootError } from "./boot/index.ts";
 import { type BootSet, FileError } from "./boot-files.ts";
 import { Channel, pollInput } from "./channel.ts";
 import { ConsoleHub, Watch } from "./console-hub.ts";
+import { ExitCounter } from "./exit-counter.ts";
 import { confine } from "./confine.ts";
 import { Recorder } from "./recorder.ts";
 import { VmLife } from "./vm-life.ts";
@@ -27,6 +28,9 @@ const INPUT_LIMIT = 2 ** 16;
 /** How long a question may wait while the guest prints to a full debug port, ms. */
 const LOOK = 100;
 
+/** Places whose counts fit into a message. */
+const COUNTS = 256;
+
 class VmProcess {
   readonly #channel: Channel;
   readonly #start: StartMessage;
@@ -38,6 +42,7 @@ class VmProcess {
   readonly #started = Date.now();
   #life: VmLife | undefined;
   #recorder: Recorder | undefined;
+  #counter: ExitCounter | undefined;
   #paused = false;
   #stopped = false;
   #typed = 0;
@@ -115,7 +120,7 @@ class VmProcess {
         ? undefined
         : new Recorder(this.#trace, life.machine, life.engine, options);
     this.#recorder = recorder;
-    life.vcpu.observer = recorder;
+    life.vcpu.observer = recorder ?? this.#counter;
     const path = Buffer.from(`${libraryPathOf(life.engine.name)}\0`);
     const target = (handle: number) =>
       watchLibrary().vmm_watch_target(ptr(path), (handle || null) as Pointer);
@@ -220,12 +225,27 @@ class VmProcess {
       case "shutdown":
         this.#post({ kind: "shutdown", asked: false });
         return;
+      case "count-exits":
+        this.#count(message.on);
+        return;
       case "stop":
         this.#stopped = true;
         return;
       case "start":
         return;
     }
+  }
+
+  // An exit costs more while it is counted, so it is only while somebody looks.
+  #count(on: boolean): void {
+    if (this.#recorder !== undefined) {
+      if (on) this.#post({ kind: "exit-counts" });
+      return;
+    }
+    this.#counter = on ? (this.#counter ?? new ExitCounter()) : undefined;
+    if (this.#life !== undefined) this.#life.vcpu.observer = this.#counter;
+    if (this.#counter === undefined) return;
+    this.#post({ kind: "exit-counts", counts: this.#counter.counts.slice(0, COUNTS) });
   }
 
   #hub(stream: StreamName): ConsoleHub {

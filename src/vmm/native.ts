@@ -62,6 +62,7 @@ const daemonFunctions = {
   vmm_connect: { args: [pointer], returns: i32 },
   vmm_listen: { args: [pointer, u32], returns: i32 },
   vmm_accept: { args: [i32], returns: i32 },
+  vmm_silence: { args: [], returns: i32 },
   vmm_lock: { args: [i32, i32], returns: i32 },
   vmm_peer: { args: [i32, pointer], returns: i32 },
   vmm_pty: { args: [pointer, pointer, u64_fast], returns: i32 },

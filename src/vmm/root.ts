@@ -5,8 +5,8 @@ import { dirname, join } from "node:path";
 // In a bundle, import.meta.dir is where it was built; what is run is src/vctl/index.ts or itself.
 const here = process.env.VMD_BUNDLED === "yes" ? dirname(Bun.main) : import.meta.dir;
 
-/** The project's folder: two above this one, in src/ as in build/. */
-export const root = join(here, "../..");
+/** The project's folder. */
+export const root = here.replace(/\/(?:src|build)\/(?:vctl|vmd|vmm)(?:\/.*)?$/, "");
 
 /**
  * A program's bundle in build/, which loads in a third of the time, unless a source is newer.

@@ -1,181 +1,141 @@
-/** vctl start: runs a VM with its console in this terminal. */
-import { writeSync } from "node:fs";
-import { Command, InvalidArgumentError, Option } from "commander";
-import { parseSize } from "../../vmd/size.ts";
-import { type Ending, Vm, type VmOptions } from "../../vmd/vm.ts";
-import { checkVmOptions, FORMATS, MAX_MEMORY } from "../../vmd/vm-options.ts";
-import { ENGINES } from "../../vmm/engine-library.ts";
-import { complain, say, UsageError } from "../cli.ts";
-import { attach } from "../console.ts";
+/** vctl start: starts a VM, by vmd, or in the foreground. */
+import { Command, InvalidArgumentError } from "commander";
+import { realpathSync } from "node:fs";
+import type { RequestInput } from "../../vmd/protocol.ts";
+import { say, UsageError, vmReference } from "../cli.ts";
+import { Client, RefusedError } from "../client.ts";
+import { addStartOptions, type StartOptions } from "../start-options.ts";
 
-const MAX_NAME = 63;
+type StartRequest = Extract<RequestInput, { request: "start" }>;
 
-interface StartOptions {
-  console?: boolean;
-  boot?: string;
-  initrd?: string;
-  append?: string;
-  module?: string[];
-  memory?: number;
-  epoch?: number;
-  engine: VmOptions["engine"];
-  format: VmOptions["format"];
-  bits: 32 | 64;
-  reboot: boolean;
-  debugExit?: boolean;
-  traceExits?: string;
-  virtualTime?: boolean;
-  crossCheck?: boolean;
-  registers?: boolean;
-}
+/** vmctl's texts for vmd's own codes. */
+const OWN = new Set(["BIOS", "DISK", "CDROM", "CDROMTYPE", "TEMPLATE"]);
 
-function memory(text: string): number {
-  let size: number;
+function reference(text: string): number | string {
   try {
-    size = Math.floor(parseSize(text) / 2 ** 20) * 2 ** 20;
-  } catch {
-    throw new InvalidArgumentError("it is no size such as 512M or 1G.");
+    return vmReference(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`${(error as Error).message}.`);
   }
-  if (size < 2 ** 20) throw new InvalidArgumentError("memory size must be at least 1MB.");
-  if (size > MAX_MEMORY) {
-    throw new InvalidArgumentError("memory size too large (limit is 128G).");
-  }
-  return size;
-}
-
-function epoch(text: string): number {
-  const time = Date.parse(text);
-  if (Number.isNaN(time))
-    throw new InvalidArgumentError("it is no date such as 2026-01-01T12:00:00Z.");
-  return time;
-}
-
-function bits(text: string): 32 | 64 {
-  if (text !== "32" && text !== "64") throw new InvalidArgumentError("it is 32 or 64.");
-  return Number(text) as 32 | 64;
-}
-
-function name(text: string): string {
-  if (text.length > MAX_NAME) throw new InvalidArgumentError("name too long.");
-  if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(text))
-    throw new InvalidArgumentError("invalid VM name.");
-  return text;
 }
 
 export function startCommand(): Command {
-  return new Command("start")
+  const command = new Command("start")
     .description("Start a VM")
-    .argument("<name>", "what the VM is called", name)
-    .option("-c, --console", "attach the VM's console to this terminal (~. ends)")
-    .option("-b, --boot <path>", "kernel or firmware image")
-    .option("-i, --initrd <path>", "initial RAM disk")
-    .option("-a, --append <cmdline>", "kernel command line")
-    .option("--module <path and arguments>", "Multiboot module (repeatable)", collect)
-    .option("-m, --memory <size>", "memory, for example 512M or 2G (default: 512M)", memory)
-    .addOption(
-      new Option("--engine <engine>", "what runs the guest's code")
-        .choices(["auto", ...ENGINES])
-        .default("auto"),
-    )
-    .addOption(
-      new Option("--format <format>", "how to load the kernel")
-        .choices([...FORMATS])
-        .default("auto"),
-    )
-    .option("--bits <32|64>", "enter the kernel in this mode, where it has the choice", bits, 64)
-    .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
-    .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
-    .option("--trace-exits <file>", "record every exit with its answer")
-    .option("--cross-check", "run on both engines, exit by exit, and stop at the first difference")
-    .option("--virtual-time", "time passes with executed code: runs repeat (unicorn)")
-    .option("--epoch <date>", "what the guest's clock says at the start (default: now)", epoch)
-    .option("--registers", "print the CPU's registers when the VM ends")
+    .argument("<id>", "a configured VM's id or name, or a new VM's name", reference);
+  return addStartOptions(command)
     .addHelpText(
       "after",
       `
 Examples:
-  vctl start -c -b vmlinuz -i initrd.gz -a console=ttyS0 -m 1G web
+  vctl start web                                   a VM of vm.conf
+  vctl start -c -b vmlinuz -i initrd.gz -a console=ttyS0 -m 1G test
   vctl start -c -b bsd openbsd
-  vctl start -c -b bios.bin --engine unicorn firmware`,
+  vctl start --foreground -b bios.bin --engine unicorn firmware`,
     )
     .action(start);
 }
 
-function collect(value: string, previous: string[] = []): string[] {
-  return [...previous, value];
+async function start(vm: number | string, options: StartOptions): Promise<void> {
+  const foreground = options.foreground === true || options.crossCheck === true;
+  // Without a daemon, root's VM is this terminal's own; a user gets a daemon.
+  const alone = options.console === true && process.geteuid!() === 0 && !Client.isThere();
+  if (foreground || alone) {
+    const { startInForeground } = await import("../foreground.ts");
+    return await startInForeground(vm, options);
+  }
+  await startByDaemon(vm, options);
 }
 
-async function start(name: string, options: StartOptions): Promise<void> {
-  if (options.boot === undefined || options.boot === "")
-    throw new UsageError("no kernel or disk/cdrom specified");
-  if (!options.console) {
-    throw new UsageError("start runs the VM in this terminal for now: -c is needed");
+async function startByDaemon(vm: number | string, options: StartOptions): Promise<void> {
+  if (options.registers) throw new UsageError("--registers goes with --foreground");
+  if (!options.sandbox) throw new UsageError("--no-sandbox goes with --foreground, or is vmd's");
+  const request = startRequest(vm, options);
+  warn(request);
+  using client = Client.connect({ start: true });
+  let started;
+  try {
+    started = client.call(request);
+  } catch (error) {
+    if (!(error instanceof RefusedError)) throw error;
+    const own = OWN.has(error.code);
+    throw new UsageError(own ? error.message : `start vm command failed: ${error.message}`);
   }
-  const settings: VmOptions = {
-    name,
-    kernel: options.boot,
-    initrd: options.initrd,
-    cmdline: options.append,
-    modules: options.module,
+  say(`started vm ${started.vm} successfully, tty ${started.tty}`);
+  if (!options.console) return;
+  say(`${started.name}: ${started.boot}; engine ${started.engine}; ~. detaches`);
+  const { followConsole } = await import("../vm-console.ts");
+  const end = await followConsole(client, started.vm);
+  process.exit(end?.code ?? 0);
+}
+
+/** What vmctl says about a VM that lacks something. */
+function warn(request: StartRequest): void {
+  const { request: _, vm: __, template, disks = [], interfaces = [], ...rest } = request;
+  const given = Object.values(rest).some((value) => value !== undefined);
+  if (!given && disks.length === 0 && interfaces.length === 0) return;
+  if (template !== undefined) return;
+  if (request.kernel === undefined && disks.length === 0 && request.cdrom === undefined) return;
+  if (disks.length === 0) say("starting without disks");
+  if (interfaces.length === 0 && !request.interfaceCount)
+    say("starting without network interfaces");
+}
+
+function startRequest(vm: number | string, options: StartOptions): StartRequest {
+  const { initrd, network = [], local, append, disk = [] } = options;
+  const interfaces = [
+    ...(local ? [{ local: true }] : []),
+    ...network.map((name) => ({ switch: name, local: false })),
+  ];
+  if (interfaces.length > 4) throw new UsageError("too many network interfaces");
+  return {
+    request: "start",
+    vm,
+    template: options.template,
+    kernel: canonical(options.boot),
+    initrd: initrd !== undefined && "path" in initrd ? canonical(initrd.path) : undefined,
+    interfaceCount: initrd !== undefined && "interfaces" in initrd ? initrd.interfaces : undefined,
+    cmdline: append,
+    modules: options.module?.map(canonicalModule),
     memory: options.memory,
+    cpus: options.cpus,
+    disks: disk.map(diskArgument),
+    cdrom: canonical(options.cdrom),
+    bootDevice: options.bootDevice,
+    interfaces,
     engine: options.engine,
     format: options.format,
     bits: options.bits,
-    reboot: options.reboot,
+    reboot: options.reboot ? undefined : false,
     debugExit: options.debugExit,
-    traceExits: options.traceExits,
     virtualTime: options.virtualTime,
     epoch: options.epoch,
+    traceExits: options.traceExits === undefined ? undefined : absolute(options.traceExits),
   };
-  if (options.crossCheck) {
-    const other = ALONE.find((option) => given(options[option]));
-    if (other !== undefined) throw new UsageError(`--cross-check doesn't go with ${flag(other)}`);
-    return await checkOnBothEngines(settings);
+}
+
+/** vmd has another working directory. @throws UsageError when there is no such file */
+function canonical<T extends string | undefined>(path: T): T {
+  if (path === undefined) return path;
+  try {
+    return realpathSync(path) as T;
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    throw new UsageError(`${path}: ${missing ? "no such file" : (error as Error).message}`);
   }
-  const vm = await Vm.start(settings);
-  if (vm.engineReason !== "") say(vm.engineReason);
-  say(`${name}: ${vm.boot}; engine ${vm.engine}; ~. ends`);
-  const attachment = attach(vm, () => void vm.stop());
-  const ending = await vm.ended;
-  await attachment.detach();
-  report(ending, options.registers === true);
-  if (attachment.failure !== undefined) throw new UsageError(attachment.failure);
-  process.exit(ending.code);
 }
 
-/** What a run on both engines can't do: it chooses engines and time by itself, and records nothing. */
-const ALONE = ["engine", "traceExits", "virtualTime", "registers"] as const;
-
-function given(value: string | boolean | undefined): boolean {
-  return value !== undefined && value !== false && value !== "auto";
+function canonicalModule(specification: string): string {
+  const space = specification.indexOf(" ");
+  if (space < 0) return canonical(specification);
+  return canonical(specification.slice(0, space)) + specification.slice(space);
 }
 
-function flag(option: string): string {
-  return `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+function diskArgument(text: string): { path: string; format?: "raw" | "qcow2" } {
+  const [, format, path] = /^(?:(raw|qcow2):)?(.*)$/s.exec(text) as RegExpExecArray;
+  return { path: canonical(path), format: format as "raw" | "qcow2" | undefined };
 }
 
-async function checkOnBothEngines(settings: VmOptions): Promise<void> {
-  const { BootFiles } = await import("../../vmd/boot-files.ts");
-  const { crossCheck } = await import("../../vmd/cross-check.ts");
-  const { memory, epoch } = checkVmOptions(settings);
-  using files = BootFiles.open(settings);
-  const result = crossCheck({
-    engines: ENGINES,
-    memory,
-    epoch,
-    debugExit: settings.debugExit === true,
-    output: (bytes) => void writeSync(1, bytes),
-    debug: (bytes) => void writeSync(2, bytes),
-    rom: files.rom,
-    load: (machine) => files.load(machine),
-  });
-  say(`${settings.name}: ${result.equal} exits are equal on ${ENGINES.join(" and ")}`);
-  if (result.difference !== undefined) complain(`${result.difference}\n`);
-  say(`${settings.name}: ${result.ending}`);
-  process.exit(result.failed || result.difference !== undefined ? 1 : 0);
-}
-
-function report(ending: Ending, registers: boolean): void {
-  say(ending.message);
-  if (registers && ending.registers !== "") complain(`${ending.registers}\n`);
+function absolute(path: string): string {
+  return path.startsWith("/") ? path : `${process.cwd()}/${path}`;
 }

@@ -1,0 +1,28 @@
+/** vctl console: a VM's console in this terminal. */
+import { Command } from "commander";
+import { UsageError, vmReference } from "../cli.ts";
+import { Client, RefusedError } from "../client.ts";
+import { followConsole } from "../vm-console.ts";
+
+interface ConsoleOptions {
+  debug?: boolean;
+  late?: boolean;
+}
+
+export function consoleCommand(): Command {
+  return new Command("console")
+    .description("Attach a VM's console to this terminal (~. detaches, ~? helps)")
+    .argument("<id>", "a VM's id or name")
+    .option("--debug", "what firmware writes to its debug ports instead")
+    .option("--late", "without what was printed before")
+    .action(async (id: string, { debug = false, late = false }: ConsoleOptions) => {
+      const vm = vmReference(id);
+      using client = Client.connect();
+      try {
+        await followConsole(client, vm, { stream: debug ? "debug" : "console", late });
+      } catch (error) {
+        if (!(error instanceof RefusedError)) throw error;
+        throw new UsageError(error.code === "NOTRUNNING" ? "console not found" : error.message);
+      }
+    });
+}

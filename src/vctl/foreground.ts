@@ -1,0 +1,99 @@
+/** A VM in the foreground: it needs no daemon, and ends with this command. */
+import { writeSync } from "node:fs";
+import { type Ending, Vm, type VmOptions } from "../vmd/vm.ts";
+import { checkVmOptions } from "../vmd/vm-options.ts";
+import { ENGINES } from "../vmm/engine-library.ts";
+import { complain, say, UsageError } from "./cli.ts";
+import { attach } from "./console.ts";
+import type { StartOptions } from "./start-options.ts";
+
+/** What a run on both engines can't do: it chooses engines and time by itself, and records nothing. */
+const ALONE = ["engine", "traceExits", "virtualTime", "registers"] as const;
+/** What only vmd's VMs can have. */
+const BY_DAEMON = ["disk", "cdrom", "bootDevice", "network", "local", "template"] as const;
+
+/** Exits with the code that the VM's end says. @throws UsageError, VmError */
+export async function startInForeground(vm: number | string, options: StartOptions): Promise<void> {
+  if (typeof vm === "number") throw new UsageError(`invalid VM name: ${vm}`);
+  const other = BY_DAEMON.find((option) => given(options[option]));
+  if (other !== undefined) {
+    throw new UsageError(`${flag(other)} doesn't go with a VM in the foreground`);
+  }
+  if (options.boot === undefined || options.boot === "") {
+    throw new UsageError("no kernel or disk/cdrom specified");
+  }
+  const { initrd } = options;
+  if (initrd !== undefined && "interfaces" in initrd) {
+    throw new UsageError("-i with a count doesn't go with a VM in the foreground");
+  }
+  const settings: VmOptions = {
+    name: vm,
+    kernel: options.boot,
+    initrd: initrd?.path,
+    cmdline: options.append,
+    modules: options.module,
+    memory: options.memory,
+    engine: options.engine,
+    format: options.format,
+    bits: options.bits,
+    reboot: options.reboot,
+    debugExit: options.debugExit,
+    traceExits: options.traceExits,
+    virtualTime: options.virtualTime,
+    epoch: options.epoch,
+    sandbox: options.sandbox,
+  };
+  if (options.crossCheck) {
+    const not = ALONE.find((option) => given(options[option]));
+    if (not !== undefined) throw new UsageError(`--cross-check doesn't go with ${flag(not)}`);
+    return await checkOnBothEngines(settings);
+  }
+  await run(settings, options.registers === true);
+}
+
+async function run(settings: VmOptions, registers: boolean): Promise<void> {
+  const vm = await Vm.start(settings);
+  if (vm.engineReason !== "") say(vm.engineReason);
+  if (vm.unconfined !== "") say(vm.unconfined);
+  say(`${vm.name}: ${vm.boot}; engine ${vm.engine}; ~. ends`);
+  const attachment = attach(vm, () => void vm.stop());
+  const ending = await vm.ended;
+  await attachment.detach();
+  report(ending, registers);
+  if (attachment.failure !== undefined) throw new UsageError(attachment.failure);
+  process.exit(ending.code);
+}
+
+function given(value: string | boolean | readonly string[] | undefined): boolean {
+  return value !== undefined && value !== false && value !== "auto";
+}
+
+function flag(option: string): string {
+  return `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+async function checkOnBothEngines(settings: VmOptions): Promise<void> {
+  const { BootFiles } = await import("../vmd/boot-files.ts");
+  const { crossCheck } = await import("../vmd/cross-check.ts");
+  const { memory, epoch } = checkVmOptions(settings);
+  using files = BootFiles.open(settings);
+  const result = crossCheck({
+    engines: ENGINES,
+    memory,
+    epoch,
+    debugExit: settings.debugExit === true,
+    output: (bytes) => void writeSync(1, bytes),
+    debug: (bytes) => void writeSync(2, bytes),
+    rom: files.rom,
+    load: (machine) => files.load(machine),
+  });
+  say(`${settings.name}: ${result.equal} exits are equal on ${ENGINES.join(" and ")}`);
+  if (result.difference !== undefined) complain(`${result.difference}\n`);
+  say(`${settings.name}: ${result.ending}`);
+  process.exit(result.failed || result.difference !== undefined ? 1 : 0);
+}
+
+function report(ending: Ending, registers: boolean): void {
+  say(ending.message);
+  if (registers && ending.registers !== "") complain(`${ending.registers}\n`);
+}

@@ -1,0 +1,160 @@
+/** The options of vctl start: vmctl's, and ours. */
+import { Command, InvalidArgumentError, Option } from "commander";
+import { parseSize } from "../vmd/size.ts";
+import type { VmOptions } from "../vmd/vm-options.ts";
+import { FORMATS, MAX_MEMORY } from "../vmd/vm-options.ts";
+import { ENGINES } from "../vmm/engine-library.ts";
+
+const MIB = 2 ** 20;
+const MAX_DISKS = 4;
+const MAX_INTERFACES = 4;
+
+export interface StartOptions {
+  console?: boolean;
+  foreground?: boolean;
+  boot?: string;
+  bootDevice?: "cdrom" | "disk" | "net";
+  /** A path, or how many interfaces there are to be. */
+  initrd?: { path: string } | { interfaces: number };
+  append?: string;
+  module?: string[];
+  memory?: number;
+  cpus?: number;
+  disk?: string[];
+  cdrom?: string;
+  network?: string[];
+  local?: boolean;
+  template?: string;
+  epoch?: number;
+  engine?: VmOptions["engine"];
+  format?: VmOptions["format"];
+  bits?: 32 | 64;
+  reboot: boolean;
+  sandbox: boolean;
+  debugExit?: boolean;
+  traceExits?: string;
+  virtualTime?: boolean;
+  crossCheck?: boolean;
+  registers?: boolean;
+}
+
+/** For an option that is given once at most. */
+function once<T>(what: string, parse: (text: string) => T) {
+  return (text: string, previous: T | undefined): T => {
+    if (previous !== undefined) throw new InvalidArgumentError(`${what} specified multiple times.`);
+    return parse(text);
+  };
+}
+
+const asIs = (text: string) => text;
+
+function memory(text: string): number {
+  let size: number;
+  try {
+    size = Math.floor(parseSize(text) / MIB) * MIB;
+  } catch {
+    throw new InvalidArgumentError("it is no size such as 512M or 1G.");
+  }
+  if (size < MIB) throw new InvalidArgumentError("memory size must be at least 1MB.");
+  if (size > MAX_MEMORY) throw new InvalidArgumentError("memory size too large (limit is 128G).");
+  return size;
+}
+
+function epoch(text: string): number {
+  const time = Date.parse(text);
+  if (!Number.isNaN(time)) return time;
+  throw new InvalidArgumentError("it is no date such as 2026-01-01T12:00:00Z.");
+}
+
+function bits(text: string): 32 | 64 {
+  if (text !== "32" && text !== "64") throw new InvalidArgumentError("it is 32 or 64.");
+  return Number(text) as 32 | 64;
+}
+
+function cpus(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1 || count > 64) {
+    throw new InvalidArgumentError("it is no number from 1 to 64.");
+  }
+  if (count > 1) throw new InvalidArgumentError("this machine has one CPU.");
+  return count;
+}
+
+/** vmctl's -i is a count of interfaces; a path is an initial RAM disk. */
+function initrd(text: string): { path: string } | { interfaces: number } {
+  if (!/^[0-9]+$/.test(text)) return { path: text };
+  const count = Number(text);
+  if (count > MAX_INTERFACES) throw new InvalidArgumentError("too many network interfaces.");
+  return { interfaces: count };
+}
+
+function upTo(limit: number, message: string) {
+  return (text: string, previous: string[] = []): string[] => {
+    if (previous.length >= limit) throw new InvalidArgumentError(message);
+    return [...previous, text];
+  };
+}
+
+/** Adds them to the command. */
+export function addStartOptions(command: Command): Command {
+  const option = (flags: string, description: string) => new Option(flags, description);
+  return command
+    .option("-c, --console", "attach the VM's console to this terminal")
+    .addOption(
+      option("-b, --boot <path>", "kernel or firmware image").argParser(once("boot image", asIs)),
+    )
+    .addOption(
+      option("-i, --initrd <path>", "initial RAM disk; or a count of network interfaces").argParser(
+        once("initrd", initrd),
+      ),
+    )
+    .addOption(
+      option("-a, --append <cmdline>", "kernel command line").argParser(once("command line", asIs)),
+    )
+    .option(
+      "--module <path and arguments>",
+      "Multiboot module (repeatable)",
+      upTo(16, "too many modules."),
+    )
+    .addOption(
+      option("-m, --memory <size>", "memory, for example 512M or 2G (default: 512M)").argParser(
+        once("memory", memory),
+      ),
+    )
+    .option("-d, --disk <path>", "disk image (repeatable)", upTo(MAX_DISKS, "too many disks."))
+    .addOption(option("-r, --cdrom <path>", "ISO image").argParser(once("iso image", asIs)))
+    .addOption(
+      option("-B, --boot-device <device>", "what to boot from").choices(["cdrom", "disk", "net"]),
+    )
+    .option(
+      "-n, --network <switch>",
+      "interface on this switch (repeatable)",
+      upTo(MAX_INTERFACES, "too many network interfaces."),
+    )
+    .option("-L, --local", "interface in local mode")
+    .addOption(option("-p, --cpus <count>", "virtual CPUs (1)").argParser(once("cpus", cpus)))
+    .addOption(
+      option("-t, --template <name>", "create the VM as an instance of this one").argParser(
+        once("template", asIs),
+      ),
+    )
+    .addOption(
+      option("--engine <engine>", "what runs the guest's code (default: auto)").choices([
+        "auto",
+        ...ENGINES,
+      ]),
+    )
+    .addOption(
+      option("--format <format>", "how to load the kernel (default: auto)").choices([...FORMATS]),
+    )
+    .option("--bits <32|64>", "enter the kernel in this mode, where it has the choice", bits)
+    .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
+    .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
+    .option("--trace-exits <file>", "record every exit with its answer")
+    .option("--virtual-time", "time passes with executed code: runs repeat (unicorn)")
+    .option("--epoch <date>", "what the guest's clock says at the start (default: now)", epoch)
+    .option("--foreground", "run it here, with no daemon: it ends with this command")
+    .option("--cross-check", "run on both engines, exit by exit, and stop at the first difference")
+    .option("--registers", "print the CPU's registers when a VM in the foreground ends")
+    .option("--no-sandbox", "a VM in the foreground keeps this user, its files and system calls");
+}

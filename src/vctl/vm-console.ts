@@ -1,0 +1,37 @@
+/** A console of a VM of vmd, in this terminal, until `~.` or the VM's end. */
+import { connectStream } from "../vmd/console-socket.ts";
+import { say, UsageError } from "./cli.ts";
+import { Client } from "./client.ts";
+import { attach } from "./console.ts";
+
+/** How a VM ended; undefined when the terminal was detached before. */
+export interface ConsoleEnd {
+  code: number;
+  message: string;
+}
+
+/** @throws RefusedError, UsageError */
+export async function followConsole(
+  client: Client,
+  vm: number | string,
+  { stream = "console", late = false }: { stream?: "console" | "debug"; late?: boolean } = {},
+): Promise<ConsoleEnd | undefined> {
+  // Whoever waits is told how it ended, even if it is forgotten at once.
+  using waiter = Client.connect();
+  const { descriptor } = client.callForDescriptor({ request: "console", vm, stream, late });
+  waiter.send({ request: "wait", vm });
+  const connected = await connectStream(descriptor);
+  let left = false;
+  const leave = () => {
+    left = true;
+    connected.close();
+  };
+  const attachment = attach({ console: connected.stream }, leave);
+  await connected.closed;
+  await attachment.detach();
+  if (attachment.failure !== undefined) throw new UsageError(attachment.failure);
+  if (left) return undefined;
+  const { ending } = waiter.receive().answer;
+  say(ending.message);
+  return ending;
+}

@@ -1,0 +1,388 @@
+/**
+ * The daemon: it holds the VMs, and answers what clients ask. It opens files and starts processes;
+ * it reads nothing that a guest wrote.
+ */
+import { Accounts } from "../accounts.ts";
+import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
+import type { Confinement } from "../vm-messages.ts";
+import { countExits } from "./exit-counts.ts";
+import { type Answer, type Client, FrontDoor } from "./front-door.ts";
+import type { Log } from "./log.ts";
+import type { ManagedVm, VmContext } from "./managed-vm.ts";
+import { metricsText } from "./metrics.ts";
+import { instanceSettings, isAdministrator, isOwner, RESTRICTED } from "./permissions.ts";
+import { notPermitted, RefusalError } from "./refusal.ts";
+import { Registry } from "./registry.ts";
+import { requestedSettings } from "./requested.ts";
+import type { Caller, Owner } from "./settings.ts";
+import { type Stagger, StaggeredStart } from "./staggered.ts";
+import { type Configuration, readConfiguration } from "./configuration.ts";
+
+export interface DaemonOptions {
+  /** Path of the control socket. */
+  socket: string;
+  /** Path of the configuration file; undefined for none. */
+  config: string | undefined;
+  /** A missing configuration file is none. */
+  configOptional: boolean;
+  macros: Record<string, string>;
+  log: Log;
+  /** Absent: nothing is confined. */
+  confine: Confinement | undefined;
+  /** Seconds without a VM and a client after which it ends; absent: never. */
+  idle?: number;
+}
+
+/** How long VMs get to end when the daemon does, ms. */
+const FAREWELL = 30_000;
+
+export class Daemon {
+  readonly #options: DaemonOptions;
+  readonly #log: Log;
+  readonly #registry: Registry;
+  readonly #stagger: StaggeredStart;
+  readonly #door: FrontDoor;
+  readonly #uid = process.geteuid!();
+  readonly #ended = Promise.withResolvers<number>();
+  #configuration: Configuration;
+  #accounts = Accounts.read();
+  #accountsAt = performance.now();
+  #closing = false;
+  #idleSince = performance.now();
+
+  /** @throws RefusalError for a wrong configuration, SocketError */
+  constructor(options: DaemonOptions) {
+    this.#options = options;
+    this.#log = options.log;
+    const { config, configOptional, macros, log, confine } = options;
+    this.#configuration = readConfiguration(config, { optional: configOptional, macros, log });
+    const context: VmContext = {
+      log,
+      accounts: () => this.#accountsNow(),
+      confine,
+      stopped: (vm) => this.#stopped(vm),
+    };
+    this.#registry = new Registry(context);
+    this.#stagger = new StaggeredStart(log);
+    this.#door = new FrontDoor({
+      path: options.socket,
+      owner: this.#configuration.socketOwner,
+      confine,
+      log,
+      handle: (request, client) => this.#handle(request, client),
+      broken: (why) => {
+        log.warn(why);
+        void this.close(1);
+      },
+    });
+    log.info("listening", { socket: options.socket, pid: process.pid });
+    this.#apply(this.#configuration);
+    if (options.idle !== undefined) setInterval(() => this.#look(options.idle!), 1000);
+  }
+
+  /** Resolves with the exit code when it is to end. */
+  get ended(): Promise<number> {
+    return this.#ended.promise;
+  }
+
+  /** Reads the configuration again. @throws RefusalError */
+  reload(): void {
+    const { config, configOptional, macros } = this.#options;
+    const log = this.#log;
+    const read = readConfiguration(config, { optional: configOptional, macros, log });
+    this.#forgetStopped();
+    this.#apply(read);
+    log.info("configuration reloaded", { file: config });
+  }
+
+  /** Stops all VMs, in order where they can be asked, and ends. */
+  async close(code = 0): Promise<void> {
+    if (this.#closing) return;
+    this.#closing = true;
+    this.#stagger.remove();
+    const running = this.#registry.all.filter((vm) => vm.isUp);
+    for (const vm of running) if (vm.pid !== undefined) vm.stop(false);
+    const all = Promise.all(running.map((vm) => vm.whenStopped()));
+    await Promise.race([all, Bun.sleep(FAREWELL)]);
+    for (const vm of running) if (vm.isUp) vm.host.kill();
+    await Promise.race([all, Bun.sleep(1000)]);
+    this.#door.close();
+    this.#log.info("ended", { pid: process.pid });
+    this.#ended.resolve(code);
+  }
+
+  async #handle(request: Request, client: Client): Promise<Answer> {
+    if (this.#closing) throw new RefusalError("EAGAIN", "vmd is ending");
+    const accounts = this.#accountsNow();
+    const groups = accounts.groupsOf(client.uid, client.gid);
+    const caller: Caller = { uid: client.uid, gid: client.gid, groups };
+    const administrator = isAdministrator(caller, this.#uid);
+    if (RESTRICTED.has(request.request) && !administrator) {
+      this.#log.warn("denied request", { request: request.request, uid: client.uid });
+      throw notPermitted();
+    }
+    this.#log.debug("request", { request: request.request, uid: client.uid, pid: client.pid });
+    const mine = (reference: number | string): ManagedVm => {
+      const vm = this.#registry.get(reference);
+      if (!administrator && !isOwner(caller, vm.operator)) throw notPermitted();
+      return vm;
+    };
+    switch (request.request) {
+      case "hello":
+        return {
+          reply: { version: 1, pid: process.pid, uid: this.#uid, vms: this.#registry.size },
+        };
+      case "status":
+        return { reply: { vms: this.#status(request) } };
+      case "show":
+        return { reply: { vm: await this.#show(mine(request.vm)) } };
+      case "start":
+        return { reply: await this.#start(request, caller, administrator) };
+      case "stop":
+        return { reply: await this.#stop(request, mine, client) };
+      case "wait": {
+        const vm = this.#registry.get(request.vm);
+        await untilGone(vm.whenStopped(), client);
+        const { kind, code, message } = vm.lastEnding ?? {};
+        return { reply: { ...named(vm), ending: { kind, code, message } } };
+      }
+      case "pause":
+      case "unpause": {
+        const vm = mine(request.vm);
+        await vm[request.request]();
+        return { reply: named(vm) };
+      }
+      case "console": {
+        const vm = mine(request.vm);
+        const { stream, lossless, late } = request;
+        const descriptor = vm.attach(stream, { lossless, late });
+        return { reply: { ...named(vm), tty: vm.tty ?? null }, descriptor };
+      }
+      case "registers": {
+        const vm = mine(request.vm);
+        const { text } = await vm.host.ask({ kind: "registers" }, "registers");
+        return { reply: { ...named(vm), text: text.slice(0, 20_000) } };
+      }
+      case "exits": {
+        const vm = mine(request.vm);
+        return { reply: { ...named(vm), ...(await countExits(vm.host, request.time)) } };
+      }
+      case "metrics":
+        return { reply: { text: await metricsText(this.#registry.all, this.#door.clients) } };
+      case "load": {
+        const { macros } = this.#options;
+        const log = this.#log;
+        this.#apply(readConfiguration(request.path, { optional: false, macros, log }));
+        log.info("configuration loaded", { file: request.path });
+        return { reply: {} };
+      }
+      case "reload":
+        this.reload();
+        return { reply: {} };
+      case "reset":
+        return { reply: await this.#reset(request.what) };
+      case "log":
+        this.#log.level = request.level;
+        return { reply: { level: request.level } };
+    }
+  }
+
+  #status({ vm, running }: RequestOf<"status">): VmStatus[] {
+    const vms = vm === undefined ? this.#registry.all : [this.#registry.get(vm)];
+    return vms.filter((one) => !running || one.isUp).map((one) => one.status());
+  }
+
+  async #show(vm: ManagedVm): Promise<Record<string, unknown>> {
+    const { settings } = vm;
+    const { disks, cdrom, interfaces, kernel, initrd, cmdline, machine, bootDevice } = settings;
+    const statistics =
+      vm.pid === undefined
+        ? null
+        : (await vm.host.ask({ kind: "statistics" }, "statistics")).statistics;
+    return {
+      ...vm.status(),
+      kernel: kernel?.path ?? null,
+      initrd: initrd?.path ?? null,
+      cmdline: cmdline ?? null,
+      bootDevice: bootDevice ?? null,
+      disks: disks.map(({ path, format }) => ({ path, format: format ?? null })),
+      cdrom: cdrom?.path ?? null,
+      interfaces,
+      machine,
+      instances: settings.instances ?? null,
+      statistics,
+      lastEnding: vm.lastEnding?.message ?? null,
+    };
+  }
+
+  async #start(
+    request: RequestOf<"start">,
+    caller: Caller,
+    administrator: boolean,
+  ): Promise<Record<string, unknown>> {
+    const existing = this.#registry.find(request.vm);
+    if (existing !== undefined) {
+      if (existing.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
+      if (!administrator && !isOwner(caller, existing.settings.owner)) throw notPermitted();
+      if (request.template !== undefined) {
+        throw new RefusalError("EALREADY", `vm ${existing.name} is already there`);
+      }
+      return await this.#startExisting(existing, request, caller, administrator);
+    }
+    if (typeof request.vm === "number") throw new RefusalError("ENOENT", "vm not found");
+    const wanted = requestedSettings(request, request.vm, caller);
+    let settings = wanted;
+    if (request.template !== undefined) {
+      const template = this.#registry.find(request.template)?.settings;
+      settings = instanceSettings(template, request, wanted, caller, administrator);
+    } else if (!administrator) {
+      throw notPermitted();
+    }
+    requireBoot(settings);
+    const vm = this.#registry.add(settings);
+    try {
+      await vm.start(ownerOf(caller));
+    } catch (error) {
+      if (!vm.isUp) this.#registry.remove(vm);
+      throw error;
+    }
+    return started(vm);
+  }
+
+  async #startExisting(
+    vm: ManagedVm,
+    request: RequestOf<"start">,
+    caller: Caller,
+    administrator: boolean,
+  ): Promise<Record<string, unknown>> {
+    // What is given for this start is for it alone.
+    const before = vm.settings;
+    const wanted = requestedSettings(request, vm.name, caller, before);
+    // Its owner may choose what to boot from, not what it is.
+    if (!administrator && wanted !== before && !onlyBootDevice(request)) throw notPermitted();
+    requireBoot(wanted);
+    this.#stagger.remove([vm]);
+    vm.settings = wanted;
+    try {
+      await vm.start(ownerOf(caller));
+    } catch (error) {
+      vm.settings = before;
+      throw error;
+    }
+    void vm.whenStopped().then(() => {
+      vm.settings = before;
+    });
+    return started(vm);
+  }
+
+  async #stop(
+    { vm, force, wait }: RequestOf<"stop">,
+    mine: (reference: number | string) => ManagedVm,
+    client: Client,
+  ): Promise<Record<string, unknown>> {
+    const targets =
+      vm === undefined
+        ? this.#registry.all.filter((one) => one.pid !== undefined).map((one) => mine(one.id))
+        : [mine(vm)];
+    for (const one of targets) {
+      if (one.state === "waiting") this.#stagger.remove([one]);
+      else one.stop(force);
+    }
+    if (wait) await untilGone(Promise.all(targets.map((one) => one.whenStopped())), client);
+    return { vms: targets.map(named) };
+  }
+
+  async #reset(what: "all" | "switches" | "vms"): Promise<Record<string, unknown>> {
+    if (what !== "vms") this.#configuration = { ...this.#configuration, switches: [] };
+    if (what !== "switches") {
+      this.#stagger.remove();
+      const up = this.#registry.all.filter((vm) => vm.pid !== undefined);
+      for (const vm of up) vm.stop(true);
+      await Promise.all(up.map((vm) => vm.whenStopped()));
+      this.#forgetStopped();
+    }
+    this.#log.info("reset", { what });
+    return { what };
+  }
+
+  #forgetStopped(): void {
+    this.#stagger.remove();
+    for (const vm of this.#registry.all) if (!vm.isUp) this.#registry.remove(vm);
+  }
+
+  #apply(configuration: Configuration): void {
+    this.#configuration = configuration;
+    const added: ManagedVm[] = [];
+    for (const { settings, enable } of configuration.vms) {
+      if (this.#registry.find(settings.name) !== undefined) {
+        this.#log.warn("is there already: left as it is", { vm: settings.name });
+        continue;
+      }
+      const vm = this.#registry.add(settings);
+      if (enable) added.push(vm);
+    }
+    const stagger: Stagger = configuration.stagger;
+    this.#stagger.add(added, stagger);
+  }
+
+  #stopped(vm: ManagedVm): void {
+    this.#idleSince = performance.now();
+    if (!vm.settings.configured) this.#registry.remove(vm);
+    this.#log.forget(vm.name);
+  }
+
+  #look(idle: number): void {
+    const busy = this.#door.clients > 0 || this.#registry.all.some((vm) => vm.isUp);
+    if (busy || this.#stagger.length > 0) this.#idleSince = performance.now();
+    if (performance.now() - this.#idleSince > idle * 1000) void this.close();
+  }
+
+  // The files may change while a daemon runs for months.
+  #accountsNow(): Accounts {
+    if (performance.now() - this.#accountsAt > 5000) {
+      this.#accounts = Accounts.read();
+      this.#accountsAt = performance.now();
+    }
+    return this.#accounts;
+  }
+}
+
+function onlyBootDevice({ request, vm, disks, interfaces, ...rest }: RequestOf<"start">): boolean {
+  const given = Object.entries(rest).filter(([, value]) => value !== undefined);
+  return disks.length + interfaces.length === 0 && given.every(([key]) => key === "bootDevice");
+}
+
+function named(vm: ManagedVm): { vm: number; name: string } {
+  return { vm: vm.id, name: vm.name };
+}
+
+function started(vm: ManagedVm): Record<string, unknown> {
+  const { engine, boot, tty, pid } = vm.status();
+  return { ...named(vm), tty, pid, engine, boot };
+}
+
+function ownerOf({ uid }: Caller): Owner {
+  return { uid };
+}
+
+function requireBoot({
+  kernel,
+  disks,
+  cdrom,
+}: {
+  kernel?: object;
+  disks: readonly object[];
+  cdrom?: object;
+}) {
+  if (kernel === undefined && disks.length === 0 && cdrom === undefined) {
+    throw new RefusalError("EINVAL", "no kernel or disk/cdrom specified");
+  }
+}
+
+/** Waits, but not for a client that is gone. */
+async function untilGone(what: Promise<unknown>, { gone }: Client): Promise<void> {
+  await new Promise<void>((resolve) => {
+    gone.addEventListener("abort", () => resolve(), { once: true });
+    void what.then(() => resolve());
+  });
+}

@@ -1,0 +1,308 @@
+/** One VM of the daemon: its states, and what leads from one to the next. */
+import { readFileSync } from "node:fs";
+import type { Accounts } from "../accounts.ts";
+import type { VmState, VmStatus } from "../protocol.ts";
+import { VmHost } from "../vm-host.ts";
+import type { Confinement, Ending, StreamName } from "../vm-messages.ts";
+import { checkVmOptions, VmError } from "../vm-options.ts";
+import type { Log } from "./log.ts";
+import { RefusalError } from "./refusal.ts";
+import { Resources } from "./resources.ts";
+import type { Owner, VmSettings } from "./settings.ts";
+
+/** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
+const ACKNOWLEDGE = 3_000;
+const FINISH = 120_000;
+/** A process that was told to end has so long. */
+const KILL = 10_000;
+/** So many resets, each so soon after the one before, end a VM: ms. */
+const REBOOTS = 3;
+const REBOOT_INTERVAL = 6_000;
+const PAGE = 4096;
+
+/** What the VMs of a daemon share. */
+export interface VmContext {
+  readonly log: Log;
+  readonly accounts: () => Accounts;
+  /** Absent: VM processes are not confined. */
+  readonly confine: Confinement | undefined;
+  /** Told when a VM has stopped. */
+  readonly stopped: (vm: ManagedVm) => void;
+}
+
+export class ManagedVm {
+  readonly id: number;
+  settings: VmSettings;
+  readonly #context: VmContext;
+  #state: VmState = "stopped";
+  #host: VmHost | undefined;
+  #resources: Resources | undefined;
+  /** Who started it: they operate it while it runs. */
+  #operator: Owner | undefined;
+  #engine: string | undefined;
+  #boot: string | undefined;
+  #startedAt = 0;
+  #reboots = 0;
+  #rebootTimes: number[] = [];
+  #timer: Timer | undefined;
+  #ended: Promise<Ending> | undefined;
+  #lastEnding: Ending | undefined;
+
+  constructor(id: number, settings: VmSettings, context: VmContext) {
+    this.id = id;
+    this.settings = settings;
+    this.#context = context;
+  }
+
+  get name(): string {
+    return this.settings.name;
+  }
+
+  get state(): VmState {
+    return this.#state;
+  }
+
+  /** Whether there is a process, or soon will be. */
+  get isUp(): boolean {
+    return this.#state !== "stopped" && this.#state !== "waiting";
+  }
+
+  get pid(): number | undefined {
+    return this.#host?.pid;
+  }
+
+  get tty(): string | undefined {
+    return this.#resources?.tty;
+  }
+
+  get lastEnding(): Ending | undefined {
+    return this.#lastEnding;
+  }
+
+  /** Who may operate it now: who started it while it runs, else its owner. */
+  get operator(): Owner {
+    return this.isUp ? (this.#operator ?? this.settings.owner) : this.settings.owner;
+  }
+
+  /** It is in the queue of a staggered start, or not any more. */
+  set queued(queued: boolean) {
+    if (this.isUp) return;
+    this.#state = queued ? "waiting" : "stopped";
+  }
+
+  /**
+   * Starts it.
+   * @param operator who asked.
+   * @throws RefusalError
+   */
+  async start(operator: Owner): Promise<void> {
+    if (this.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
+    const { log, accounts, confine } = this.#context;
+    const before = this.#state;
+    this.#state = "starting";
+    this.#operator = operator;
+    this.#reboots = 0;
+    this.#rebootTimes = [];
+    try {
+      const { settings } = this;
+      const resources = new Resources(settings, accounts());
+      this.#resources = resources;
+      const host = new VmHost({
+        options: checkVmOptions({
+          ...settings.machine,
+          name: settings.name,
+          kernel: resources.files.kernel.path,
+          cmdline: settings.cmdline,
+          memory: settings.memory,
+        }),
+        files: resources.files,
+        trace: resources.trace,
+        terminal: resources.terminal,
+        confine,
+      });
+      resources.given();
+      this.#host = host;
+      host.onEvent = (event) => {
+        if (event.kind === "rebooted") this.#rebooted(event.by);
+        else if (event.kind === "acknowledged") this.#acknowledged();
+        else log.debug("unexpected message", { vm: this.name, kind: event.kind });
+      };
+      this.#ended = host.ended.then((ending) => this.#hasEnded(ending));
+      const { engine, why, boot, unconfined } = await host.running;
+      this.#engine = engine;
+      this.#boot = boot;
+      this.#startedAt = performance.now();
+      // It may have been stopped, or have ended, meanwhile.
+      if (this.#host === host && this.state === "starting") this.#state = "running";
+      log.info("started", { vm: this.name, id: this.id, pid: host.pid, engine, tty: this.tty });
+      if (why !== "") log.debug(why, { vm: this.name });
+      if (unconfined !== "") log.warn(unconfined, { vm: this.name });
+      if (settings.disks.length + settings.interfaces.length > 0 || settings.cdrom !== undefined) {
+        log.warn("this machine has no disk and network devices yet", { vm: this.name });
+      }
+    } catch (error) {
+      if (this.#host === undefined) {
+        this.#release();
+        this.#state = before === "waiting" ? "stopped" : before;
+      } else {
+        await this.#ended;
+      }
+      if (error instanceof VmError) throw new RefusalError("EINVAL", error.message);
+      throw error;
+    }
+  }
+
+  /**
+   * Stops it. @param force without asking the guest.
+   * @throws RefusalError when it doesn't run
+   */
+  stop(force: boolean): void {
+    const host = this.#host;
+    if (host === undefined) {
+      throw new RefusalError("NOTRUNNING", "cannot stop vm that is not running");
+    }
+    const { log } = this.#context;
+    if (this.#state === "paused" && !force) host.tell({ kind: "unpause" });
+    const asked = this.#state === "stopping";
+    this.#state = "stopping";
+    if (force) {
+      log.info("terminated by request", { vm: this.name });
+      this.#terminate();
+      return;
+    }
+    if (asked) return;
+    log.info("asked to shut down", { vm: this.name });
+    this.#after(ACKNOWLEDGE, "the guest did not acknowledge the shutdown");
+    host.tell({ kind: "shutdown", reset: false });
+  }
+
+  /** @throws RefusalError */
+  async pause(): Promise<void> {
+    await this.#running().ask({ kind: "pause" }, "paused");
+    if (this.#state === "running") this.#state = "paused";
+    this.#context.log.info("paused", { vm: this.name });
+  }
+
+  /** @throws RefusalError */
+  async unpause(): Promise<void> {
+    await this.#running().ask({ kind: "unpause" }, "unpaused");
+    if (this.#state === "paused") this.#state = "running";
+    this.#context.log.info("unpaused", { vm: this.name });
+  }
+
+  /** A socket to one of its streams; the caller's to close. @throws RefusalError */
+  attach(stream: StreamName, options: { lossless: boolean; late: boolean }): number {
+    return this.#running().attach(stream, options);
+  }
+
+  /** The process behind it. @throws RefusalError when there is none */
+  get host(): VmHost {
+    return this.#running();
+  }
+
+  /** Resolves when it has stopped: at once when it doesn't run. */
+  async whenStopped(): Promise<void> {
+    await this.#ended;
+  }
+
+  status(): VmStatus {
+    const accounts = this.#context.accounts();
+    const { uid, gid } = this.operator;
+    const up = this.#host !== undefined;
+    const group = gid === undefined ? "" : `:${accounts.groupName(gid)}`;
+    return {
+      id: this.id,
+      name: this.name,
+      pid: this.#host?.pid ?? null,
+      vcpus: 1,
+      maxMemory: this.settings.memory,
+      currentMemory: up ? residentMemory(this.#host!.pid) : null,
+      tty: this.tty ?? null,
+      owner: `${accounts.userName(uid)}${group}`,
+      state: this.#state,
+      engine: up ? (this.#engine ?? null) : null,
+      boot: up ? (this.#boot ?? null) : null,
+      uptime: up && this.#startedAt > 0 ? (performance.now() - this.#startedAt) / 1000 : null,
+      reboots: this.#reboots,
+      configured: this.settings.configured,
+    };
+  }
+
+  #running(): VmHost {
+    if (this.#host === undefined) throw new RefusalError("NOTRUNNING", "vm not running");
+    return this.#host;
+  }
+
+  #acknowledged(): void {
+    if (this.#state !== "stopping") return;
+    this.#context.log.debug("the guest acknowledged the shutdown", { vm: this.name });
+    this.#after(FINISH, "the guest did not finish its shutdown");
+  }
+
+  #after(time: number, why: string): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#context.log.info(`${why}: terminated`, { vm: this.name });
+      this.#terminate();
+    }, time);
+  }
+
+  #terminate(): void {
+    clearTimeout(this.#timer);
+    const host = this.#host;
+    host?.stop();
+    this.#timer = setTimeout(() => host?.kill(), KILL);
+  }
+
+  #rebooted(by: string): void {
+    const { log } = this.#context;
+    this.#reboots++;
+    log.info(by.slice(by.indexOf(":") + 2), { vm: this.name, reboots: this.#reboots });
+    // Asked to go, it went: by a reset.
+    if (this.#state === "stopping") {
+      this.#terminate();
+      return;
+    }
+    const now = performance.now();
+    const last = this.#rebootTimes.at(-1) ?? this.#startedAt;
+    if (now - last >= REBOOT_INTERVAL) this.#rebootTimes = [];
+    this.#rebootTimes.push(now);
+    if (this.#rebootTimes.length < REBOOTS) return;
+    log.warn(`${REBOOTS} resets within ${REBOOT_INTERVAL / 1000} s of each other: stopped`, {
+      vm: this.name,
+    });
+    this.#state = "stopping";
+    this.#terminate();
+  }
+
+  #hasEnded(ending: Ending): Ending {
+    clearTimeout(this.#timer);
+    this.#lastEnding = ending;
+    this.#host = undefined;
+    this.#startedAt = 0;
+    this.#state = "stopped";
+    this.#release();
+    const text = ending.message.startsWith(`${this.name}: `)
+      ? ending.message.slice(this.name.length + 2)
+      : ending.message;
+    const { log, stopped } = this.#context;
+    if (ending.kind === "crash") log.warn(text, { vm: this.name });
+    else log.info(text, { vm: this.name });
+    stopped(this);
+    return ending;
+  }
+
+  #release(): void {
+    this.#resources?.[Symbol.dispose]();
+    this.#resources = undefined;
+  }
+}
+
+/** RSS of a process, bytes; 0 when it is gone. */
+function residentMemory(pid: number): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/statm`, "utf8").split(" ")[1]) * PAGE;
+  } catch {
+    return 0;
+  }
+}

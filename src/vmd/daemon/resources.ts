@@ -1,0 +1,154 @@
+/** What the daemon opens for a VM, with the rights of whoever named it. */
+import { chmodSync, chownSync, closeSync, constants, existsSync, fstatSync } from "node:fs";
+import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
+import type { Accounts } from "../accounts.ts";
+import { type BootFile, type BootSet, FileError, openBootFile } from "../boot-files.ts";
+import { RefusalError } from "./refusal.ts";
+import { openAs, type OwnedDisk, type OwnedPath, type VmSettings } from "./settings.ts";
+
+const READ = constants.O_RDONLY | constants.O_NONBLOCK;
+const NAME_SIZE = 64;
+
+/** Where firmware is looked for: vmd's place, then Debian's. */
+export const FIRMWARE = [
+  "/etc/firmware/vmm-bios",
+  "/usr/share/seabios/bios-256k.bin",
+  "/usr/share/seabios/bios.bin",
+];
+
+/** Descriptors that a VM process gets, and those that the daemon holds meanwhile. */
+export class Resources implements Disposable {
+  readonly files: BootSet;
+  readonly trace: BootFile | undefined;
+  readonly terminal: { master: number; slave: number } | undefined;
+  /** The pty's path. */
+  readonly tty: string;
+  /** Disks and the CD-ROM: open and locked while the VM is there. */
+  readonly #held: number[] = [];
+  #given = false;
+
+  /** @throws RefusalError */
+  constructor(settings: VmSettings, accounts: Accounts, firmware = FIRMWARE) {
+    const opened: number[] = [];
+    const file = (owned: OwnedPath): BootFile => {
+      const one = bootFile(owned);
+      opened.push(one.descriptor);
+      return one;
+    };
+    try {
+      this.files = {
+        kernel: file(settings.kernel ?? defaultFirmware(firmware)),
+        initrd: settings.initrd === undefined ? undefined : file(settings.initrd),
+        modules: settings.modules.map((module) => ({ ...file(module), args: module.args })),
+      };
+      for (const disk of settings.disks) this.#held.push(openDisk(disk));
+      if (settings.cdrom !== undefined) this.#held.push(openCdrom(settings.cdrom));
+      if (settings.trace !== undefined) {
+        this.trace = traceFile(settings.trace);
+        opened.push(this.trace.descriptor);
+      }
+      const { master, slave, path } = openTerminal(settings, accounts);
+      this.terminal = { master, slave };
+      this.tty = path;
+    } catch (error) {
+      for (const descriptor of [...opened, ...this.#held]) closeSync(descriptor);
+      throw error;
+    }
+  }
+
+  /** The VM process has its own: only what is held stays the daemon's to close. */
+  given(): void {
+    this.#given = true;
+  }
+
+  [Symbol.dispose](): void {
+    for (const descriptor of this.#held.splice(0)) closeSync(descriptor);
+    if (this.#given) return;
+    this.#given = true;
+    const { kernel, initrd, modules = [] } = this.files;
+    for (const one of [kernel, initrd, ...modules, this.trace]) {
+      if (one !== undefined) closeSync(one.descriptor);
+    }
+    if (this.terminal !== undefined) {
+      closeSync(this.terminal.master);
+      closeSync(this.terminal.slave);
+    }
+  }
+}
+
+function bootFile({ path, by }: OwnedPath): BootFile {
+  try {
+    return openBootFile(path, (name) => openAs(name, READ, by));
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    throw new RefusalError(/permission/.test(error.message) ? "EPERM" : "ENOENT", error.message);
+  }
+}
+
+function defaultFirmware(firmware: readonly string[]): OwnedPath {
+  const path = firmware.find((one) => existsSync(one));
+  if (path === undefined) throw new RefusalError("BIOS", "vmm bios firmware file not found.");
+  return { path };
+}
+
+function openDisk({ path, by }: OwnedDisk): number {
+  const refuse = (why: string) =>
+    new RefusalError("DISK", `could not open disk image(s): ${path}: ${why}`);
+  let descriptor: number;
+  try {
+    descriptor = openAs(path, constants.O_RDWR | constants.O_NONBLOCK, by);
+  } catch (error) {
+    throw refuse((error as NodeJS.ErrnoException).code ?? (error as Error).message);
+  }
+  try {
+    const status = fstatSync(descriptor);
+    if (!status.isFile() && !(status.isBlockDevice() && by === undefined)) {
+      throw refuse("not a regular file");
+    }
+    if (daemonLibrary().vmm_lock(descriptor, 1) < 0) throw refuse("in use by another VM");
+    return descriptor;
+  } catch (error) {
+    closeSync(descriptor);
+    throw error;
+  }
+}
+
+function openCdrom({ path, by }: OwnedPath): number {
+  let descriptor: number;
+  try {
+    descriptor = openAs(path, READ, by);
+  } catch {
+    throw new RefusalError("CDROM", `could not find specified iso image: ${path}`);
+  }
+  if (fstatSync(descriptor).isFile()) return descriptor;
+  closeSync(descriptor);
+  throw new RefusalError("CDROMTYPE", `specified iso image is not a regular file: ${path}`);
+}
+
+function traceFile({ path, by }: OwnedPath): BootFile {
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NONBLOCK;
+  try {
+    return { path, descriptor: openAs(path, flags, by) };
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new RefusalError("EINVAL", `${path}: ${code ?? (error as Error).message}`);
+  }
+}
+
+function openTerminal(
+  { owner }: VmSettings,
+  accounts: Accounts,
+): { master: number; slave: number; path: string } {
+  const pair = new Int32Array(2);
+  const name = new Uint8Array(NAME_SIZE);
+  const result = daemonLibrary().vmm_pty(ptr(pair), ptr(name), NAME_SIZE);
+  if (result < 0)
+    throw new RefusalError("EIO", new NativeError("a pseudo terminal", result).message);
+  const path = new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
+  // A VM's owner may use its terminal; its group too, where it has one.
+  if (process.geteuid!() === 0) {
+    chownSync(path, owner.uid, owner.gid ?? accounts.group("tty")?.gid ?? 0);
+  }
+  chmodSync(path, owner.gid === undefined ? 0o620 : 0o660);
+  return { master: pair[0], slave: pair[1], path };
+}
