@@ -3,8 +3,8 @@
  * shell, one CPU, at rest. Bun's code, as far as no other process has it mapped now, is a row of its
  * own: it is the page cache's, and all VMs share it.
  *
- * - private_mib: on KVM, in the lab; with what Bun, the main thread's modules, a second thread and
- *   the machine add to it.
+ * - private_mib: on KVM, in the lab; with what Bun, the VM process's modules, and the machine with its
+ *   engine add to it.
  * - unicorn_private_mib: the same here, on the Unicorn engine, whose translated code counts.
  */
 import { linuxAmd64 } from "../golden/guests/index.ts";
@@ -13,7 +13,7 @@ import { probe } from "../src/vmm/engine.ts";
 import { type Benchmark, type Measurement, type Row, row } from "./lib.ts";
 import { type Footprint, measureFootprint } from "./private.ts";
 
-const PARTS = ["bun", "main", "worker", "vcpu", "cached"] as const;
+const PARTS = ["bun", "modules", "vm", "cached"] as const;
 
 function rowsOf(prefix: string, footprints: readonly Footprint[]): Row[] {
   return [

@@ -1,8 +1,11 @@
 /** Memory that a process has for itself alone: what one more of it costs the host. */
-import { readFileSync } from "node:fs";
+import { closeSync, readFileSync } from "node:fs";
 import { initramfsFile, linuxAmd64, shell } from "../golden/guests/index.ts";
 import type { EngineName } from "../src/vmm/engine.ts";
-import { VCTL, Watched } from "./watched.ts";
+import { Vm } from "../src/index.ts";
+import { Channel } from "../src/vmd/channel.ts";
+import { programPath } from "../src/vmm/root.ts";
+import { Watched } from "./watched.ts";
 
 const MIB = 2 ** 20;
 const GUEST = 256;
@@ -17,12 +20,10 @@ export interface Footprint {
   cached: number;
   /** A Bun process that does nothing. */
   bun: number;
-  /** On top of it: the modules that a VM's main thread loads. */
-  main: number;
-  /** On top of that: a second thread, doing nothing. */
-  worker: number;
-  /** The rest: the vCPU thread's modules and heap, the machine, the engine. */
-  vcpu: number;
+  /** On top of it: a VM process that waits for what to run: its modules and native code. */
+  modules: number;
+  /** The rest: the machine, the engine, and what running it left in the heap. */
+  vm: number;
 }
 
 /** Bytes. */
@@ -60,35 +61,46 @@ export function privatePages(smaps: string, guest: number): PrivatePages {
   return pages;
 }
 
-/** What a command's process takes, MiB, some time after it has printed a text. */
-async function settled(
-  command: readonly string[],
-  { text = "ready", rest = 1, guest = 0 } = {},
-): Promise<PrivatePages> {
-  await using process = new Watched(command);
-  await process.until(text);
-  await Bun.sleep(rest * 1000);
-  const pages = privatePages(readFileSync(`/proc/${process.pid}/smaps`, "utf8"), guest);
+/** Private pages of a process that has come to rest, MiB. */
+function privateNow(pid: number, guest = 0): PrivatePages {
+  const pages = privatePages(readFileSync(`/proc/${pid}/smaps`, "utf8"), guest);
   return { own: pages.own / MIB, cached: pages.cached / MIB };
 }
 
-const script = (code: string) => ["bun", "-e", `${code}; ${IDLE}`];
+async function idleBun(): Promise<number> {
+  await using process = new Watched(["bun", "-e", IDLE]);
+  await process.until("ready");
+  await Bun.sleep(1000);
+  return privateNow(process.pid).own;
+}
+
+async function waitingVm(): Promise<number> {
+  const [ours, theirs] = Channel.pair();
+  const process = Bun.spawn(["bun", programPath("vmd/vm-process.ts")], {
+    stdio: ["ignore", "ignore", "inherit", theirs],
+  });
+  closeSync(theirs);
+  await Bun.sleep(1500);
+  const { own } = privateNow(process.pid);
+  closeSync(ours);
+  await process.exited;
+  return own;
+}
 
 /** Boots Linux to its shell, and lets it rest. */
 export async function measureFootprint(engine: EngineName): Promise<Footprint> {
-  const kernel = await linuxAmd64.kernel();
-  const initrd = await initramfsFile("shell-amd64", { init: shell });
-  const modules = 'await import("./src/vctl/commands/start.ts"); await import("./src/vmd/vm.ts")';
-  const thread = 'new Worker("data:text/javascript,self.onmessage=()=>{}")';
-  const { own: bun } = await settled(script(""));
-  const { own: main } = await settled(script(modules));
-  const { own: worker } = await settled(script(`${modules}; ${thread}`));
-  const vm = [...VCTL, "start", "-c", "--engine", engine, "-m", `${GUEST}M`];
-  const guest = ["-b", kernel, "-i", initrd, "-a", "console=ttyS0 quiet noxsave", "bench"];
-  const { own: total, cached } = await settled([...vm, ...guest], {
-    text: "userspace:",
-    rest: REST,
-    guest: GUEST * MIB,
+  const bun = await idleBun();
+  const waiting = await waitingVm();
+  await using vm = await Vm.start({
+    name: "bench",
+    engine,
+    memory: `${GUEST}M`,
+    kernel: await linuxAmd64.kernel(),
+    initrd: await initramfsFile("shell-amd64", { init: shell }),
+    cmdline: "console=ttyS0 quiet noxsave",
   });
-  return { total, cached, bun, main: main - bun, worker: worker - main, vcpu: total - worker };
+  await vm.console.expect("userspace:", 120_000);
+  await Bun.sleep(REST * 1000);
+  const { own: total, cached } = privateNow(vm.pid, GUEST * MIB);
+  return { total, cached, bun, modules: waiting - bun, vm: total - waiting };
 }
