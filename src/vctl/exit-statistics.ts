@@ -1,18 +1,12 @@
 /** Counts the exits of a trace. */
+import type { ExitCount } from "../vmd/exit-counter.ts";
 import { exitName, ExitReason } from "../vmm/exit.ts";
 import type { ExitRecord, Trace } from "../vmm/trace.ts";
 import { print } from "./cli.ts";
 import { formatTable } from "./table.ts";
 
 /** Exits of one reason at one place. */
-export interface ExitStatistic {
-  reason: string;
-  /** "out 0x3f8/1", "read 0xfee00030/4"; empty for exits that have no place. */
-  where: string;
-  count: number;
-  /** Host time spent on answers, ns. */
-  handled: number;
-}
+export type ExitStatistic = ExitCount;
 
 function place(exit: ExitRecord): string {
   const address = `0x${exit.address.toString(16)}`;

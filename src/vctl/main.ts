@@ -5,6 +5,7 @@
 import { Command, type CommanderError } from "commander";
 import packageFile from "../../package.json" with { type: "json" };
 import { complain, fail, print } from "./cli.ts";
+import { completionCommand } from "./commands/completion.ts";
 import { consoleCommand } from "./commands/console.ts";
 import { loadCommand, logCommand, reloadCommand, resetCommand } from "./commands/daemon.ts";
 import { exitsCommand } from "./commands/exits.ts";
@@ -15,6 +16,7 @@ import { showCommand } from "./commands/show.ts";
 import { startCommand } from "./commands/start.ts";
 import { statusCommand } from "./commands/status.ts";
 import { stopCommand } from "./commands/stop.ts";
+import { topCommand } from "./commands/top.ts";
 import { waitCommand } from "./commands/wait.ts";
 
 const commands = [
@@ -31,6 +33,7 @@ const commands = [
   startCommand,
   statusCommand,
   stopCommand,
+  topCommand,
   unpauseCommand,
   waitCommand,
 ];
@@ -48,7 +51,7 @@ const program = new Command("vctl")
     outputError: (text, write) => write(text.replace(/^error: /, "vctl: ")),
   })
   .version(packageFile.version, "-V, --version");
-for (const make of commands) {
+for (const make of [...commands, () => completionCommand(program)]) {
   const command = make().copyInheritedSettings(program);
   command.exitOverride((error: CommanderError) => {
     if (error.exitCode !== 0) {

@@ -16,10 +16,20 @@ export async function followConsole(
   vm: number | string,
   { stream = "console", late = false }: { stream?: "console" | "debug"; late?: boolean } = {},
 ): Promise<ConsoleEnd | undefined> {
-  // Whoever waits is told how it ended, even if it is forgotten at once.
-  using waiter = Client.connect();
-  const { descriptor } = client.callForDescriptor({ request: "console", vm, stream, late });
-  waiter.send({ request: "wait", vm });
+  const { answer, descriptor } = client.callForDescriptor({ request: "console", vm, stream, late });
+  return await followDescriptor(client, answer.vm, descriptor);
+}
+
+/**
+ * @param id of the VM.
+ * @param descriptor of its console, closed here.
+ * @throws UsageError
+ */
+export async function followDescriptor(
+  client: Client,
+  id: number,
+  descriptor: number,
+): Promise<ConsoleEnd | undefined> {
   const connected = await connectStream(descriptor);
   let left = false;
   const leave = () => {
@@ -31,7 +41,7 @@ export async function followConsole(
   await attachment.detach();
   if (attachment.failure !== undefined) throw new UsageError(attachment.failure);
   if (left) return undefined;
-  const { ending } = waiter.receive().answer;
+  const { ending } = client.call({ request: "wait", vm: id });
   say(ending.message);
   return ending;
 }

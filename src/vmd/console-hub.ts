@@ -72,7 +72,10 @@ export class ConsoleHub {
     this.#ring.set(bytes.subarray(0, first), at);
     this.#ring.set(bytes.subarray(first), 0);
     this.#end += bytes.length;
-    this.flush();
+    // Who is full says when there is room; trying each time would cost the guest a system call.
+    for (let i = this.#watchers.length - 1; i >= 0; i--) {
+      if (!this.#watchers[i].full) this.#serve(this.#watchers[i]);
+    }
   }
 
   /** Whether the guest must wait: someone who is to lose nothing is half the scrollback behind. */

@@ -62,6 +62,8 @@ const start = v.strictObject({
   virtualTime: v.optional(v.boolean()),
   epoch: v.optional(v.pipe(v.number(), v.finite())),
   traceExits: v.optional(path),
+  /** The reply brings a descriptor of the console, from its first byte on. */
+  attach: flag,
 });
 
 const requests = {

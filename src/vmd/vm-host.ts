@@ -9,6 +9,7 @@ import { Channel } from "./channel.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
 import type { Attachment, Confinement, Ending, FromVm, StreamName, ToVm } from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
+import { parseFromVm } from "./vm-schema.ts";
 
 /** What a VM process says when its guest is about to run. */
 export type Running = Extract<FromVm, { kind: "running" }>;
@@ -173,10 +174,8 @@ export class VmHost {
       this.kill();
       return;
     }
-    let message: FromVm;
-    try {
-      message = JSON.parse(text) as FromVm;
-    } catch {
+    const message = parseFromVm(text);
+    if (message === undefined) {
       this.#failure = `${this.name}: its process says what is no message`;
       this.kill();
       return;

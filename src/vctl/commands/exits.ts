@@ -1,10 +1,14 @@
-/** vctl exits: statistics of a recorded exit trace, and checks against it. */
-import { Command, Option } from "commander";
+/** vctl exits: what a running VM exits for, or a recorded trace: statistics, and checks against it. */
+import { Command, InvalidArgumentError, Option } from "commander";
+import { existsSync } from "node:fs";
 import { ENGINES, type EngineName } from "../../vmm/engine-library.ts";
 import type { Trace } from "../../vmm/trace.ts";
-import { print, say, UsageError } from "../cli.ts";
+import { print, say, UsageError, vmReference } from "../cli.ts";
+import { Client } from "../client.ts";
+import type { ExitStatistic } from "../exit-statistics.ts";
 
 interface ExitsOptions {
+  time?: number;
   json?: boolean;
   replay?: boolean;
   crossCheck?: EngineName;
@@ -29,10 +33,44 @@ async function check(trace: Trace, options: ExitsOptions): Promise<void> {
   }
 }
 
+/** A running VM's exits, for a while. */
+function live(
+  id: string,
+  { time = 1000, json }: ExitsOptions,
+  printStatistics: (statistics: readonly ExitStatistic[]) => void,
+): void {
+  const vm = vmReference(id);
+  using client = Client.connect();
+  const answer = client.call({ request: "exits", vm, time });
+  if (json)
+    print(`${JSON.stringify({ vm: answer.name, time: answer.time, counts: answer.counts })}\n`);
+  else printStatistics(answer.counts);
+}
+
+function isReference(text: string): boolean {
+  try {
+    vmReference(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function seconds(text: string): number {
+  const value = Math.round(Number(text) * 1000);
+  if (Number.isFinite(value) && value >= 10 && value <= 60_000) return value;
+  throw new InvalidArgumentError("it is no time from 0.01 to 60 seconds.");
+}
+
 export function exitsCommand(): Command {
   return new Command("exits")
-    .description("Show statistics of a trace that start --trace-exits recorded")
-    .argument("<file>", "the trace")
+    .description("Count the exits of a running VM, or of a trace that start --trace-exits recorded")
+    .argument("<file or id>", "a trace; where there is no such file, a VM's id or name")
+    .addOption(
+      new Option("-t, --time <seconds>", "count a running VM's for so long (default: 1)").argParser(
+        seconds,
+      ),
+    )
     .option("--json", "one JSON object")
     .option("--replay", "run the device models again from the trace, and compare their answers")
     .addOption(
@@ -42,12 +80,16 @@ export function exitsCommand(): Command {
       ).choices(ENGINES),
     )
     .action(async (file: string, options: ExitsOptions) => {
+      const { exitStatistics, printStatistics } = await import("../exit-statistics.ts");
+      const checking = options.replay === true || options.crossCheck !== undefined;
+      if (!checking && !existsSync(file) && isReference(file)) {
+        return live(file, options, printStatistics);
+      }
       const { Trace } = await import("../../vmm/trace.ts");
       const trace = Trace.open(file);
       if (options.replay || options.crossCheck !== undefined) {
         return await check(trace, options);
       }
-      const { exitStatistics, printStatistics } = await import("../exit-statistics.ts");
       const statistics = exitStatistics(trace);
       if (options.json) {
         print(`${JSON.stringify({ ...trace.header, exits: statistics })}\n`);

@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError } from "commander";
 import { realpathSync } from "node:fs";
 import type { RequestInput } from "../../vmd/protocol.ts";
 import { say, UsageError, vmReference } from "../cli.ts";
-import { Client, RefusedError } from "../client.ts";
+import { type Answer, Client, RefusedError } from "../client.ts";
 import { addStartOptions, type StartOptions } from "../start-options.ts";
 
 type StartRequest = Extract<RequestInput, { request: "start" }>;
@@ -53,9 +53,11 @@ async function startByDaemon(vm: number | string, options: StartOptions): Promis
   const request = startRequest(vm, options);
   warn(request);
   using client = Client.connect({ start: true });
-  let started;
+  let started: Answer;
+  let descriptor: number | undefined;
   try {
-    started = client.call(request);
+    client.send({ ...request, attach: options.console });
+    ({ answer: started, descriptor } = client.receive());
   } catch (error) {
     if (!(error instanceof RefusedError)) throw error;
     const own = OWN.has(error.code);
@@ -64,8 +66,9 @@ async function startByDaemon(vm: number | string, options: StartOptions): Promis
   say(`started vm ${started.vm} successfully, tty ${started.tty}`);
   if (!options.console) return;
   say(`${started.name}: ${started.boot}; engine ${started.engine}; ~. detaches`);
-  const { followConsole } = await import("../vm-console.ts");
-  const end = await followConsole(client, started.vm);
+  if (descriptor === undefined) throw new UsageError("read error");
+  const { followDescriptor } = await import("../vm-console.ts");
+  const end = await followDescriptor(client, started.vm, descriptor);
   process.exit(end?.code ?? 0);
 }
 

@@ -137,11 +137,14 @@ export class Daemon {
       case "show":
         return { reply: { vm: await this.#show(mine(request.vm)) } };
       case "start":
-        return { reply: await this.#start(request, caller, administrator) };
+        return await this.#start(request, caller, administrator);
       case "stop":
         return { reply: await this.#stop(request, mine, client) };
       case "wait": {
-        const vm = this.#registry.get(request.vm);
+        const vm =
+          this.#registry.find(request.vm) ??
+          this.#registry.findGone(request.vm) ??
+          this.#registry.get(request.vm);
         await untilGone(vm.whenStopped(), client);
         const { kind, code, message } = vm.lastEnding ?? {};
         return { reply: { ...named(vm), ending: { kind, code, message } } };
@@ -219,7 +222,7 @@ export class Daemon {
     request: RequestOf<"start">,
     caller: Caller,
     administrator: boolean,
-  ): Promise<Record<string, unknown>> {
+  ): Promise<Answer> {
     const existing = this.#registry.find(request.vm);
     if (existing !== undefined) {
       if (existing.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
@@ -240,13 +243,14 @@ export class Daemon {
     }
     requireBoot(settings);
     const vm = this.#registry.add(settings);
+    let descriptor: number | undefined;
     try {
-      await vm.start(ownerOf(caller));
+      descriptor = await vm.start(ownerOf(caller), request.attach);
     } catch (error) {
       if (!vm.isUp) this.#registry.remove(vm);
       throw error;
     }
-    return started(vm);
+    return { reply: started(vm), descriptor };
   }
 
   async #startExisting(
@@ -254,7 +258,7 @@ export class Daemon {
     request: RequestOf<"start">,
     caller: Caller,
     administrator: boolean,
-  ): Promise<Record<string, unknown>> {
+  ): Promise<Answer> {
     // What is given for this start is for it alone.
     const before = vm.settings;
     const wanted = requestedSettings(request, vm.name, caller, before);
@@ -263,8 +267,9 @@ export class Daemon {
     requireBoot(wanted);
     this.#stagger.remove([vm]);
     vm.settings = wanted;
+    let descriptor: number | undefined;
     try {
-      await vm.start(ownerOf(caller));
+      descriptor = await vm.start(ownerOf(caller), request.attach);
     } catch (error) {
       vm.settings = before;
       throw error;
@@ -272,7 +277,7 @@ export class Daemon {
     void vm.whenStopped().then(() => {
       vm.settings = before;
     });
-    return started(vm);
+    return { reply: started(vm), descriptor };
   }
 
   async #stop(
@@ -347,7 +352,14 @@ export class Daemon {
   }
 }
 
-function onlyBootDevice({ request, vm, disks, interfaces, ...rest }: RequestOf<"start">): boolean {
+function onlyBootDevice({
+  request,
+  vm,
+  attach,
+  disks,
+  interfaces,
+  ...rest
+}: RequestOf<"start">): boolean {
   const given = Object.entries(rest).filter(([, value]) => value !== undefined);
   return disks.length + interfaces.length === 0 && given.every(([key]) => key === "bootDevice");
 }

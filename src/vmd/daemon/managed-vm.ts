@@ -1,5 +1,5 @@
 /** One VM of the daemon: its states, and what leads from one to the next. */
-import { readFileSync } from "node:fs";
+import { closeSync, readFileSync } from "node:fs";
 import type { Accounts } from "../accounts.ts";
 import type { VmState, VmStatus } from "../protocol.ts";
 import { VmHost } from "../vm-host.ts";
@@ -93,9 +93,11 @@ export class ManagedVm {
   /**
    * Starts it.
    * @param operator who asked.
+   * @param attach whether to follow the console from its first byte on.
+   * @returns then: the console's socket, the caller's to close.
    * @throws RefusalError
    */
-  async start(operator: Owner): Promise<void> {
+  async start(operator: Owner, attach = false): Promise<number | undefined> {
     if (this.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
     const { log, accounts, confine } = this.#context;
     const before = this.#state;
@@ -118,6 +120,7 @@ export class ManagedVm {
         files: resources.files,
         trace: resources.trace,
         terminal: resources.terminal,
+        attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
       });
       resources.given();
@@ -125,7 +128,8 @@ export class ManagedVm {
       host.onEvent = (event) => {
         if (event.kind === "rebooted") this.#rebooted(event.by);
         else if (event.kind === "acknowledged") this.#acknowledged();
-        else log.debug("unexpected message", { vm: this.name, kind: event.kind });
+        else if (event.kind !== "shutdown")
+          log.debug("unexpected message", { vm: this.name, kind: event.kind });
       };
       this.#ended = host.ended.then((ending) => this.#hasEnded(ending));
       const { engine, why, boot, unconfined } = await host.running;
@@ -140,11 +144,13 @@ export class ManagedVm {
       if (settings.disks.length + settings.interfaces.length > 0 || settings.cdrom !== undefined) {
         log.warn("this machine has no disk and network devices yet", { vm: this.name });
       }
+      return host.attached.at(0);
     } catch (error) {
       if (this.#host === undefined) {
         this.#release();
         this.#state = before === "waiting" ? "stopped" : before;
       } else {
+        for (const descriptor of this.#host.attached) closeSync(descriptor);
         await this.#ended;
       }
       if (error instanceof VmError) throw new RefusalError("EINVAL", error.message);

@@ -3,10 +3,14 @@ import { ManagedVm, type VmContext } from "./managed-vm.ts";
 import { RefusalError } from "./refusal.ts";
 import type { VmSettings } from "./settings.ts";
 
+/** So many VMs that are gone are remembered. */
+const REMEMBERED = 100;
+
 export class Registry {
   readonly #vms = new Map<number, ManagedVm>();
   /** By name and owner: addresses follow from a VM's id, so that it keeps it when it comes again. */
   readonly #ids = new Map<string, number>();
+  readonly #gone = new Map<number, ManagedVm>();
   readonly #context: VmContext;
   #lastId = 0;
 
@@ -54,5 +58,14 @@ export class Registry {
 
   remove(vm: ManagedVm): void {
     this.#vms.delete(vm.id);
+    if (vm.lastEnding === undefined) return;
+    this.#gone.set(vm.id, vm);
+    const [oldest] = this.#gone.keys();
+    if (this.#gone.size > REMEMBERED) this.#gone.delete(oldest);
+  }
+
+  /** A VM that was there not long ago, by its id: somebody may want to know how it ended. */
+  findGone(reference: number | string): ManagedVm | undefined {
+    return typeof reference === "number" ? this.#gone.get(reference) : undefined;
   }
 }

@@ -1,0 +1,144 @@
+/** A daemon of a test's own, in a folder of its own, and vctl against it. For tests. */
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { root } from "../../vmm/root.ts";
+
+/** What a command came to. */
+export interface Result {
+  code: number | null;
+  out: string;
+  err: string;
+}
+
+export interface TestDaemonOptions {
+  /** Contents of vm.conf. */
+  config?: string;
+  args?: string[];
+  /** Run everything as this user, without root's rights. */
+  user?: number;
+}
+
+const VCTL = join(root, "src/vctl/index.ts");
+const VMD = join(root, "src/vmd/index.ts");
+
+/** Words that run a command as another user. */
+function as(user: number | undefined): string[] {
+  if (user === undefined) return [];
+  return ["setpriv", `--reuid=${user}`, `--regid=${user}`, "--clear-groups", "--"];
+}
+
+export class TestDaemon implements AsyncDisposable {
+  readonly folder: string;
+  readonly socket: string;
+  readonly config: string;
+  log = "";
+  readonly #process: Bun.Subprocess<"ignore", "ignore", "pipe">;
+
+  private constructor({ config = "", args = [], user }: TestDaemonOptions) {
+    this.folder = mkdtempSync(join(tmpdir(), "vmd-"));
+    if (user !== undefined) chmodSync(this.folder, 0o1777);
+    else chmodSync(this.folder, 0o755);
+    this.socket = join(this.folder, "vmd.sock");
+    this.config = join(this.folder, "vm.conf");
+    writeFileSync(this.config, config.replaceAll("FOLDER", this.folder));
+    const command = [process.execPath, VMD, "-d", "--socket", this.socket, "-f", this.config];
+    this.#process = Bun.spawn([...as(user), ...command, ...args], {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    void this.#read();
+  }
+
+  static async start(options: TestDaemonOptions = {}): Promise<TestDaemon> {
+    const daemon = new TestDaemon(options);
+    await daemon.logs(/listening/);
+    return daemon;
+  }
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  get exited(): Promise<number> {
+    return this.#process.exited;
+  }
+
+  async #read(): Promise<void> {
+    for await (const chunk of this.#process.stderr) this.log += new TextDecoder().decode(chunk);
+  }
+
+  /** Waits until the log says something. */
+  async logs(pattern: RegExp, time = 20_000): Promise<void> {
+    await until(
+      () => pattern.test(this.log),
+      time,
+      () => `vmd's log has no ${pattern}:\n${this.log}`,
+    );
+  }
+
+  /** Runs vctl. @param user as whom. */
+  async vctl(args: string[], user?: number): Promise<Result> {
+    const child = Bun.spawn([...as(user), process.execPath, VCTL, ...args], {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, VMD_SOCKET: this.socket },
+      timeout: 60_000,
+    });
+    const [out, err] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+    ]);
+    return { code: await child.exited, out, err };
+  }
+
+  /** Rows of status, as vctl gives them to programs. */
+  // oxlint-disable-next-line typescript/no-explicit-any
+  async status(): Promise<any[]> {
+    const { out } = await this.vctl(["status", "--json"]);
+    return JSON.parse(out);
+  }
+
+  /** Firmware of a few real-mode instructions at the reset vector; its path. */
+  firmware(name: string, code: string): string {
+    const bytes = new Uint8Array(4096).fill(0xf4);
+    bytes.set(Uint8Array.fromHex(code.replaceAll(" ", "")), 0);
+    bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0
+    const path = join(this.folder, name);
+    writeFileSync(path, bytes);
+    return path;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#process.kill(signal);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill("SIGTERM");
+    const timer = setTimeout(() => this.#process.kill("SIGKILL"), 40_000);
+    await this.#process.exited;
+    clearTimeout(timer);
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** Waits for a condition. @throws Error with what it says when it doesn't come true in time */
+export async function until(
+  condition: () => boolean,
+  time: number,
+  otherwise: () => string = () => "it did not come true",
+): Promise<void> {
+  const end = performance.now() + time;
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(otherwise());
+    await Bun.sleep(10);
+  }
+}
+
+/** Whether a process is there. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,73 @@
+/**
+ * What a VM process says is checked: a guest may have taken it over. Texts are cut, and lose what
+ * would act on a terminal.
+ */
+import * as v from "valibot";
+import { ENGINES } from "../vmm/engine-library.ts";
+import type { FromVm } from "./vm-messages.ts";
+
+// oxlint-disable-next-line no-control-regex
+const CONTROL = /[\x00-\x1f\x7f-\x9f]/g;
+// oxlint-disable-next-line no-control-regex
+const CONTROL_IN_LINES = /[\x00-\x09\x0b-\x1f\x7f-\x9f]/g;
+
+const line = v.pipe(
+  v.string(),
+  v.transform((text) => text.slice(0, 1000).replaceAll(CONTROL, "?")),
+);
+const lines = v.pipe(
+  v.string(),
+  v.transform((text) => text.slice(0, 8000).replaceAll(CONTROL_IN_LINES, "?")),
+);
+const count = v.pipe(v.number(), v.finite(), v.minValue(0));
+
+const ending = v.object({
+  kind: v.picklist(["power-off", "reset", "exit", "stopped", "crash"]),
+  code: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(255)),
+  message: line,
+  registers: lines,
+});
+
+const exitCount = v.object({ reason: line, where: line, count, handled: count });
+
+const schema = v.variant("kind", [
+  v.object({
+    kind: v.literal("running"),
+    engine: v.picklist(ENGINES),
+    why: line,
+    boot: line,
+    unconfined: line,
+  }),
+  v.object({ kind: v.literal("rebooted"), by: line }),
+  v.object({ kind: v.literal("paused") }),
+  v.object({ kind: v.literal("unpaused") }),
+  v.object({ kind: v.literal("shutdown"), asked: v.boolean() }),
+  v.object({ kind: v.literal("acknowledged") }),
+  v.object({ kind: v.literal("registers"), text: lines }),
+  v.object({
+    kind: v.literal("statistics"),
+    statistics: v.object({
+      now: count,
+      resident: count,
+      exits: count,
+      printed: count,
+      watchers: count,
+    }),
+  }),
+  v.object({
+    kind: v.literal("exit-counts"),
+    counts: v.optional(v.pipe(v.array(exitCount), v.maxLength(1000))),
+  }),
+  v.object({ kind: v.literal("ended"), ending }),
+  v.object({ kind: v.literal("failed"), message: lines }),
+]);
+
+/** @returns undefined for what is no message. */
+export function parseFromVm(text: string): FromVm | undefined {
+  try {
+    const result = v.safeParse(schema, JSON.parse(text));
+    return result.success ? result.output : undefined;
+  } catch {
+    return undefined;
+  }
+}
