@@ -244,6 +244,18 @@ int vmm_watch(int32_t fd, int32_t events);
  * which no kick is under way. */
 int vmm_watch_target(const char *library, struct vmm *vmm);
 
+/* What a process is, for its sandbox. */
+enum vmm_profile { VMM_PROFILE_VM = 0, VMM_PROFILE_CONTROL = 1 };
+
+/*
+ * Gives up, for every thread and for ever: the user (uid and gid; -1: as they are),
+ * capabilities, files, and the system calls that the profile does without. found gets
+ * the Landlock ABI (0: the host has none) and the number of threads. On failure the
+ * process may be half confined: it is to end.
+ */
+int vmm_sandbox(uint32_t profile, int64_t uid, int64_t gid, int32_t found[2], char *why,
+		size_t size);
+
 /* The host's Landlock ABI version, or -errno where it has none. */
 int vmm_landlock_abi(void);
 

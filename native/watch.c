@@ -61,7 +61,7 @@ int32_t *vmm_watch_open(void)
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	// Signals are for the others. Not all: the sandbox reaches every thread by one.
 	sigfillset(&all);
-	sigdelset(&all, SIGRTMIN + 7);
+	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
 	error = pthread_create(&thread, &attributes, watch_thread, NULL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -1,8 +1,17 @@
 /** How a VM process gives up what it doesn't need, before its guest's first instruction. */
+import { enterSandbox } from "./sandbox.ts";
 import type { Confinement } from "./vm-messages.ts";
 
-/** @returns what is missing, as a sentence; empty when nothing is. */
+/** @returns what is missing, as a sentence; empty when nothing is. @throws SandboxError */
 export function confine(confinement: Confinement | undefined): string {
-  if (confinement === undefined) return "no sandbox was asked for";
-  return "";
+  if (confinement === undefined) {
+    return "no sandbox: the VM's process keeps its user, namespaces, files and system calls";
+  }
+  const { landlock } = enterSandbox({ profile: "vm", ...confinement });
+  const namespaces = process.env.VMD_NAMESPACES;
+  const missing = [
+    landlock === 0 ? "this kernel has no Landlock" : "",
+    namespaces === "own" ? "" : `no namespaces of its own (${namespaces ?? "not launched so"})`,
+  ].filter(Boolean);
+  return missing.length === 0 ? "" : `sandbox without a part: ${missing.join(", ")}`;
 }

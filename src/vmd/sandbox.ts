@@ -1,7 +1,37 @@
-/** placeholder until merged */
-export function enterSandbox(_: { profile: "vm" | "control"; uid?: number; gid?: number }): {
+/** A process gives up what it no longer needs; native/sandbox.c. */
+import { ptr, sandboxLibrary, Sentence } from "../vmm/native.ts";
+
+const PROFILE = { vm: 0, control: 1 } as const;
+
+/** A process that can't be confined, in one sentence. It is to end. */
+export class SandboxError extends Error {
+  override name = "SandboxError";
+}
+
+export interface SandboxOptions {
+  profile: keyof typeof PROFILE;
+  /** Whom to become; absent: as it is. */
+  uid?: number;
+  gid?: number;
+}
+
+export interface Sandbox {
+  /** The host's Landlock ABI; 0 when it has none. */
   landlock: number;
+  /** Threads that were confined. */
   threads: number;
-} {
-  return { landlock: 0, threads: 0 };
+}
+
+/**
+ * From here on, for every thread: no other user, no capability, no file, few system calls. Whatever
+ * is to be used must be open.
+ * @throws SandboxError
+ */
+export function enterSandbox({ profile, uid = -1, gid = -1 }: SandboxOptions): Sandbox {
+  const found = new Int32Array(2);
+  const why = new Sentence();
+  const { vmm_sandbox } = sandboxLibrary();
+  const result = vmm_sandbox(PROFILE[profile], uid, gid, ptr(found), why.pointer, why.size);
+  if (result < 0) throw new SandboxError(why.toString());
+  return { landlock: found[0], threads: found[1] };
 }

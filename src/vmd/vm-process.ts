@@ -18,6 +18,7 @@ import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
 import { confine } from "./confine.ts";
 import { Recorder } from "./recorder.ts";
+import { SandboxError } from "./sandbox.ts";
 import { VmLife } from "./vm-life.ts";
 import type { Ending, FromVm, StartMessage, StreamName, ToVm } from "./vm-messages.ts";
 
@@ -280,6 +281,7 @@ function isExpected(error: unknown): error is Error {
     error instanceof BootError ||
     error instanceof EngineError ||
     error instanceof TraceError ||
+    error instanceof SandboxError ||
     error instanceof NativeError
   );
 }

@@ -52,6 +52,13 @@ const processFunctions = {
   vmm_poll: { args: [pointer, pointer, u32, i32], returns: i32 },
 } as const;
 
+const sandboxFunctions = {
+  vmm_sandbox: {
+    args: [u32, i64_fast, i64_fast, pointer, pointer, u64_fast],
+    returns: i32,
+  },
+} as const;
+
 const watchFunctions = {
   vmm_watch_open: { args: [], returns: pointer },
   vmm_watch: { args: [i32, i32], returns: i32 },
@@ -145,6 +152,14 @@ let processes: ReturnType<typeof load<typeof processFunctions>> | undefined;
 export function processLibrary() {
   processes ??= load("libvmm.so", processFunctions);
   return processes;
+}
+
+let sandbox: ReturnType<typeof load<typeof sandboxFunctions>> | undefined;
+
+/** The sandbox of libvmm.so. */
+export function sandboxLibrary() {
+  sandbox ??= load("libvmm.so", sandboxFunctions);
+  return sandbox;
 }
 
 let watch: ReturnType<typeof load<typeof watchFunctions>> | undefined;

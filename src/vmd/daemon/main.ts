@@ -6,9 +6,8 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { existsSync, mkdirSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import packageFile from "../../../package.json" with { type: "json" };
-import { Accounts } from "../accounts.ts";
+import { ownConfinement } from "../confinement.ts";
 import { defaultSocket, distrust } from "../socket-path.ts";
-import type { Confinement } from "../vm-messages.ts";
 import { readConfiguration } from "./configuration.ts";
 import { Daemon } from "./daemon.ts";
 import { detach, ready } from "./detach.ts";
@@ -48,13 +47,6 @@ function seconds(text: string): number {
   return value;
 }
 
-/** Who VM processes become when root runs the daemon. */
-function confinement(accounts: Accounts): Confinement {
-  if (process.geteuid!() !== 0) return {};
-  const user = accounts.user("_vmd") ?? accounts.user("nobody");
-  return { uid: user?.uid ?? 65534, gid: user?.gid ?? 65534 };
-}
-
 async function run(options: MainOptions): Promise<number> {
   const root = process.geteuid!() === 0;
   const level = (options.verbose ?? 0) > 0 ? "verbose" : "brief";
@@ -84,7 +76,7 @@ async function run(options: MainOptions): Promise<number> {
     configOptional: settings.optional,
     macros: options.define,
     log,
-    confine: options.sandbox ? confinement(Accounts.read()) : undefined,
+    confine: options.sandbox ? ownConfinement() : undefined,
     idle: options.idle,
   });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
