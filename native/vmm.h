@@ -228,6 +228,9 @@ int vmm_open_as(const char *path, int32_t flags, uint32_t uid, uint32_t gid, con
 /* Lets go of whatever standard input, output and error are. */
 int vmm_silence(void);
 
+/* An open file's size, bytes, or -errno. */
+int64_t vmm_file_size(int32_t fd);
+
 /* A file's bytes, read-only; its address, or -errno. */
 int64_t vmm_file_map(int32_t fd, uint64_t size);
 
@@ -245,7 +248,11 @@ int vmm_watch(int32_t fd, int32_t events);
 int vmm_watch_target(const char *library, struct vmm *vmm);
 
 /* What a process is, for its sandbox. */
-enum vmm_profile { VMM_PROFILE_VM = 0, VMM_PROFILE_CONTROL = 1 };
+enum vmm_profile {
+	VMM_PROFILE_VM = 0,	     /* a VM on KVM */
+	VMM_PROFILE_CONTROL = 1,     /* reads the control socket's clients */
+	VMM_PROFILE_VM_SOFTWARE = 2, /* a VM on the software engine */
+};
 
 /*
  * Gives up, for every thread and for ever: the user (uid and gid; -1: as they are),

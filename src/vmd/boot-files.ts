@@ -124,7 +124,7 @@ class MappedFile implements Disposable {
 
   /** @throws FileError */
   constructor({ path, descriptor }: BootFile) {
-    this.#size = fstatSync(descriptor).size;
+    this.#size = check(path, hostLibrary().vmm_file_size(descriptor));
     this.#address = 0;
     this.bytes = new Uint8Array();
     if (this.#size === 0) return;

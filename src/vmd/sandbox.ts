@@ -1,7 +1,8 @@
 /** A process gives up what it no longer needs; native/sandbox.c. */
-import { ptr, sandboxLibrary, Sentence } from "../vmm/native.ts";
+import { hostLibrary, processLibrary, ptr, sandboxLibrary, Sentence } from "../vmm/native.ts";
 
-const PROFILE = { vm: 0, control: 1 } as const;
+/** enum vmm_profile: a VM on KVM, one on the software engine, the reader of clients. */
+const PROFILE = { kvm: 0, control: 1, unicorn: 2 } as const;
 
 /** A process that can't be confined, in one sentence. It is to end. */
 export class SandboxError extends Error {
@@ -28,6 +29,9 @@ export interface Sandbox {
  * @throws SandboxError
  */
 export function enterSandbox({ profile, uid = -1, gid = -1 }: SandboxOptions): Sandbox {
+  // What every confined process goes on using: nothing is loaded later.
+  processLibrary();
+  hostLibrary();
   const found = new Int32Array(2);
   const why = new Sentence();
   const { vmm_sandbox } = sandboxLibrary();

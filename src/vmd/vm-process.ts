@@ -82,7 +82,7 @@ class VmProcess {
     const { options } = this.#start;
     // This loads what an engine needs of the host; from then on nothing is opened.
     const { engine, why } = selectEngine(options.engine);
-    const unconfined = confine(this.#start.confine);
+    const unconfined = confine(this.#start.confine, engine);
     for (let lives = 0; ; lives++) {
       using life = this.#begin(engine);
       if (lives === 0) {
