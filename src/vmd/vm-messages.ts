@@ -4,6 +4,7 @@
  */
 import type { EngineName } from "../vmm/engine-library.ts";
 import type { ExitCount } from "./exit-counter.ts";
+import type { Attempt } from "./sandbox-probe.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 
 /** How a VM ended. */
@@ -86,6 +87,8 @@ export type ToVm =
   | { kind: "statistics" }
   /** Exits are counted from the first of these on, until one says off, which isn't answered. */
   | { kind: "count-exits"; on: boolean }
+  /** For tests of the sandbox: see sandbox-probe.ts. */
+  | { kind: "probe"; what: Attempt }
   | { kind: "stop" };
 
 /** Messages from it. Every question is answered, in order. */
@@ -112,6 +115,7 @@ export type FromVm =
   | { kind: "statistics"; statistics: VmStatistics }
   /** What was counted so far; absent while a trace is recorded. */
   | { kind: "exit-counts"; counts?: ExitCount[] }
+  | { kind: "probe"; result: string }
   | { kind: "ended"; ending: Ending }
   /** It could not be started. */
   | { kind: "failed"; message: string };

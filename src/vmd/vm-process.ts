@@ -18,6 +18,7 @@ import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
 import { confine } from "./confine.ts";
 import { Recorder } from "./recorder.ts";
+import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { SandboxError } from "./sandbox.ts";
 import { VmLife } from "./vm-life.ts";
 import type { Ending, FromVm, StartMessage, StreamName, ToVm } from "./vm-messages.ts";
@@ -44,6 +45,7 @@ class VmProcess {
   #life: VmLife | undefined;
   #recorder: Recorder | undefined;
   #counter: ExitCounter | undefined;
+  #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
   #stopped = false;
   #typed = 0;
@@ -82,6 +84,7 @@ class VmProcess {
     const { options } = this.#start;
     // This loads what an engine needs of the host; from then on nothing is opened.
     const { engine, why } = selectEngine(options.engine);
+    if (process.env.VMD_PROBE === "yes") this.#probe = prepareProbe();
     const unconfined = confine(this.#start.confine, engine);
     for (let lives = 0; ; lives++) {
       using life = this.#begin(engine);
@@ -228,6 +231,9 @@ class VmProcess {
         return;
       case "count-exits":
         this.#count(message.on);
+        return;
+      case "probe":
+        this.#post({ kind: "probe", result: this.#probe?.(message.what) ?? "no probe" });
         return;
       case "stop":
         this.#stopped = true;

@@ -58,6 +58,7 @@ const schema = v.variant("kind", [
     kind: v.literal("exit-counts"),
     counts: v.optional(v.pipe(v.array(exitCount), v.maxLength(1000))),
   }),
+  v.object({ kind: v.literal("probe"), result: line }),
   v.object({ kind: v.literal("ended"), ending }),
   v.object({ kind: v.literal("failed"), message: lines }),
 ]);
