@@ -12,6 +12,7 @@ export class UsageError extends Error {
 const EXPECTED = new Set([
   "UsageError",
   "BootError",
+  "DiskError",
   "FileError",
   "SizeError",
   "VmError",

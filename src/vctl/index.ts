@@ -6,6 +6,7 @@
 import { Command } from "commander";
 import packageFile from "../../package.json" with { type: "json" };
 import { fail } from "./cli.ts";
+import { createCommand } from "./commands/create.ts";
 import { exitsCommand } from "./commands/exits.ts";
 import { hostCommand } from "./commands/host.ts";
 import { startCommand } from "./commands/start.ts";
@@ -16,7 +17,7 @@ const program = new Command("vctl")
   .helpCommand(false)
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "vctl: ")) })
   .version(packageFile.version, "-V, --version");
-for (const command of [startCommand(), hostCommand(), exitsCommand()]) {
+for (const command of [startCommand(), createCommand(), hostCommand(), exitsCommand()]) {
   program.addCommand(command.copyInheritedSettings(program));
 }
 
