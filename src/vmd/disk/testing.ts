@@ -1,58 +1,103 @@
 /** For tests: images in memory, a record of what reached them, and QEMU's qemu-img. */
+import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import { emptyQcow2 } from "./create.ts";
 import type { HostFile } from "./host-file.ts";
+
+const PAGE = 16384;
 
 /** A file in memory. */
 export class MemoryFile implements HostFile {
   readonly regular = true;
-  #bytes: Uint8Array;
-  #size: number;
+  /** A missing page is all zero. */
+  #pages: (Uint8Array | undefined)[] = [];
+  /** Pages that no clone has too. */
+  #own = new Set<number>();
+  #size = 0;
 
   constructor(
     readonly name: string,
     content: Uint8Array = new Uint8Array(),
   ) {
-    this.#bytes = content.slice();
-    this.#size = content.length;
+    this.#write(0, content);
+  }
+
+  /** A copy, at the cost of what is written to either. */
+  clone(): MemoryFile {
+    const copy = new MemoryFile(this.name);
+    copy.#pages = this.#pages.slice();
+    copy.#size = this.#size;
+    this.#own.clear();
+    return copy;
   }
 
   get size(): number {
     return this.#size;
   }
 
-  /** A copy of the file. */
+  /** A copy of its bytes. */
   content(): Uint8Array {
-    return this.#bytes.slice(0, this.#size);
+    const bytes = new Uint8Array(this.#size);
+    this.read(0, bytes, 0, bytes.length);
+    return bytes;
   }
 
   read(position: number, into: Uint8Array, start: number, length: number): number {
     const count = Math.max(0, Math.min(length, this.#size - position));
-    into.set(this.#bytes.subarray(position, position + count), start);
+    for (let done = 0; done < count;) {
+      const within = (position + done) % PAGE;
+      const part = Math.min(PAGE - within, count - done);
+      const page = this.#pages[(position + done - within) / PAGE];
+      if (page === undefined) into.fill(0, start + done, start + done + part);
+      else into.set(page.subarray(within, within + part), start + done);
+      done += part;
+    }
     return count;
   }
 
   write(position: number, from: Uint8Array, start: number, length: number): void {
-    if (position + length > this.#size) this.#grow(position + length);
-    this.#bytes.set(from.subarray(start, start + length), position);
+    this.#write(position, from.subarray(start, start + length));
+  }
+
+  #write(position: number, bytes: Uint8Array): void {
+    for (let done = 0; done < bytes.length;) {
+      const within = (position + done) % PAGE;
+      const part = Math.min(PAGE - within, bytes.length - done);
+      const page = this.#ownPage((position + done - within) / PAGE);
+      page.set(bytes.subarray(done, done + part), within);
+      done += part;
+    }
+    this.#size = Math.max(this.#size, position + bytes.length);
+  }
+
+  #ownPage(index: number): Uint8Array {
+    let page = this.#pages[index];
+    if (page === undefined || !this.#own.has(index)) {
+      page = page === undefined ? new Uint8Array(PAGE) : new Uint8Array(page);
+      this.#pages[index] = page;
+      this.#own.add(index);
+    }
+    return page;
   }
 
   resize(size: number): void {
-    this.#grow(size);
-  }
-
-  #grow(size: number): void {
-    if (size > 2 ** 28) throw new Error(`a test's file grew to ${size} bytes`);
-    if (size > this.#bytes.length) {
-      const larger = new Uint8Array(Math.max(size, this.#bytes.length * 2));
-      larger.set(this.#bytes.subarray(0, this.#size));
-      this.#bytes = larger;
-    } else if (size < this.#size) this.#bytes.fill(0, size, this.#size);
+    if (size < this.#size) throw new Error("no driver makes its file shorter");
     this.#size = size;
   }
 
   sync(): void {}
 
   close(): void {}
+
+  /** Writes it to the host, with holes. */
+  save(path: string): void {
+    const file = openSync(path, "w");
+    ftruncateSync(file, this.#size);
+    this.#pages.forEach((page, index) => {
+      if (page === undefined) return;
+      writeSync(file, page, 0, Math.min(PAGE, this.#size - index * PAGE), index * PAGE);
+    });
+    closeSync(file);
+  }
 }
 
 /** What a driver did to its file; `mark` is a note of the test's own. */
@@ -67,7 +112,7 @@ export class RecordingFile extends MemoryFile {
   readonly operations: Operation[] = [];
 
   override write(position: number, from: Uint8Array, start: number, length: number): void {
-    const bytes = from.slice(start, start + length);
+    const bytes = new Uint8Array(from.subarray(start, start + length));
     this.operations.push({ kind: "write", position, bytes });
     super.write(position, from, start, length);
   }
