@@ -47,8 +47,10 @@ export function strerror(code: string): string {
 
 /** The DiskError for what a function of node:fs threw; other errors are passed on. */
 export function hostError(name: string, error: unknown): unknown {
-  const code = (error as NodeJS.ErrnoException | undefined)?.code;
+  let code = (error as NodeJS.ErrnoException | undefined)?.code;
   if (error instanceof DiskError || code === undefined) return error;
+  // The runtime's own limit on sizes and positions lies above those of file systems.
+  if (code === "ERR_OUT_OF_RANGE") code = "EFBIG";
   return new DiskError(`${name}: ${strerror(code)}`, code);
 }
 
