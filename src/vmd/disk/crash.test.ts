@@ -195,6 +195,7 @@ function scenarios(): Record<string, () => Scenario> {
       qemuImg(["convert", "-c", "-f", "raw", "-O", "qcow2", ...options, raw, path]);
       qemuImg(["snapshot", "-c", "a", path]);
       qemuIo(path, "write -P 7 0 100000");
+      qemuImg(["snapshot", "-c", "b", path]);
       content.fill(7, 0, 100_000);
       return {
         image: readFileSync(path),
