@@ -5,6 +5,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   readlinkSync,
   rmSync,
   symlinkSync,
@@ -153,4 +154,33 @@ test("a new image replaces nothing", () => {
     expect(() => create(path, 2 ** 20)).toThrow(new DiskError(`${path}: File exists`, "EEXIST"));
   }
   expect(() => createQcow2(join(folder, "huge.qcow2"), 2 ** 52)).toThrow(/too many for qcow2/);
+});
+
+/** A loop device over a file, or why there can be none. */
+function loopDevice(path: string): { device?: string; why?: string } {
+  if (Bun.which("losetup") === null) return { why: "there is no losetup" };
+  const { exitCode, stdout, stderr } = Bun.spawnSync(["losetup", "-f", "--show", path]);
+  if (exitCode !== 0) return { why: stderr.toString().trim() };
+  return { device: stdout.toString().trim() };
+}
+
+test("a block device is a raw disk of its size, and no qcow2 image", () => {
+  const path = file("device.img", emptyImage(2 ** 20, 16));
+  const { device, why } = loopDevice(path);
+  if (device === undefined) {
+    console.log(`disks on block devices not tested: ${why}`);
+    return;
+  }
+  try {
+    const disk = openDisk(device, { format: "raw" });
+    expect(disk.size).toBe(4 * 65536);
+    disk.write(disk.size - 2, Uint8Array.of(1, 2));
+    disk.close();
+    expect([...readFileSync(path).subarray(-2)]).toEqual([1, 2]);
+    expect(() => openDisk(device)).toThrow(
+      new DiskError(`${device}: a qcow2 image must be a regular file`),
+    );
+  } finally {
+    Bun.spawnSync(["losetup", "-d", device]);
+  }
 });
