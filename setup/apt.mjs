@@ -17,6 +17,7 @@ const forTests = {
   binutils: ["as", "objcopy"],
   e2fsprogs: ["mke2fs"],
   "qemu-system-x86": ["qemu-system-x86_64"],
+  "qemu-utils": ["qemu-img", "qemu-io"],
 };
 
 const missing = (packages) =>

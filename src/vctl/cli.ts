@@ -19,6 +19,7 @@ const EXPECTED = new Set([
   "UsageError",
   "RefusedError",
   "BootError",
+  "DiskError",
   "FileError",
   "SizeError",
   "VmError",

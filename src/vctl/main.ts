@@ -7,6 +7,7 @@ import packageFile from "../../package.json" with { type: "json" };
 import { complain, fail, print } from "./cli.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { consoleCommand } from "./commands/console.ts";
+import { createCommand } from "./commands/create.ts";
 import { loadCommand, logCommand, reloadCommand, resetCommand } from "./commands/daemon.ts";
 import { exitsCommand } from "./commands/exits.ts";
 import { hostCommand } from "./commands/host.ts";
@@ -21,6 +22,7 @@ import { waitCommand } from "./commands/wait.ts";
 
 const commands = [
   consoleCommand,
+  createCommand,
   exitsCommand,
   hostCommand,
   loadCommand,
@@ -77,7 +79,7 @@ function expandPrefix(argv: string[]): string[] {
 }
 
 const words = process.argv.slice(2);
-if (words.length === 0 || words.every((word) => /^(-v+|--verbose)$/.test(word))) {
+if (words.every((word) => /^(-v+|--verbose)$/.test(word))) {
   complain(USAGE);
   process.exit(1);
 }

@@ -14,7 +14,7 @@ import { instanceSettings, isAdministrator, isOwner, RESTRICTED } from "./permis
 import { notPermitted, RefusalError } from "./refusal.ts";
 import { Registry } from "./registry.ts";
 import { requestedSettings } from "./requested.ts";
-import type { Caller, Owner } from "./settings.ts";
+import type { Caller, Owner, VmSettings } from "./settings.ts";
 import { type Stagger, StaggeredStart } from "./staggered.ts";
 import { type Configuration, readConfiguration } from "./configuration.ts";
 
@@ -274,9 +274,7 @@ export class Daemon {
       vm.settings = before;
       throw error;
     }
-    void vm.whenStopped().then(() => {
-      vm.settings = before;
-    });
+    void restoreWhenStopped(vm, before);
     return { reply: started(vm), descriptor };
   }
 
@@ -352,16 +350,19 @@ export class Daemon {
   }
 }
 
-function onlyBootDevice({
-  request,
-  vm,
-  attach,
-  disks,
-  interfaces,
-  ...rest
-}: RequestOf<"start">): boolean {
-  const given = Object.entries(rest).filter(([, value]) => value !== undefined);
-  return disks.length + interfaces.length === 0 && given.every(([key]) => key === "bootDevice");
+/** What of a start request says nothing about the VM, or only what it boots from. */
+const HARMLESS = new Set(["request", "vm", "attach", "bootDevice"]);
+
+function onlyBootDevice(request: RequestOf<"start">): boolean {
+  const given = Object.entries(request).filter(
+    ([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0),
+  );
+  return given.every(([key]) => HARMLESS.has(key));
+}
+
+async function restoreWhenStopped(vm: ManagedVm, settings: VmSettings): Promise<void> {
+  await vm.whenStopped();
+  vm.settings = settings;
 }
 
 function named(vm: ManagedVm): { vm: number; name: string } {

@@ -79,9 +79,12 @@ export class FrontDoor {
       data: (_, data) => this.#hear(data.toString()),
       close: () => {},
     });
-    void this.#process.exited.then((code) => {
-      if (!this.#closed) options.broken(`the control process ended with code ${code}`);
-    });
+    void this.#watch();
+  }
+
+  async #watch(): Promise<void> {
+    const code = await this.#process.exited;
+    if (!this.#closed) this.#options.broken(`the control process ended with code ${code}`);
   }
 
   get clients(): number {
