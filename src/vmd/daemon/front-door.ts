@@ -10,12 +10,16 @@ import { connectDescriptor } from "../descriptor-socket.ts";
 import { parseRequest, type Reply, type Request } from "../protocol.ts";
 import type { Confinement } from "../vm-messages.ts";
 import { type FromControl, PIECE, type ToControl } from "./control-messages.ts";
+import { environment } from "../vm-host.ts";
 import type { Log } from "./log.ts";
 import type { Owner } from "./settings.ts";
 
 /** Clients of one user, but for root's. */
 const CLIENTS_PER_USER = 32;
 const RETRY = 10;
+/** The control process is started again, but not this often in this time, ms. */
+const RESTARTS = 5;
+const RESTART_WINDOW = 10_000;
 
 /** A client, as the daemon sees it. */
 export interface Client {
@@ -54,9 +58,10 @@ export class SocketError extends Error {
 export class FrontDoor {
   readonly #options: FrontDoorOptions;
   readonly #listener: number;
-  readonly #channel: Channel;
-  readonly #process: Bun.Subprocess;
   readonly #clients = new Map<number, Client & { abort: AbortController }>();
+  #channel!: Channel;
+  #process!: Bun.Subprocess;
+  #starts: number[] = [];
   #lastClient = 0;
   #closed = false;
   #retrying = false;
@@ -64,27 +69,42 @@ export class FrontDoor {
   /** @throws SocketError, NativeError */
   constructor(options: FrontDoorOptions) {
     this.#options = options;
-    const { path, owner, confine } = options;
-    this.#listener = listenAt(path, owner);
+    this.#listener = listenAt(options.path, options.owner);
+    this.#start();
+  }
+
+  #start(): void {
+    const { confine } = this.#options;
     const [ours, theirs] = Channel.pair();
     this.#channel = new Channel(ours);
     const identity = [confine?.uid ?? -1, confine?.gid ?? -1].map(String);
     const program = [process.execPath, programPath("vmd/daemon/control.ts"), ...identity];
     this.#process = Bun.spawn(
       confine === undefined ? program : [libraryPath("vmd-launch"), ...program, "confine"],
-      { stdio: ["ignore", "ignore", "inherit", theirs, this.#listener], env: {} },
+      { stdio: ["ignore", "ignore", "inherit", theirs, this.#listener], env: environment() },
     );
     closeSync(theirs);
+    this.#starts.push(performance.now());
     void connectDescriptor(ours, {
       data: (_, data) => this.#hear(data.toString()),
       close: () => {},
     });
-    void this.#watch();
+    void this.#watch(this.#process);
   }
 
-  async #watch(): Promise<void> {
-    const code = await this.#process.exited;
-    if (!this.#closed) this.#options.broken(`the control process ended with code ${code}`);
+  // Clients lose their connections, VMs notice nothing.
+  async #watch(child: Bun.Subprocess): Promise<void> {
+    const code = await child.exited;
+    if (this.#closed) return;
+    const how = child.signalCode ?? `code ${code}`;
+    for (const client of this.#clients.keys()) this.#gone(client);
+    this.#starts = this.#starts.filter((at) => performance.now() - at < RESTART_WINDOW);
+    if (this.#starts.length >= RESTARTS) {
+      this.#options.broken(`the control process ended with ${how}, again and again`);
+      return;
+    }
+    this.#options.log.warn(`the control process ended with ${how}: started again`);
+    this.#start();
   }
 
   get clients(): number {
