@@ -169,7 +169,7 @@ int vmm_listen(const char *path, uint32_t mode)
 	umask(before);
 	if (bound < 0)
 		goto fail;
-	if (chmod(path, mode) < 0 || listen(fd, 64) < 0) {
+	if (chmod(path, mode) < 0 || listen(fd, 1024) < 0) {
 		error = -errno;
 		unlink(path);
 		goto fail;
