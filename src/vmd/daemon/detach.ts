@@ -5,8 +5,7 @@
  */
 import { closeSync, readSync, writeSync } from "node:fs";
 import { daemonLibrary } from "../../vmm/native.ts";
-import { Channel } from "../channel.ts";
-import { pollInput } from "../channel.ts";
+import { Channel, pollInput } from "../channel.ts";
 import type { Log } from "./log.ts";
 
 /** Where a daemon in the background says that it listens. */
@@ -16,7 +15,8 @@ const READY = 3;
 export async function detach(): Promise<number> {
   const [ours, theirs] = Channel.pair(true);
   const child = Bun.spawn([process.execPath, Bun.main, ...process.argv.slice(2), "-d"], {
-    stdio: ["ignore", "ignore", "inherit", theirs],
+    // Not ours: whoever waits for its end would wait for the daemon's.
+    stdio: ["ignore", "ignore", "pipe", theirs],
     detached: true,
     env: { ...process.env, VMD_READY: "yes" },
   });
@@ -28,8 +28,11 @@ export async function detach(): Promise<number> {
   } catch {
     // It is gone.
   }
-  child.unref();
-  if (said === 1) return 0;
+  if (said === 1) {
+    child.unref();
+    return 0;
+  }
+  writeSync(2, await new Response(child.stderr).text());
   return (await child.exited) || 1;
 }
 
