@@ -13,8 +13,9 @@ import { boot } from "./boot.ts";
 import { exit } from "./exit.ts";
 import { footprint } from "./footprint.ts";
 import { type Benchmark, digits, machine, type Row, wants } from "./lib.ts";
+import { vmd } from "./vmd.ts";
 
-const BENCHMARKS: readonly Benchmark[] = [exit, boot, footprint];
+const BENCHMARKS: readonly Benchmark[] = [exit, boot, footprint, vmd];
 
 interface Options {
   json?: boolean;
