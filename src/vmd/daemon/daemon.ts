@@ -51,11 +51,19 @@ export class Daemon {
   #idleSince = performance.now();
 
   /** @throws RefusalError for a wrong configuration, SocketError */
-  constructor(options: DaemonOptions) {
+  static async start(options: DaemonOptions): Promise<Daemon> {
+    const { config, configOptional, macros, log } = options;
+    return new Daemon(
+      options,
+      await readConfiguration(config, { optional: configOptional, macros, log }),
+    );
+  }
+
+  private constructor(options: DaemonOptions, configuration: Configuration) {
     this.#options = options;
     this.#log = options.log;
-    const { config, configOptional, macros, log, confine } = options;
-    this.#configuration = readConfiguration(config, { optional: configOptional, macros, log });
+    const { log, confine } = options;
+    this.#configuration = configuration;
     const context: VmContext = {
       log,
       accounts: () => this.#accountsNow(),
@@ -86,10 +94,10 @@ export class Daemon {
   }
 
   /** Reads the configuration again. @throws RefusalError */
-  reload(): void {
+  async reload(): Promise<void> {
     const { config, configOptional, macros } = this.#options;
     const log = this.#log;
-    const read = readConfiguration(config, { optional: configOptional, macros, log });
+    const read = await readConfiguration(config, { optional: configOptional, macros, log });
     this.#forgetStopped();
     this.#apply(read);
     log.info("configuration reloaded", { file: config });
@@ -175,12 +183,12 @@ export class Daemon {
       case "load": {
         const { macros } = this.#options;
         const log = this.#log;
-        this.#apply(readConfiguration(request.path, { optional: false, macros, log }));
+        this.#apply(await readConfiguration(request.path, { optional: false, macros, log }));
         log.info("configuration loaded", { file: request.path });
         return { reply: {} };
       }
       case "reload":
-        this.reload();
+        await this.reload();
         return { reply: {} };
       case "reset":
         return { reply: await this.#reset(request.what) };

@@ -58,7 +58,7 @@ async function run(options: MainOptions): Promise<number> {
     log,
   };
   if (options.check) {
-    readConfiguration(config, settings);
+    await readConfiguration(config, settings);
     writeSync(2, "configuration OK\n");
     return 0;
   }
@@ -70,7 +70,7 @@ async function run(options: MainOptions): Promise<number> {
   if (!existsSync(dirname(socket))) mkdirSync(dirname(socket), { recursive: true, mode: 0o700 });
   const trust = distrust(socket);
   if (trust !== undefined) throw new SocketError(trust);
-  const daemon = new Daemon({
+  const daemon = await Daemon.start({
     socket,
     config,
     configOptional: settings.optional,
@@ -83,11 +83,7 @@ async function run(options: MainOptions): Promise<number> {
     process.on(signal, () => void daemon.close());
   }
   process.on("SIGHUP", () => {
-    try {
-      daemon.reload();
-    } catch (error) {
-      log.warn((error as Error).message);
-    }
+    daemon.reload().catch((error: Error) => log.warn(error.message));
   });
   process.on("SIGPIPE", () => {});
   ready(log);

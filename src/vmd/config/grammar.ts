@@ -1,0 +1,331 @@
+/** The grammar of vm.conf(5). After an error it goes on at the next statement. */
+import { CstParser, type ILexingError, type IToken } from "chevrotain";
+import {
+  Comma,
+  type Keyword,
+  keyword as k,
+  LeftBrace,
+  Newline,
+  Quoted,
+  RightBrace,
+  TOKENS,
+  Word,
+} from "./tokens.ts";
+
+export type { ILexingError };
+
+class VmConfParser extends CstParser {
+  constructor() {
+    super(TOKENS, { recoveryEnabled: true, maxLookahead: 3 });
+    this.performSelfAnalysis();
+  }
+
+  #keyword(word: Keyword) {
+    return this.CONSUME(k[word]);
+  }
+
+  readonly file = this.RULE("file", () => {
+    this.MANY(() => {
+      this.OR([
+        { ALT: () => this.CONSUME(Newline) },
+        { ALT: () => this.SUBRULE(this.agentxStatement) },
+        { ALT: () => this.SUBRULE(this.localStatement) },
+        { ALT: () => this.SUBRULE(this.socketOwner) },
+        { ALT: () => this.SUBRULE(this.staggeredStatement) },
+        { ALT: () => this.SUBRULE(this.switchBlock) },
+        { ALT: () => this.SUBRULE(this.vmBlock) },
+      ]);
+    });
+  });
+
+  /** A string, or several that become one. */
+  readonly string = this.RULE("string", () => {
+    this.AT_LEAST_ONE(() => {
+      this.OR([{ ALT: () => this.CONSUME(Word) }, { ALT: () => this.CONSUME(Quoted) }]);
+    });
+  });
+
+  readonly word = this.RULE("word", () => {
+    this.OR([{ ALT: () => this.CONSUME(Word) }, { ALT: () => this.CONSUME(Quoted) }]);
+  });
+
+  readonly agentxStatement = this.RULE("agentxStatement", () => {
+    this.#keyword("agentx");
+    this.OPTION1(() => {
+      this.CONSUME(k.context);
+      this.SUBRULE1(this.word, { LABEL: "contextName" });
+    });
+    this.OPTION2(() => {
+      this.CONSUME(k.path);
+      this.SUBRULE2(this.word, { LABEL: "pathName" });
+    });
+    this.CONSUME(Newline);
+  });
+
+  readonly localStatement = this.RULE("localStatement", () => {
+    this.CONSUME(k.local);
+    this.OR([
+      {
+        ALT: () => {
+          this.CONSUME(k.inet6);
+          this.OPTION(() => {
+            this.CONSUME2(k.prefix);
+            this.SUBRULE2(this.word, { LABEL: "prefix6" });
+          });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME1(k.prefix);
+          this.SUBRULE1(this.word, { LABEL: "prefix4" });
+        },
+      },
+    ]);
+    this.CONSUME(Newline);
+  });
+
+  readonly socketOwner = this.RULE("socketOwner", () => {
+    this.CONSUME(k.socket);
+    this.CONSUME(k.owner);
+    this.SUBRULE(this.word);
+    this.CONSUME(Newline);
+  });
+
+  readonly staggeredStatement = this.RULE("staggeredStatement", () => {
+    this.CONSUME(k.staggered);
+    this.CONSUME(k.start);
+    this.CONSUME(k.parallel);
+    this.SUBRULE1(this.word, { LABEL: "count" });
+    this.CONSUME(k.delay);
+    this.SUBRULE2(this.word, { LABEL: "seconds" });
+    this.CONSUME(Newline);
+  });
+
+  /** Statements of a block, ended by newlines or commas. */
+  readonly separator = this.RULE("separator", () => {
+    this.OR([{ ALT: () => this.CONSUME(Newline) }, { ALT: () => this.CONSUME(Comma) }]);
+  });
+
+  readonly switchBlock = this.RULE("switchBlock", () => {
+    this.CONSUME(k.switch);
+    this.SUBRULE(this.word);
+    this.CONSUME(LeftBrace);
+    this.MANY(() => {
+      this.OR([
+        { ALT: () => this.SUBRULE(this.separator) },
+        { ALT: () => this.SUBRULE(this.switchOption) },
+      ]);
+    });
+    this.CONSUME(RightBrace);
+  });
+
+  readonly switchOption = this.RULE("switchOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.enable) },
+      { ALT: () => this.CONSUME(k.disable) },
+      { ALT: () => this.CONSUME(k.up) },
+      { ALT: () => this.CONSUME(k.down) },
+      {
+        ALT: () => {
+          this.CONSUME(k.group);
+          this.SUBRULE1(this.word, { LABEL: "groupName" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.interface);
+          this.SUBRULE2(this.word, { LABEL: "interfaceName" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.rdomain);
+          this.SUBRULE3(this.word, { LABEL: "domain" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.locked);
+          this.CONSUME(k.lladdr);
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.add);
+          this.SUBRULE4(this.word, { LABEL: "member" });
+        },
+      },
+    ]);
+  });
+
+  readonly vmBlock = this.RULE("vmBlock", () => {
+    this.CONSUME(k.vm);
+    this.SUBRULE1(this.word, { LABEL: "name" });
+    this.OPTION(() => {
+      this.CONSUME(k.instance);
+      this.SUBRULE2(this.word, { LABEL: "instanceName" });
+    });
+    this.CONSUME(LeftBrace);
+    this.MANY(() => {
+      this.OR([
+        { ALT: () => this.SUBRULE(this.separator) },
+        { ALT: () => this.SUBRULE(this.vmOption) },
+      ]);
+    });
+    this.CONSUME(RightBrace);
+  });
+
+  readonly vmOption = this.RULE("vmOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.enable) },
+      { ALT: () => this.CONSUME(k.disable) },
+      { ALT: () => this.SUBRULE(this.allowBlock) },
+      { ALT: () => this.SUBRULE(this.bootOption) },
+      { ALT: () => this.SUBRULE(this.diskOption) },
+      { ALT: () => this.SUBRULE(this.interfaceOption) },
+      { ALT: () => this.SUBRULE(this.valueOption) },
+      { ALT: () => this.CONSUME(k.seves) },
+      { ALT: () => this.CONSUME(k.sev) },
+    ]);
+  });
+
+  /** Options of one value. */
+  readonly valueOption = this.RULE("valueOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.cdrom) },
+      { ALT: () => this.CONSUME(k.cpus) },
+      { ALT: () => this.CONSUME(k.interfaces) },
+      { ALT: () => this.CONSUME(k.memory) },
+      { ALT: () => this.CONSUME(k.owner) },
+      { ALT: () => this.CONSUME(k.initrd) },
+      { ALT: () => this.CONSUME(k.append) },
+      { ALT: () => this.CONSUME(k.module) },
+      { ALT: () => this.CONSUME(k.engine) },
+    ]);
+    this.SUBRULE(this.string);
+  });
+
+  readonly bootOption = this.RULE("bootOption", () => {
+    this.CONSUME(k.boot);
+    this.OR([
+      {
+        ALT: () => {
+          this.CONSUME(k.device);
+          this.OR2([
+            { ALT: () => this.CONSUME(k.cdrom) },
+            { ALT: () => this.CONSUME(k.disk) },
+            { ALT: () => this.CONSUME(k.net) },
+          ]);
+        },
+      },
+      { ALT: () => this.SUBRULE(this.string) },
+    ]);
+  });
+
+  readonly diskOption = this.RULE("diskOption", () => {
+    this.CONSUME(k.disk);
+    this.SUBRULE1(this.string, { LABEL: "path" });
+    this.OPTION(() => {
+      this.CONSUME(k.format);
+      this.SUBRULE2(this.string, { LABEL: "formatName" });
+    });
+  });
+
+  readonly interfaceOption = this.RULE("interfaceOption", () => {
+    this.OPTION1(() => this.CONSUME(k.local));
+    this.CONSUME(k.interface);
+    this.OPTION2(() => this.SUBRULE(this.word));
+    this.OPTION3(() => {
+      this.CONSUME(LeftBrace);
+      this.MANY(() => {
+        this.OR([
+          { ALT: () => this.SUBRULE(this.separator) },
+          { ALT: () => this.SUBRULE(this.cardOption) },
+        ]);
+      });
+      this.CONSUME(RightBrace);
+    });
+  });
+
+  readonly cardOption = this.RULE("cardOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.up) },
+      { ALT: () => this.CONSUME(k.down) },
+      {
+        ALT: () => {
+          this.CONSUME(k.group);
+          this.SUBRULE1(this.word, { LABEL: "groupName" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.switch);
+          this.SUBRULE2(this.word, { LABEL: "switchName" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.rdomain);
+          this.SUBRULE3(this.word, { LABEL: "domain" });
+        },
+      },
+      {
+        ALT: () => {
+          this.OPTION1(() => this.CONSUME(k.locked));
+          this.CONSUME(k.lladdr);
+          this.OPTION2(() => this.SUBRULE4(this.word, { LABEL: "address" }));
+        },
+      },
+    ]);
+  });
+
+  readonly allowBlock = this.RULE("allowBlock", () => {
+    this.CONSUME(k.allow);
+    this.CONSUME1(k.instance);
+    this.CONSUME(LeftBrace);
+    this.MANY(() => {
+      this.OR([
+        { ALT: () => this.SUBRULE(this.separator) },
+        { ALT: () => this.CONSUME(k.boot) },
+        { ALT: () => this.CONSUME(k.cpus) },
+        { ALT: () => this.CONSUME(k.cdrom) },
+        { ALT: () => this.CONSUME(k.disk) },
+        { ALT: () => this.CONSUME2(k.instance) },
+        { ALT: () => this.CONSUME(k.interface) },
+        { ALT: () => this.CONSUME(k.memory) },
+        {
+          ALT: () => {
+            this.CONSUME(k.owner);
+            this.SUBRULE(this.word);
+          },
+        },
+      ]);
+    });
+    this.CONSUME(RightBrace);
+  });
+}
+
+let parser: VmConfParser | undefined;
+
+/** A node of the tree, and the tokens at which the grammar was broken. */
+export interface Parsed {
+  tree: CstNodeLike;
+  broken: IToken[];
+}
+
+export interface CstNodeLike {
+  name: string;
+  children: Record<string, (CstNodeLike | IToken)[] | undefined>;
+  recoveredNode?: boolean;
+}
+
+/** Parses all of a configuration. */
+export function parseTokens(tokens: IToken[]): Parsed {
+  parser ??= new VmConfParser();
+  parser.input = tokens;
+  const tree = parser.file() as unknown as CstNodeLike;
+  // At the file's end there is no token: the last one tells where that is.
+  const last = tokens.at(-1) as IToken;
+  const broken = parser.errors.map(({ token }) => (token.payload === undefined ? last : token));
+  return { tree, broken };
+}

@@ -1,0 +1,106 @@
+/** The words of vm.conf(5). */
+import { createToken, Lexer, type TokenType } from "chevrotain";
+
+/** A bare word: a name, a path, a number, an address. */
+export const Word = createToken({ name: "Word", pattern: /[^\s{}=,#"'$\\]+/ });
+export const Quoted = createToken({
+  name: "Quoted",
+  pattern: /"(?:[^"\\\n]|\\[\s\S])*"|'(?:[^'\\\n]|\\[\s\S])*'/,
+  line_breaks: true,
+});
+export const Macro = createToken({ name: "Macro", pattern: /\$[A-Za-z0-9_]+/ });
+export const Newline = createToken({ name: "Newline", pattern: /\n/, line_breaks: true });
+export const LeftBrace = createToken({ name: "{", pattern: /\{/ });
+export const RightBrace = createToken({ name: "}", pattern: /\}/ });
+export const Comma = createToken({ name: ",", pattern: /,/ });
+export const Equals = createToken({ name: "=", pattern: /=/ });
+const Continued = createToken({
+  name: "continued line",
+  pattern: /\\\r?\n/,
+  line_breaks: true,
+  group: Lexer.SKIPPED,
+});
+const Space = createToken({ name: "space", pattern: /[ \t\r]+/, group: Lexer.SKIPPED });
+const Comment = createToken({ name: "comment", pattern: /#[^\n]*/, group: Lexer.SKIPPED });
+
+/** vmd's keywords, those of statements it doesn't have any more, and ours. */
+const KEYWORDS = [
+  "add",
+  "agentx",
+  "allow",
+  "append",
+  "boot",
+  "cdrom",
+  "context",
+  "cpus",
+  "delay",
+  "device",
+  "disable",
+  "disk",
+  "down",
+  "enable",
+  "engine",
+  "format",
+  "group",
+  "id",
+  "include",
+  "inet6",
+  "initrd",
+  "instance",
+  "interface",
+  "interfaces",
+  "lladdr",
+  "local",
+  "locked",
+  "memory",
+  "module",
+  "net",
+  "owner",
+  "parallel",
+  "path",
+  "prefix",
+  "rdomain",
+  "sev",
+  "seves",
+  "size",
+  "socket",
+  "staggered",
+  "start",
+  "switch",
+  "up",
+  "vm",
+] as const;
+export type Keyword = (typeof KEYWORDS)[number];
+
+/** A keyword's token. */
+export const keyword = Object.fromEntries(
+  KEYWORDS.map((word) => [
+    word,
+    createToken({ name: word, pattern: new RegExp(word), longer_alt: Word }),
+  ]),
+) as Record<Keyword, TokenType>;
+
+export const isKeyword = (word: string) => (KEYWORDS as readonly string[]).includes(word);
+
+export const TOKENS = [
+  Continued,
+  Space,
+  Comment,
+  Newline,
+  LeftBrace,
+  RightBrace,
+  Comma,
+  Equals,
+  Quoted,
+  Macro,
+  // The longer first: "interfaces" begins as "interface" does.
+  ...Object.values(keyword).sort((a, b) => b.name.length - a.name.length),
+  Word,
+];
+
+/** A string's text, without its quotes. */
+export function unquote(image: string): string {
+  return image.slice(1, -1).replaceAll(/\\(\n|[\s\S])/g, (_, character: string) => {
+    return character === "\n" ? "" : character;
+  });
+}
