@@ -70,7 +70,10 @@ describe("requests that are refused", () => {
     [line({ request: "stop", vm: "x".repeat(64) }), "vm: name too long"],
     [line({ request: "stop", vm: "12" }), "vm: invalid VM name"],
     [line({ request: "start", vm: "x", kernel: "relative" }), /^kernel: /],
-    [line({ request: "start", vm: "x", disks: Array(5).fill({ path: "/d" }) }), /too many disks/],
+    [
+      line({ request: "start", vm: "x", disks: Array.from({ length: 5 }, () => ({ path: "/d" })) }),
+      /too many disks/,
+    ],
     [line({ request: "start", vm: "x", unknown: 1 }), /unknown/],
     [line({ request: "start", vm: "x", memory: 1 }), /^memory: /],
     [line({ request: "log", level: "loud" }), /^level: /],

@@ -17,6 +17,8 @@ export interface TestDaemonOptions {
   args?: string[];
   /** Run everything as this user, without root's rights. */
   user?: number;
+  /** Made, but not run yet: see run(). */
+  delayed?: boolean;
 }
 
 const VCTL = join(root, "src/vctl/index.ts");
@@ -33,7 +35,8 @@ export class TestDaemon implements AsyncDisposable {
   readonly socket: string;
   readonly config: string;
   log = "";
-  readonly #process: Bun.Subprocess<"ignore", "ignore", "pipe">;
+  readonly #command: string[];
+  #process!: Bun.Subprocess<"ignore", "ignore", "pipe">;
 
   private constructor({ config = "", args = [], user }: TestDaemonOptions) {
     this.folder = mkdtempSync(join(tmpdir(), "vmd-"));
@@ -43,15 +46,19 @@ export class TestDaemon implements AsyncDisposable {
     this.config = join(this.folder, "vm.conf");
     writeFileSync(this.config, config.replaceAll("FOLDER", this.folder));
     const command = [process.execPath, VMD, "-d", "--socket", this.socket, "-f", this.config];
-    this.#process = Bun.spawn([...as(user), ...command, ...args], {
-      stdio: ["ignore", "ignore", "pipe"],
-    });
+    this.#command = [...as(user), ...command, ...args];
+  }
+
+  /** Runs it. Resolves when it listens. */
+  async run(): Promise<void> {
+    this.#process = Bun.spawn(this.#command, { stdio: ["ignore", "ignore", "pipe"] });
     void this.#read();
+    await this.logs(/listening/);
   }
 
   static async start(options: TestDaemonOptions = {}): Promise<TestDaemon> {
     const daemon = new TestDaemon(options);
-    await daemon.logs(/listening/);
+    if (options.delayed !== true) await daemon.run();
     return daemon;
   }
 
