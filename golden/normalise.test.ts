@@ -13,6 +13,17 @@ test("time stamps, numbers, dates and escapes are taken out, words stay", () => 
   );
 });
 
+test("a number's padding is no difference, words' distances are", () => {
+  const built = (date: string) => `(XEN) Xen version 4.17.5 (gcc 12.2.0) debug=n ${date}`;
+  expect(normalise(built("Sat Jul  4 08:12:31 UTC 2026"))).toBe(
+    normalise(built("Tue Nov 24 20:01:02 UTC 2026")),
+  );
+  expect(normalise("Order:    9, free:\t -12 MiB\n   node   0:   [mem 0x0-0xf]")).toBe(
+    "Order: #, free: # MiB\n   node #:   [mem #]",
+  );
+  expect(normalise("a  b")).not.toBe(normalise("a b"));
+});
+
 test("a line that is missing or new is seen", () => {
   expect(normalise("a\nb\nc")).not.toBe(normalise("a\nc"));
 });

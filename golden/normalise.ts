@@ -7,8 +7,9 @@
  * 3. Every number, decimal or hexadecimal, becomes "#", with the unit letter or version part that is
  *    stuck to it, and a minus sign; ranges and dotted numbers become one: addresses, sizes, speeds, dates, hashes.
  * 4. Month and weekday names become "day".
- * 5. Blank lines and trailing spaces go.
- * 6. Lines that a kernel thread prints beside the boot (ASIDE) are put at the end, sorted: where they
+ * 5. Spaces before a number are one space, as they may only pad it: "Jul  4" is "Jul 14".
+ * 6. Blank lines and trailing spaces go.
+ * 7. Lines that a kernel thread prints beside the boot (ASIDE) are put at the end, sorted: where they
  *    come depends on the last instruction before them.
  */
 
@@ -21,6 +22,7 @@ const RULES: [RegExp, string][] = [
   [/\b(0x|g)?[0-9a-f]*[0-9][0-9A-Za-z_.]*/g, "#"],
   [/#([-+:/.,]#)+/g, "#"],
   [/([\s(,>])-#/g, "$1#"],
+  [/[ \t]+#/g, " #"],
   [/[ \t]+$/gm, ""],
   [/\n+/g, "\n"],
 ];
