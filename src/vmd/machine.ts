@@ -13,6 +13,7 @@
  * | 0xf4 - 0xf7 | isa-debug-exit, when asked for |
  * | 0x510 0x511 0x514 - 0x51b | fw_cfg |
  * | 0xcf8, 0xcfc - 0xcff | PCI configuration |
+ * | 0x1000 - 0x1fff | vmmci, IRQ 3, unless the guest moves it |
  */
 import { Clock, ClockRegisters, type TimeSource } from "../vmm/clock.ts";
 import type { MachineImage, RangeRequest } from "../vmm/image.ts";
@@ -46,8 +47,12 @@ import {
 import { Console } from "./console.ts";
 import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
+import { Vmmci, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
 
-const IRQ = { TIMER: 0, COM1: 4, RTC: 8 } as const;
+const IRQ = { TIMER: 0, VMMCI: 3, COM1: 4, RTC: 8 } as const;
+/** Lines of PCI functions: they are shared by level. */
+const LEVEL_LINES = 1 << IRQ.VMMCI;
+const ELCR = 0x4d0;
 /**
  * Guest time that a latch of timer counter 0 takes, ns: what the ISA bus took, about. Kernels that
  * calibrate by polling the counter get done in a tenth of the polls.
@@ -71,6 +76,12 @@ export interface MachineOptions {
   readonly inputTaken?: (bytes: number) => void;
   /** Given what the guest writes to the debug ports. */
   readonly debug: (bytes: Uint8Array) => void;
+  /** The host's time, ms since 1970, for vmmci. Default: the guest's clock. */
+  readonly hostTime?: () => number;
+  /** The guest has seen what vmmci asked of it. */
+  readonly acknowledged?: (command: number) => void;
+  /** The guest says by vmmci that it shuts down. */
+  readonly shuttingDown?: () => void;
 }
 
 /**
@@ -95,6 +106,7 @@ export class ClassicMachine implements Hardware {
   readonly console: Console;
   readonly debug: Console;
   readonly pci: Pci;
+  readonly vmmci: Vmmci;
   readonly e820: readonly E820Entry[];
   event: MachineEvent | undefined;
   readonly #com1: Ns8250;
@@ -152,6 +164,24 @@ export class ClassicMachine implements Hardware {
     }
     this.pci = new Pci(image.registers(PciRegisters));
     this.pci.add(new PciFunction(image.registers(PciFunctionRegisters), HOST_BRIDGE));
+    const vmmciPci = new PciFunction(
+      image.registers(PciFunctionRegisters),
+      vmmciFunction(IRQ.VMMCI),
+      pic.line(IRQ.VMMCI),
+      (bar, from, to) => {
+        if (from >= 0) ports.remove(from, bar.size);
+        if (to < 0) return;
+        this.vmmci.base = to;
+        ports.add(to, bar.size, this.vmmci, 4);
+      },
+    );
+    this.vmmci = new Vmmci(image.registers(VmmciRegisters), {
+      interrupt: (level) => vmmciPci.interrupt(level),
+      acknowledged: (command) => options.acknowledged?.(command),
+      shuttingDown: () => options.shuttingDown?.(),
+      time: options.hostTime ?? (() => (this.clock.epoch + this.clock.now) / 1e6),
+    });
+    this.pci.add(vmmciPci);
     // Of 0xcf8 to 0xcff only 0xcf9 is somebody else's.
     ports.add(0xcf8, 1, this.pci, 4);
     ports.add(0xcfa, 6, this.pci, 4);
@@ -172,13 +202,14 @@ export class ClassicMachine implements Hardware {
     // Kernels look for a local APIC before they ask CPUID; all ones there look like a broken one.
     this.mmio.add(LOCAL_APIC, 0x1000, zeroes);
 
-    this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset, this.pci, fwCfg];
+    this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset, this.vmmci, this.pci, fwCfg];
   }
 
   /** As after power-on. RAM keeps what it holds. */
   reset(): void {
     this.clock.epoch = this.options.epoch * 1e6;
     for (const chip of this.#chips) chip.reset();
+    this.interrupts.write(ELCR, 1, LEVEL_LINES);
     const low = Math.min(this.options.memory, HOLE_BASE);
     this.#rtc.configure({ low, high: this.options.memory - low, cpus: 1 });
     this.event = undefined;

@@ -81,8 +81,8 @@ export type ToVm =
   | ({ kind: "attach" } & Attachment)
   | { kind: "pause" }
   | { kind: "unpause" }
-  /** Asks the guest to power off or reset, through the machine. */
-  | { kind: "shutdown"; reset: boolean }
+  /** Asks the guest to shut down, by vmmci; its reset then ends the VM. */
+  | { kind: "shutdown" }
   | { kind: "registers" }
   | { kind: "statistics" }
   /** Exits are counted from the first of these on, until one says off, which isn't answered. */
@@ -111,6 +111,8 @@ export type FromVm =
   | { kind: "shutdown"; asked: boolean }
   /** The guest has seen that it was asked. */
   | { kind: "acknowledged" }
+  /** The guest shuts down by itself. */
+  | { kind: "shutting-down" }
   | { kind: "registers"; text: string }
   | { kind: "statistics"; statistics: VmStatistics }
   /** What was counted so far; absent while a trace is recorded. */

@@ -20,6 +20,7 @@ import { confine } from "./confine.ts";
 import { Recorder } from "./recorder.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { SandboxError } from "./sandbox.ts";
+import { VmmciCommand } from "./virtio/vmmci.ts";
 import { VmLife } from "./vm-life.ts";
 import type { Ending, FromVm, StartMessage, StreamName, ToVm } from "./vm-messages.ts";
 
@@ -47,6 +48,8 @@ class VmProcess {
   #counter: ExitCounter | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
+  /** The guest is on its way out: its next reset is the end. */
+  #leaving = false;
   #stopped = false;
   #typed = 0;
 
@@ -92,7 +95,8 @@ class VmProcess {
         this.#post({ kind: "running", engine, why, boot: life.description, unconfined });
       }
       const ending = this.#live(life);
-      if (ending.kind !== "reset" || options.reboot === false || this.#stopped) return ending;
+      const last = options.reboot === false || this.#stopped || this.#leaving;
+      if (ending.kind !== "reset" || last) return ending;
       this.#post({ kind: "rebooted", by: ending.message });
     }
   }
@@ -108,6 +112,13 @@ class VmProcess {
       debug: (bytes) => {
         this.#debug.push(bytes);
         this.#waitForReader();
+      },
+      acknowledged: (command) => {
+        if (command === VmmciCommand.REBOOT) this.#post({ kind: "acknowledged" });
+      },
+      shuttingDown: () => {
+        this.#leaving = true;
+        this.#post({ kind: "shutting-down" });
       },
     });
     life.vcpu.attention = this.#attention;
@@ -209,6 +220,10 @@ class VmProcess {
       case "pause":
       case "unpause":
         this.#paused = message.kind === "pause";
+        // While it was paused its clock may have been set aside.
+        if (!this.#paused && !this.#start.options.virtualTime) {
+          life?.machine.vmmci.request(VmmciCommand.SYNC_RTC);
+        }
         this.#post({ kind: this.#paused ? "paused" : "unpaused" });
         return;
       case "registers":
@@ -227,7 +242,7 @@ class VmProcess {
         });
         return;
       case "shutdown":
-        this.#post({ kind: "shutdown", asked: false });
+        this.#shutDown(life);
         return;
       case "count-exits":
         this.#count(message.on);
@@ -241,6 +256,13 @@ class VmProcess {
       case "start":
         return;
     }
+  }
+
+  // As vmd does it: the guest is to reset, since not every guest can power a machine off.
+  #shutDown(life: VmLife | undefined): void {
+    const asked = life?.machine.vmmci.request(VmmciCommand.REBOOT) ?? false;
+    if (asked) this.#leaving = true;
+    this.#post({ kind: "shutdown", asked });
   }
 
   // An exit costs more while it is counted, so it is only while somebody looks.

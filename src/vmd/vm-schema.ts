@@ -43,6 +43,7 @@ const schema = v.variant("kind", [
   v.object({ kind: v.literal("unpaused") }),
   v.object({ kind: v.literal("shutdown"), asked: v.boolean() }),
   v.object({ kind: v.literal("acknowledged") }),
+  v.object({ kind: v.literal("shutting-down") }),
   v.object({ kind: v.literal("registers"), text: lines }),
   v.object({
     kind: v.literal("statistics"),

@@ -88,6 +88,14 @@ export class Vm implements AsyncDisposable {
     return await this.ended;
   }
 
+  /**
+   * Asks the guest to shut down, by vmmci.
+   * @returns whether it has a driver for that, and so was asked. Its end is `ended`.
+   */
+  async shutdown(): Promise<boolean> {
+    return (await this.#host.ask({ kind: "shutdown" }, "shutdown")).asked;
+  }
+
   /** The guest doesn't run until unpause; its clock goes on. */
   pause(): void {
     this.#host.tell({ kind: "pause" });

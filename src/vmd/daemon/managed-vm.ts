@@ -128,6 +128,7 @@ export class ManagedVm {
       host.onEvent = (event) => {
         if (event.kind === "rebooted") this.#rebooted(event.by);
         else if (event.kind === "acknowledged") this.#acknowledged();
+        else if (event.kind === "shutting-down") this.#shuttingDown();
         else if (event.kind !== "shutdown")
           log.debug("unexpected message", { vm: this.name, kind: event.kind });
       };
@@ -179,7 +180,7 @@ export class ManagedVm {
     if (asked) return;
     log.info("asked to shut down", { vm: this.name });
     this.#after(ACKNOWLEDGE, "the guest did not acknowledge the shutdown");
-    host.tell({ kind: "shutdown", reset: false });
+    host.tell({ kind: "shutdown" });
   }
 
   /** @throws RefusalError */
@@ -243,6 +244,13 @@ export class ManagedVm {
     if (this.#state !== "stopping") return;
     this.#context.log.debug("the guest acknowledged the shutdown", { vm: this.name });
     this.#after(FINISH, "the guest did not finish its shutdown");
+  }
+
+  #shuttingDown(): void {
+    if (this.#state === "stopping") return;
+    this.#state = "stopping";
+    this.#context.log.info("the guest shuts down", { vm: this.name });
+    this.#after(ACKNOWLEDGE, "the guest did not finish its shutdown");
   }
 
   #after(time: number, why: string): void {
