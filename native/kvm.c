@@ -82,8 +82,17 @@ uint32_t vmm_abi(void)
 	return VMM_ABI;
 }
 
+/*
+ * /dev/kvm, opened once in a process's life: a VM process opens its engine again at a
+ * guest's reset, when its sandbox lets it open nothing any more.
+ */
 static int open_kvm(char *why, size_t size)
 {
+	static int device = -1;
+
+	if (device >= 0)
+		return device;
+
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
 	if (kvm < 0) {
@@ -122,6 +131,7 @@ static int open_kvm(char *why, size_t size)
 		close(kvm);
 		return explain(why, size, ENOSYS, "this host's KVM lacks %s", needed[i].name);
 	}
+	device = kvm;
 	return kvm;
 }
 
@@ -129,10 +139,7 @@ int vmm_probe(char *why, size_t size)
 {
 	int kvm = open_kvm(why, size);
 
-	if (kvm < 0)
-		return kvm;
-	close(kvm);
-	return 0;
+	return kvm < 0 ? kvm : 0;
 }
 
 int vmm_version(char *text, size_t size)
@@ -314,8 +321,6 @@ void vmm_close(struct vmm *vmm)
 		close(vmm->cpu);
 	if (vmm->machine >= 0)
 		close(vmm->machine);
-	if (vmm->kvm >= 0)
-		close(vmm->kvm);
 	free(vmm);
 }
 
