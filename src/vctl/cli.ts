@@ -54,6 +54,18 @@ export function say(message: string): void {
   complain(`vctl: ${message}\n`);
 }
 
+let verbose = false;
+
+/** From now on vctl says what it does. */
+export function setVerbose(): void {
+  verbose = true;
+}
+
+/** Says what is done, where the user wants to know. */
+export function debug(message: string): void {
+  if (verbose) say(message);
+}
+
 /** Writes text to standard error. */
 export function complain(text: string): void {
   write(2, text);

@@ -4,7 +4,7 @@ import { daemonLibrary, processLibrary, ptr } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import type { Reply, RequestInput } from "../vmd/protocol.ts";
 import { clientSocket, distrust } from "../vmd/socket-path.ts";
-import { UsageError } from "./cli.ts";
+import { debug, UsageError } from "./cli.ts";
 
 const PROTOCOL = 1;
 const ENOENT = -2;
@@ -49,6 +49,7 @@ export class Client implements Disposable {
    */
   static connect({ start = false } = {}): Client {
     const path = clientSocket();
+    debug(`socket ${path}`);
     const trust = distrust(path);
     if (trust !== undefined) throw new UsageError(trust);
     let descriptor = tryConnect(path);

@@ -2,49 +2,22 @@
  * vmd [-dnv] [-D macro=value] [-f file]: the daemon. Without -d it goes into the background when it
  * listens. Its log goes to standard error, or through logger(1) to the system's.
  */
-import { Command, InvalidArgumentError, Option } from "commander";
 import { existsSync, mkdirSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
-import packageFile from "../../../package.json" with { type: "json" };
 import { ownConfinement } from "../confinement.ts";
 import { defaultSocket, distrust } from "../socket-path.ts";
 import { readConfiguration } from "./configuration.ts";
 import { Daemon } from "./daemon.ts";
 import { detach, ready } from "./detach.ts";
 import { SocketError } from "./front-door.ts";
-import { Log, type LogFormat } from "./log.ts";
-
-const CONFIG = "/etc/vm.conf";
-
-interface MainOptions {
-  foreground?: boolean;
-  check?: boolean;
-  verbose?: number;
-  define: Record<string, string>;
-  file?: string;
-  socket?: string;
-  sandbox: boolean;
-  log: LogFormat;
-  idle?: number;
-}
+import { Log } from "./log.ts";
+import { CONFIG, makeProgram, type MainOptions } from "./program.ts";
 
 /** Errors whose message is a sentence for the user. */
 const EXPECTED = new Set(["RefusalError", "SocketError", "NativeError"]);
 
 function complain(text: string): void {
   writeSync(2, `vmd: ${text}\n`);
-}
-
-function macro(text: string, macros: Record<string, string>): Record<string, string> {
-  const [, name, value] = /^([A-Za-z_][A-Za-z0-9_]*)=(.*)$/s.exec(text) ?? [];
-  if (name === undefined) throw new InvalidArgumentError("it is no macro=value.");
-  return { ...macros, [name]: value };
-}
-
-function seconds(text: string): number {
-  const value = Number(text);
-  if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError("it is no time.");
-  return value;
 }
 
 async function run(options: MainOptions): Promise<number> {
@@ -90,36 +63,17 @@ async function run(options: MainOptions): Promise<number> {
   return await daemon.ended;
 }
 
-const program = new Command("vmd")
-  .description("Run virtual machines")
-  .option("-d, --foreground", "stay in the foreground, and log to standard error")
-  .option("-n, --check", "check the configuration file, and end")
-  .option("-v, --verbose", "say more", (_, before: number) => before + 1, 0)
-  .option("-D, --define <macro=value>", "define a macro, over the configuration file's", macro, {})
-  .option("-f, --file <path>", `configuration file (root's default: ${CONFIG})`)
-  .option("--socket <path>", "control socket")
-  .option(
-    "--no-sandbox",
-    "leave VM processes the daemon's user, namespaces, files and system calls",
-  )
-  .addOption(new Option("--log <format>", "log format").choices(["text", "json"]).default("text"))
-  .addOption(
-    new Option("--idle <seconds>", "end after this without VMs").argParser(seconds).hideHelp(),
-  )
-  .version(packageFile.version, "-V, --version")
-  .configureOutput({
-    outputError: (text, write) => write(text.replace(/^error: /, "vmd: ")),
-  })
-  .action((options: MainOptions) => {
-    run(options).then(
-      (code) => process.exit(code),
-      (error: Error) => {
-        const known = EXPECTED.has(error.name);
-        for (const line of (known ? error.message : `internal error: ${error.stack}`).split("\n")) {
-          complain(line);
-        }
-        process.exit(1);
-      },
-    );
-  });
+const program = makeProgram();
+program.action((options: MainOptions) => {
+  run(options).then(
+    (code) => process.exit(code),
+    (error: Error) => {
+      const known = EXPECTED.has(error.name);
+      for (const line of (known ? error.message : `internal error: ${error.stack}`).split("\n")) {
+        complain(line);
+      }
+      process.exit(1);
+    },
+  );
+});
 program.parse(process.argv);
