@@ -23,10 +23,20 @@ function place(exit: ExitRecord): string {
   }
 }
 
-/** Counts a trace's exits, most frequent first. */
-export function exitStatistics(trace: Trace): ExitStatistic[] {
+/** What a trace holds. */
+export interface TraceStatistics {
+  /** How often the machine was started: once, and at each of its resets. */
+  runs: number;
+  /** Its exits in all runs, most frequent first. */
+  exits: ExitStatistic[];
+}
+
+/** Counts a trace's runs and exits. @throws TraceError */
+export function exitStatistics(trace: Trace): TraceStatistics {
   const found = new Map<string, ExitStatistic>();
+  let runs = 1;
   for (const record of trace.records()) {
+    if (record.kind === "reset") runs++;
     if (record.kind !== "exit") continue;
     const reason = exitName(record.reason);
     const where = place(record);
@@ -39,7 +49,9 @@ export function exitStatistics(trace: Trace): ExitStatistic[] {
     statistic.count++;
     statistic.handled += record.handled;
   }
-  return [...found.values()].sort((a, b) => b.count - a.count || (a.where < b.where ? -1 : 1));
+  const exits = [...found.values()];
+  exits.sort((a, b) => b.count - a.count || (a.where < b.where ? -1 : 1));
+  return { runs, exits };
 }
 
 /** The statistics as a table on standard output. */

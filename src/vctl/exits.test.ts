@@ -60,6 +60,9 @@ async function record(name: string, options: Partial<VmOptions> & { kernel: stri
 
 // cli; mov cx, 5; again: rdtsc; out 0x80, al; in al, 0x61; loop again; hlt
 const TSC = "fa b9 05 00 0f 31 e6 80 e4 61 e2 f8 f4";
+// Prints S, reads the RTC's second, and echoes a key: r resets the machine, another one halts it.
+const RESET =
+  "b0 53 ba f8 03 ee b0 00 e6 70 e4 71 ba fd 03 ec a8 01 74 fb b2 f8 ec ee 3c 72 75 04 b0 fe e6 64 fa f4";
 const EXIT = "b0 48 ba f8 03 ee b0 0a ee fa f4";
 
 describe("a recorded guest", () => {
@@ -122,6 +125,116 @@ describe("a recorded guest", () => {
       expect(err).toEndWith(`vctl: 0 exits are equal on engine unicorn: ${why}\n`);
       expect(code).toBe(1);
     }
+  });
+});
+
+describe("a guest that resets its machine", () => {
+  const play = async (name: string, virtualTime: boolean) => {
+    const path = join(folder, name);
+    await using vm = await Vm.start({
+      memory: "1M",
+      engine: "unicorn",
+      virtualTime,
+      traceExits: path,
+      kernel: firmware("reset.bin", RESET),
+    });
+    await vm.console.expect("S");
+    vm.console.send("r");
+    await vm.console.expect("rS");
+    vm.console.send("r");
+    await vm.console.expect("rS");
+    vm.console.send("q");
+    expect((await vm.ended).kind).toBe("power-off");
+    return path;
+  };
+
+  test("has all its runs in one trace, in real time too", async () => {
+    const started = Date.now();
+    const path = await play("resets-real", false);
+    const records = [...Trace.open(path).records()];
+    const resets = records.filter((record) => record.kind === "reset");
+    expect(resets.length).toBe(2);
+    let epoch = started;
+    for (const reset of resets) {
+      expect(reset.epoch).toBeGreaterThanOrEqual(epoch);
+      expect(reset.epoch).toBeLessThanOrEqual(Date.now());
+      epoch = reset.epoch;
+      // The exit before it is the guest's, the one behind it its first one again.
+      const at = records.indexOf(reset);
+      expect(records[at - 1]).toMatchObject({ kind: "exit", address: 0x64, direction: 1 });
+      expect(records[at + 1]).toMatchObject({ kind: "exit", data: Uint8Array.of(0x53) });
+    }
+    const typed = records.filter((record) => record.kind === "input");
+    expect(typed.map(({ data }) => String.fromCharCode(...data))).toEqual(["r", "r", "q"]);
+    const exits = records.filter(({ kind }) => kind === "exit").length;
+    expect(replay(Trace.open(path))).toEqual({ exits, difference: undefined });
+  });
+
+  test("is counted, replayed and followed over its resets", async () => {
+    const path = await play("resets", true);
+    const exits = [...Trace.open(path).records()].filter(({ kind }) => kind === "exit").length;
+    const counted = vctl("exits", path);
+    expect(counted.err).toBe("vctl: of 3 runs: the machine was reset 2 times\n");
+    expect(counted.out).toMatch(/IO +out 0x64\/1 +2 /);
+    const json = JSON.parse(vctl("exits", "--json", path).out);
+    expect(json.runs).toBe(3);
+    expect(json.exits).toContainEqual({ reason: "IO", where: "in 0x71/1", count: 3, handled: 0 });
+    expect(vctl("exits", path, "--replay")).toEqual({
+      code: 0,
+      out: "",
+      err: `vctl: ${exits} exits replayed: every answer is the recorded one\n`,
+    });
+    expect(vctl("exits", path, "--cross-check", "unicorn")).toEqual({
+      code: 0,
+      out: "",
+      err: `vctl: ${exits} exits are equal on engine unicorn: the trace ended\n`,
+    });
+  });
+
+  test("is shown with the run of the first difference", async () => {
+    const path = await play("resets-changed", true);
+    const bytes = new Uint8Array(readFileSync(path));
+    const trace = new Trace("changed", bytes);
+    // The file is the header and then the records, so the second run's first answer is counted out.
+    let at = 16 + new DataView(bytes.buffer).getUint32(12, true);
+    let exits = 0;
+    let seconds = 0;
+    for (const record of trace.records()) {
+      const head = { exit: 24, interrupt: 8, memory: 8, reset: 8, tick: 0, input: 0 }[record.kind];
+      at += 16 + head + ("data" in record ? record.data.length : 0);
+      if (record.kind !== "exit") continue;
+      exits++;
+      if (record.address === 0x71 && ++seconds === 2) break;
+    }
+    bytes[at - 1] ^= 0x10;
+    expect(replay(new Trace("changed", bytes)).difference).toMatch(
+      new RegExp(
+        `^exit ${exits}, guest time \\d+ ns of run 2: in 0x71/1 gave 0x[1-5]?\\d then and 0x`,
+      ),
+    );
+    // The engine gets the answer that was recorded, so only the devices differ there.
+    expect(follow(new Trace("changed", bytes), "unicorn").difference).toMatch(
+      new RegExp(`^exit ${exits}: in 0x71/1 gave `),
+    );
+  });
+
+  test("has its resets' time of day", () => {
+    const second = (now: number, value: number) => [
+      exitRecord(now, { direction: 1, size: 1, count: 1, port: 0x70, value: 0 }),
+      exitRecord(now + 1, { direction: 0, size: 1, count: 1, port: 0x71, value }),
+    ];
+    const reset = (now: number, epoch: number) => {
+      const bytes = new Uint8Array(24);
+      bytes[0] = 6;
+      new DataView(bytes.buffer).setFloat64(8, now, true);
+      new DataView(bytes.buffer).setFloat64(16, epoch, true);
+      return bytes;
+    };
+    const records = (value: number) => [...second(5, 0), reset(6, 42_000), ...second(3, value)];
+    expect(replay(new Trace("day", encode(HEADER, records(0x42)))).difference).toBeUndefined();
+    expect(replay(new Trace("day", encode(HEADER, records(0x41)))).difference).toBe(
+      "exit 4, guest time 4 ns of run 2: in 0x71/1 gave 0x41 then and 0x42 now",
+    );
   });
 });
 
@@ -199,9 +312,30 @@ function encode(header: unknown, records: readonly Uint8Array[]): Uint8Array {
   const json = new TextEncoder().encode(JSON.stringify(header));
   const head = new Uint8Array(16);
   head.set(new TextEncoder().encode("VMDTRACE"));
-  new DataView(head.buffer).setUint32(8, 1, true);
+  new DataView(head.buffer).setUint32(8, 2, true);
   new DataView(head.buffer).setUint32(12, json.length, true);
   return new Uint8Array(Buffer.concat([head, json, ...records]));
+}
+
+interface Access {
+  direction: number;
+  size: number;
+  count: number;
+  port: number;
+  value: number;
+}
+
+// An exit for I/O whose data is all one byte.
+function exitRecord(now: number, { direction, size, count, port, value }: Access): Uint8Array {
+  const bytes = new Uint8Array(40 + size * count).fill(value, 40);
+  const view = new DataView(bytes.buffer);
+  bytes.set([1, 0]);
+  view.setUint16(2, size * count, true);
+  view.setFloat64(8, now, true);
+  bytes.set([2, direction, size], 16);
+  view.setUint32(20, count, true);
+  view.setFloat64(24, port, true);
+  return bytes;
 }
 
 const HEADER = {
@@ -241,26 +375,17 @@ describe("hostile traces", () => {
       port: fc.constantFrom(...PORTS),
       value: fc.nat(0xff),
     })
-    .map(({ step: ns, direction, size, count, port, value }) => {
-      const bytes = new Uint8Array(40 + size * count).fill(value, 40);
-      const view = new DataView(bytes.buffer);
-      bytes.set([1, 0]);
-      view.setUint16(2, size * count, true);
-      bytes.set([2, direction, size], 16);
-      view.setUint32(20, count, true);
-      view.setFloat64(24, port, true);
-      return { ns, bytes };
-    });
+    .map(({ step: ns, ...fields }) => ({ ns, bytes: exitRecord(0, fields) }));
   const plain = fc
-    .record({ step, kind: fc.constantFrom(2, 3, 4, 5), value: fc.nat(0xff) })
+    .record({ step, kind: fc.constantFrom(2, 3, 4, 5, 6), value: fc.nat(0xff) })
     .map(({ step: ns, kind, value }) => {
-      const head = kind === 2 || kind === 5 ? 8 : 0;
+      const head = kind === 2 || kind >= 5 ? 8 : 0;
       const data = kind === 4 || kind === 5 ? 3 : 0;
       const bytes = new Uint8Array(16 + head + data);
       bytes.set([kind, 0, data]);
       bytes.fill(value, 16 + head);
       if (kind === 2) bytes[16] = value;
-      if (kind === 5) new DataView(bytes.buffer).setFloat64(16, value * 16, true);
+      if (kind >= 5) new DataView(bytes.buffer).setFloat64(16, value * 16, true);
       return { ns, bytes };
     });
   const trace = fc

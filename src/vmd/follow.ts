@@ -6,6 +6,7 @@
  * as the vCPU loop moved it, and the guest is stopped and interrupted at the same instruction.
  * Otherwise interrupts go in where they were recorded, at exits. One that came in while the guest
  * ran can't be placed: the check ends there and says so. Nor is a guest's time the recorded one.
+ * Where the machine was reset, its files are booted again on a new one.
  */
 import type { EngineName } from "../vmm/engine.ts";
 import { ExitReason, exitName } from "../vmm/exit.ts";
@@ -14,9 +15,10 @@ import type { ExitRecord, Trace } from "../vmm/trace.ts";
 import { BootFiles } from "./boot-files.ts";
 import type { CrossCheckResult } from "./cross-check.ts";
 import { memoryRanges } from "./machine.ts";
-import { ReplayedDevices, traceOptions } from "./replay.ts";
+import { ReplayedDevices, type RunRecord, traceOptions } from "./replay.ts";
 import { lateRip, LONGEST_INSTRUCTION, Side } from "./side.ts";
 import { EXIT_TIME } from "./vcpu.ts";
+import type { VcpuOptions } from "./vm-options.ts";
 
 /** What can't be followed, in one sentence; undefined when everything can. @throws TraceError */
 export function followLimits(trace: Trace, engine: EngineName): string | undefined {
@@ -35,56 +37,85 @@ function repeats(trace: Trace, engine: EngineName): boolean {
   return engine === "unicorn" && traceOptions(trace).virtualTime === true;
 }
 
+/** The guest from one start of its machine to the next. */
+interface Life {
+  readonly side: Side;
+  readonly devices: ReplayedDevices;
+  /** An interrupt waits for the guest to take one. */
+  waiting: boolean;
+  /** The guest was stopped for the host since its own last exit. */
+  kicked: boolean;
+}
+
 class Following implements Disposable {
   readonly #trace: Trace;
-  readonly #side: Side;
-  readonly #devices: ReplayedDevices;
+  readonly #options: VcpuOptions;
+  readonly #engine: EngineName;
   readonly #virtual: boolean;
+  #life: Life;
   #equal = 0;
-  // An interrupt waits for the guest to take one.
-  #waiting = false;
-  // The guest was stopped for the host since its own last exit.
-  #kicked = false;
 
   constructor(trace: Trace, engine: EngineName) {
     this.#trace = trace;
-    const options = traceOptions(trace);
-    const virtual = repeats(trace, engine);
-    this.#virtual = virtual;
-    using files = BootFiles.open(options);
-    const side = new Side(engine, memoryRanges(options.memory, files.rom), { virtual });
-    this.#side = side;
-    this.#devices = new ReplayedDevices(trace, side.image, (ns) => {
+    this.#options = traceOptions(trace);
+    this.#engine = engine;
+    this.#virtual = repeats(trace, engine);
+    this.#life = this.#begin(this.#options.epoch);
+  }
+
+  // As after power-on, booted.
+  #begin(epoch: number): Life {
+    const virtual = this.#virtual;
+    using files = BootFiles.open(this.#options);
+    using stack = new DisposableStack();
+    const ranges = memoryRanges(this.#options.memory, files.rom);
+    const side = stack.use(new Side(this.#engine, ranges, { virtual }));
+    const devices = new ReplayedDevices({ ...this.#options, epoch }, side.image, (ns) => {
       if (virtual) side.engine.warp(ns);
     });
-    side.engine.setCpu(files.load(this.#devices.machine).cpu);
+    side.engine.setCpu(files.load(devices.machine).cpu);
+    stack.move();
+    return { side, devices, waiting: false, kicked: false };
   }
 
   run(): CrossCheckResult {
     for (const record of this.#trace.records()) {
-      if (record.kind === "exit") {
-        if (!this.#virtual && isHosts(record)) {
-          this.#kicked = true;
-          continue;
-        }
-        this.#kicked = false;
-        const result = this.#exit(record);
-        if (result !== undefined) return result;
-        this.#equal++;
+      if (record.kind === "reset") {
+        this.#life.side[Symbol.dispose]();
+        this.#life = this.#begin(record.epoch);
+        continue;
       }
-      const difference = this.#devices.apply(record);
-      if (difference !== undefined) return this.#differs(difference);
-      // Ticks are recorded before the exit in which they are.
-      if (record.kind !== "tick") this.#waiting = this.#devices.machine.interrupts.pending;
-      if (record.kind === "exit" || record.kind === "interrupt") this.#catchUp(record.now);
-      if (record.kind === "interrupt") {
-        if (this.#kicked || !this.#side.engine.run.readyForInterrupt) {
-          return this.#end(`interrupt ${record.vector} was recorded at no exit of the guest's own`);
-        }
-        this.#side.engine.interrupt(record.vector);
-      }
+      const result = this.#follow(record);
+      if (result !== undefined) return result;
     }
     return this.#end("the trace ended");
+  }
+
+  #follow(record: RunRecord): CrossCheckResult | undefined {
+    const life = this.#life;
+    const { engine } = life.side;
+    if (record.kind === "exit") {
+      if (!this.#virtual && isHosts(record)) {
+        life.kicked = true;
+        return undefined;
+      }
+      life.kicked = false;
+      const result = this.#exit(record);
+      if (result !== undefined) return result;
+      this.#equal++;
+    }
+    const difference = life.devices.apply(record);
+    if (difference !== undefined) return this.#differs(difference);
+    // Ticks are recorded before the exit in which they are.
+    if (record.kind !== "tick") life.waiting = life.devices.machine.interrupts.pending;
+    if (record.kind === "exit" || record.kind === "interrupt") this.#catchUp(record.now);
+    if (record.kind === "interrupt") {
+      if (life.kicked || !engine.run.readyForInterrupt) {
+        return this.#end(`interrupt ${record.vector} was recorded at no exit of the guest's own`);
+      }
+      engine.interrupt(record.vector);
+    }
+    return undefined;
   }
 
   #end(ending: string): CrossCheckResult {
@@ -97,20 +128,20 @@ class Following implements Disposable {
 
   // A guest that slept goes on at the time at which it was woken.
   #catchUp(now: number): void {
-    const { engine } = this.#side;
+    const { engine } = this.#life.side;
     if (this.#virtual && engine.now() < now) engine.warp(now - engine.now());
   }
 
   // Runs the guest through all items of a recorded exit, and gives it the recorded answers.
   #exit(record: ExitRecord): CrossCheckResult | undefined {
-    const side = this.#side;
+    const { side, waiting } = this.#life;
     const { engine } = side;
     const { run } = engine;
     const size = itemSize(record);
     const items = Math.max(1, record.data.length / size);
     let stop: number | undefined;
     if (this.#virtual) {
-      run.requestInterruptWindow = this.#waiting;
+      run.requestInterruptWindow = waiting;
       if (record.reason === ExitReason.INTR) stop = record.now - EXIT_TIME;
     }
     for (let i = 0; i < items; i++) {
@@ -134,7 +165,7 @@ class Following implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#side[Symbol.dispose]();
+    this.#life.side[Symbol.dispose]();
   }
 }
 

@@ -8,6 +8,7 @@ import { ExitReason, RunPage } from "../vmm/exit.ts";
 import { MachineImage } from "../vmm/image.ts";
 import { GuestAddressError } from "../vmm/memory.ts";
 import { Trace } from "../vmm/trace.ts";
+import { openTraceFile } from "./boot-files.ts";
 import { ClassicMachine } from "./machine.ts";
 import { Recorder } from "./recorder.ts";
 
@@ -33,7 +34,7 @@ function record(name: string, capabilities: number, use: (r: Recorder, run: RunP
   const engine = { name: "kvm", run, can } as unknown as Engine;
   {
     const worker = { traceExits: path, shared: new SharedArrayBuffer(4), engine: "auto" as const };
-    using recorder = new Recorder(path, machine, engine, { ...options, ...worker });
+    using recorder = new Recorder(openTraceFile(path), machine, engine, { ...options, ...worker });
     use(recorder, run);
     image.memory.write32(0x100, 0x11223344);
     image.memory.read32(0x100);
@@ -97,4 +98,46 @@ test("without registers from the engine, RIP is 0", () => {
   });
   expect(run).toBeDefined();
   expect([...trace.records()][0]).toMatchObject({ reason: ExitReason.HLT, rip: 0n, count: 0 });
+});
+
+test("a machine that was reset is recorded on, as what it is now", () => {
+  const path = join(folder, "reset");
+  const memories = [1, 2].map(() => [{ base: 0, size: 2 ** 20, readonly: false }]);
+  using first = new MachineImage(memories[0]);
+  using second = new MachineImage(memories[1]);
+  const time = new ManualTime();
+  const [a, b] = [first, second].map(
+    (image, i) =>
+      new ClassicMachine(image, time, {
+        memory: 2 ** 20,
+        epoch: 42 + i,
+        debugExit: false,
+        output: () => {},
+        debug: () => {},
+      }),
+  );
+  const engine = (image: MachineImage, can: boolean) => {
+    const run = new RunPage(image.memory.pointer(0x8000, 0x3000), 0x3000);
+    return { name: "kvm", run, can: () => can } as unknown as Engine;
+  };
+  {
+    using recorder = new Recorder(openTraceFile(path), a, engine(first, false), { ...options });
+    recorder.tick(9);
+    const next = engine(second, true);
+    recorder.reset(b, next);
+    expect(next.run.u32[72]).toBe(1);
+    time.time = 4;
+    // The machine that is gone is not recorded any more.
+    first.memory.read8(0x10);
+    second.memory.write8(0x10, 7);
+    second.memory.read8(0x10);
+  }
+  second.memory.read8(0x10);
+  const trace = Trace.open(path);
+  expect(trace.header.machine.epoch).toBe(42);
+  expect([...trace.records()]).toEqual([
+    { kind: "tick", now: 9 },
+    { kind: "reset", now: 9, epoch: 43 },
+    { kind: "memory", now: 4, address: 0x10, data: Uint8Array.of(7) },
+  ]);
 });

@@ -2,28 +2,41 @@
 import type { Clock } from "../vmm/clock.ts";
 import { Capability, type Engine } from "../vmm/engine.ts";
 import { type RunPage, SYNC_REGS } from "../vmm/exit.ts";
-import { TraceWriter } from "../vmm/trace.ts";
+import { TraceWriter } from "../vmm/trace-writer.ts";
 import type { GuestMemory } from "../vmm/memory.ts";
+import type { BootFile } from "./boot-files.ts";
 import type { ClassicMachine } from "./machine.ts";
 import type { ExitObserver } from "./vcpu.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 
+/** Records one machine, over its resets. */
 export class Recorder implements ExitObserver, Disposable {
   readonly #writer: TraceWriter;
-  readonly #memory: GuestMemory;
-  readonly #clock: Clock;
-  readonly #registers: boolean;
   readonly #virtual: boolean;
+  #memory!: GuestMemory;
+  #clock!: Clock;
+  #registers = false;
   #exitedAt = 0;
   #reading = false;
 
-  /** @throws TraceError */
-  constructor(path: string, machine: ClassicMachine, engine: Engine, options: VcpuOptions) {
-    this.#writer = new TraceWriter(path, {
+  /** @param file as TraceWriter has it. @throws TraceError */
+  constructor(file: BootFile, machine: ClassicMachine, engine: Engine, options: VcpuOptions) {
+    this.#writer = new TraceWriter(file, {
       engine: engine.name,
       machine: described(options, machine.options.epoch),
     });
     this.#virtual = options.virtualTime === true;
+    this.#observe(machine, engine);
+  }
+
+  /** The machine started again, as these; they have not run yet. */
+  reset(machine: ClassicMachine, engine: Engine): void {
+    this.#memory.observeReads(undefined);
+    this.#writer.reset(machine.options.epoch);
+    this.#observe(machine, engine);
+  }
+
+  #observe(machine: ClassicMachine, engine: Engine): void {
     this.#memory = machine.memory;
     this.#registers = engine.can(Capability.SYNC_REGS);
     if (this.#registers) engine.run.syncRegisters = SYNC_REGS.REGS;

@@ -10,6 +10,9 @@ import { ClassicMachine, memoryRanges } from "./machine.ts";
 import type { Size } from "./device.ts";
 import { checkVmOptions, type VcpuOptions, type VmOptions } from "./vm-options.ts";
 
+/** What happens between a machine's start and its reset. */
+export type RunRecord = Exclude<TraceRecord, { kind: "reset" }>;
+
 /** What a replay found. */
 export interface ReplayResult {
   /** Exits that were answered again. */
@@ -20,18 +23,47 @@ export interface ReplayResult {
 
 /** @throws TraceError when the trace is damaged, or doesn't say which machine it is of. */
 export function replay(trace: Trace): ReplayResult {
-  using image = new MachineImage(memoryRanges(traceOptions(trace).memory, undefined));
-  const devices = new ReplayedDevices(trace, image);
+  const options = traceOptions(trace);
   let exits = 0;
+  let run = 1;
+  using lives = new Lives(options);
   for (const record of trace.records()) {
+    if (record.kind === "reset") {
+      run++;
+      lives.begin(record.epoch);
+      continue;
+    }
     if (record.kind === "exit") exits++;
-    const difference = devices.apply(record);
+    const difference = lives.devices.apply(record);
     if (difference !== undefined) {
-      const where = `exit ${exits}, guest time ${record.now} ns`;
+      const where = `exit ${exits}, guest time ${record.now} ns${run > 1 ? ` of run ${run}` : ""}`;
       return { exits, difference: `${where}: ${difference}` };
     }
   }
   return { exits, difference: undefined };
+}
+
+/** A machine's devices from one reset to the next, with memory that only they see. */
+class Lives implements Disposable {
+  devices!: ReplayedDevices;
+  readonly #options: VcpuOptions;
+  #image: MachineImage | undefined;
+
+  constructor(options: VcpuOptions) {
+    this.#options = options;
+    this.begin(options.epoch);
+  }
+
+  begin(epoch: number): void {
+    this.#image?.[Symbol.dispose]();
+    this.#image = undefined;
+    this.#image = new MachineImage(memoryRanges(this.#options.memory, undefined));
+    this.devices = new ReplayedDevices({ ...this.#options, epoch }, this.#image);
+  }
+
+  [Symbol.dispose](): void {
+    this.#image?.[Symbol.dispose]();
+  }
 }
 
 /** What a trace says of its machine. @throws TraceError unless that is a machine. */
@@ -63,15 +95,21 @@ const OPTIONS: Record<string, (value: unknown) => boolean> = {
   virtualTime: isFlag,
 };
 
-/** A machine's devices, fed from a trace. */
+/** A machine's devices, fed with the records of one run. */
 export class ReplayedDevices {
   readonly machine: ClassicMachine;
   readonly #time: ReplayTime;
 
-  /** @param warp told where devices move guest time ahead. */
-  constructor(trace: Trace, image: MachineImage, warp: (ns: number) => void = () => {}) {
+  /**
+   * @param options what the trace says of the machine, with the epoch of this run.
+   * @param warp told where devices move guest time ahead.
+   */
+  constructor(
+    { memory, epoch, debugExit }: VcpuOptions,
+    image: MachineImage,
+    warp: (ns: number) => void = () => {},
+  ) {
     this.#time = new ReplayTime(warp);
-    const { memory, epoch, debugExit } = traceOptions(trace);
     this.machine = new ClassicMachine(image, this.#time, {
       memory,
       epoch,
@@ -84,7 +122,7 @@ export class ReplayedDevices {
   }
 
   /** Does again what a record says. @returns how the outcome differs. */
-  apply(record: TraceRecord): string | undefined {
+  apply(record: RunRecord): string | undefined {
     const { machine } = this;
     this.#time.time = record.now;
     switch (record.kind) {

@@ -12,7 +12,7 @@ import { hostBuffer, NativeError, type Pointer, ptr, watchLibrary } from "../vmm
 import { selectEngine } from "../vmm/select.ts";
 import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
-import { type BootSet, FileError } from "./boot-files.ts";
+import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
 import { Channel, pollInput } from "./channel.ts";
 import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
@@ -38,7 +38,7 @@ class VmProcess {
   readonly #channel: Channel;
   readonly #start: StartMessage;
   readonly #set: BootSet;
-  readonly #trace: string | undefined;
+  readonly #trace: BootFile | undefined;
   readonly #attention: Int32Array;
   readonly #console: ConsoleHub;
   readonly #debug: ConsoleHub;
@@ -64,7 +64,7 @@ class VmProcess {
       initrd: initrd === undefined ? undefined : { path: initrd, descriptor: next() },
       modules: modules.map((module) => ({ ...module, descriptor: next() })),
     };
-    this.#trace = trace === undefined ? undefined : `/proc/self/fd/${next()}`;
+    this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
     const word = watchLibrary().vmm_watch_open();
     if (!word) throw new NativeError("the watching thread", -11);
     this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
@@ -130,11 +130,7 @@ class VmProcess {
 
   #live(life: VmLife): Ending {
     const { options } = this.#start;
-    using recorder =
-      this.#trace === undefined
-        ? undefined
-        : new Recorder(this.#trace, life.machine, life.engine, options);
-    this.#recorder = recorder;
+    const recorder = this.#record(life);
     life.vcpu.observer = recorder ?? this.#counter;
     const path = Buffer.from(`${libraryPathOf(life.engine.name)}\0`);
     const target = (handle: number) =>
@@ -161,6 +157,17 @@ class VmProcess {
     } finally {
       this.#life = undefined;
     }
+  }
+
+  // A trace holds every life.
+  #record({ machine, engine }: VmLife): Recorder | undefined {
+    if (this.#trace === undefined) return undefined;
+    if (this.#recorder === undefined) {
+      this.#recorder = new Recorder(this.#trace, machine, engine, this.#start.options);
+    } else {
+      this.#recorder.reset(machine, engine);
+    }
+    return this.#recorder;
   }
 
   /** Looks at everything that may have come. */

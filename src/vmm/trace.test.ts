@@ -4,10 +4,7 @@ import {
   closeSync,
   mkdtempSync,
   openSync,
-  readdirSync,
   readFileSync,
-  readlinkSync,
-  realpathSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -16,7 +13,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ExitReason, RunPage } from "./exit.ts";
 import { MachineImage } from "./image.ts";
-import { type ExitRecord, Trace, TraceError, type TraceRecord, TraceWriter } from "./trace.ts";
+import { type ExitRecord, Trace, TraceError, type TraceRecord } from "./trace.ts";
+import { TraceWriter } from "./trace-writer.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "trace-"));
 const path = join(folder, "trace");
@@ -50,8 +48,10 @@ function place(exit: Extract<TraceRecord, { kind: "exit" }>): void {
   run.u8.set(exit.data, data);
 }
 
+const file = (name: string) => ({ path: name, descriptor: openSync(name, "w") });
+
 function write(records: readonly TraceRecord[]): void {
-  using writer = new TraceWriter(path, HEADER);
+  using writer = new TraceWriter(file(path), HEADER);
   for (const record of records) {
     switch (record.kind) {
       case "exit":
@@ -70,14 +70,28 @@ function write(records: readonly TraceRecord[]): void {
       case "memory":
         writer.memory(record.address, record.data, record.now);
         break;
+      case "reset":
+        writer.reset(record.epoch);
+        break;
     }
   }
 }
 
-/** The same with time that goes forward. */
+/** The same with time that goes forward, but for resets, which come at the time before them. */
 function inOrder(list: readonly TraceRecord[]): TraceRecord[] {
   const times = list.map(({ now }) => now).sort((a, b) => a - b);
-  return list.map((record, i) => ({ ...record, now: times[i] }));
+  let start = 0;
+  let last = 0;
+  return list.map((record, i) => {
+    if (record.kind === "reset") {
+      const reset = { ...record, now: last };
+      start = times[i];
+      last = 0;
+      return reset;
+    }
+    last = times[i] - start;
+    return { ...record, now: last };
+  });
 }
 
 const plain = (records: Iterable<TraceRecord>) =>
@@ -140,6 +154,11 @@ const records: fc.Arbitrary<TraceRecord> = fc.oneof(
   fc.record({ kind: fc.constant("tick" as const), now }),
   fc.record({ kind: fc.constant("input" as const), now, data: short }),
   fc.record({ kind: fc.constant("memory" as const), now, address: fc.nat(), data: short }),
+  fc.record({
+    kind: fc.constant("reset" as const),
+    now,
+    epoch: fc.double({ min: -8.64e15, max: 8.64e15, noNaN: true }),
+  }),
 );
 
 describe("what is written is read", () => {
@@ -153,6 +172,33 @@ describe("what is written is read", () => {
       }),
       { seed: 1, numRuns: 150 },
     );
+  });
+
+  test("guest time starts anew at a reset, and nowhere else", () => {
+    const list: TraceRecord[] = [
+      { kind: "tick", now: 7 },
+      { kind: "reset", now: 7, epoch: 1e12 },
+      { kind: "tick", now: 3 },
+      { kind: "reset", now: 3, epoch: 1e12 + 1 },
+      { kind: "reset", now: 0, epoch: 1e12 + 2 },
+      { kind: "tick", now: 1 },
+    ];
+    write(list);
+    expect([...Trace.open(path).records()]).toEqual(list);
+    write([
+      { kind: "tick", now: 7 },
+      { kind: "tick", now: 3 },
+    ]);
+    expect(() => [...Trace.open(path).records()]).toThrow(/: damaged at offset \d+$/);
+  });
+
+  test("a trace of version 1", () => {
+    write([{ kind: "tick", now: 7 }]);
+    const old = new Uint8Array(readFileSync(path));
+    old[8] = 1;
+    expect([...new Trace("old", old).records()]).toEqual([{ kind: "tick", now: 7 }]);
+    old[8] = 0;
+    expect(() => new Trace("old", old)).toThrow("old: trace version 0; this vmd reads 1 to 2");
   });
 
   test("more than the writer's buffer holds", () => {
@@ -231,27 +277,20 @@ describe("files are read in pieces", () => {
 
 describe("a file that can't be written", () => {
   test("is one sentence at the start", () => {
-    const open = (file: string) => new TraceWriter(file, HEADER)[Symbol.dispose]();
-    expect(() => open("/nonexistent/x")).toThrow(
-      new TraceError("/nonexistent/x: no such file or directory"),
+    expect(() => new TraceWriter(file("/dev/full"), HEADER)).toThrow(
+      new TraceError("/dev/full: no space left on device"),
     );
-    expect(() => open("/")).toThrow(new TraceError("/: is a directory"));
-    expect(() => open("/dev/full")).toThrow(new TraceError("/dev/full: no space left on device"));
+    const long = { ...HEADER, machine: { cmdline: "x".repeat(2 ** 20) } };
+    expect(() => new TraceWriter(file(path), long)).toThrow(
+      new TraceError(`${path}: the header is too long`),
+    );
   });
 
   test("is a sentence kept, and no exception, later", () => {
-    using writer = new TraceWriter(path, HEADER);
-    // Which file the writer has: /dev/full takes its place.
-    const target = realpathSync(path);
-    const file = readdirSync("/proc/self/fd").find((fd) => {
-      try {
-        return readlinkSync(`/proc/self/fd/${fd}`) === target;
-      } catch {
-        return false;
-      }
-    });
-    closeSync(Number(file));
-    expect(openSync("/dev/full", "w")).toBe(Number(file));
+    const open = file(path);
+    using writer = new TraceWriter(open, HEADER);
+    closeSync(open.descriptor);
+    expect(openSync("/dev/full", "w")).toBe(open.descriptor);
     expect(writer.failure).toBeUndefined();
     for (let i = 0; i < 100; i++) {
       writer.input(new Uint8Array(60_000), i);
@@ -282,7 +321,7 @@ describe("damaged files", () => {
     const good = new Uint8Array(readFileSync(path));
     const newer = good.slice();
     newer[8] = 9;
-    expect(errors(newer)).toBe("some.trace: trace version 9; this vmd reads 1");
+    expect(errors(newer)).toBe("some.trace: trace version 9; this vmd reads 1 to 2");
     const long = good.slice();
     long[15] = 0x7f;
     expect(errors(long)).toBe("some.trace: damaged at offset 12");
@@ -355,6 +394,12 @@ describe("damaged files", () => {
         { kind: "memory", now: 5, address: 0, data: Uint8Array.of(1) },
         (view, at) => view.setFloat64(at + 16, Infinity, true),
       ],
+      [
+        { kind: "reset", now: 5, epoch: 0 },
+        (view, at) => view.setFloat64(at + 16, 8.64e15 + 2, true),
+      ],
+      [{ kind: "reset", now: 5, epoch: 0 }, (view, at) => view.setFloat64(at + 16, NaN, true)],
+      [{ kind: "reset", now: 5, epoch: 0 }, (view, at) => view.setFloat64(at + 8, 4, true)],
     ];
     for (const [record, change] of damage) {
       const tick: TraceRecord = { kind: "tick", now: 5 };

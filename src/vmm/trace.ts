@@ -11,29 +11,37 @@
  *   TICK       (timers that were due ran)
  *   INPUT      data: bytes for the guest's console
  *   MEMORY     f64 address, data: what a device read there before the next exit's answer
+ *   RESET      f64 epoch, UTC in ms since 1970: the machine starts again, with its time at 0
  * ```
  * All little-endian. Data of an IN or an MMIO read is the answer: `count` items of `size` bytes.
- * RIP is 0 where the engine did not bring registers. Guest time never decreases.
+ * RIP is 0 where the engine did not bring registers. Guest time never decreases but after a RESET,
+ * which itself has the time of the record before it. Version 1 had no RESET.
  */
-import { closeSync, constants, fstatSync, openSync, readSync, writeSync } from "node:fs";
-import { ExitReason, RunPage } from "./exit.ts";
+import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { ExitReason } from "./exit.ts";
 
-const MAGIC = "VMDTRACE";
-const VERSION = 1;
-const HEAD = 16;
-const EXIT_HEAD = 24;
-const BUFFER = 1 << 18;
-const LARGEST = HEAD + EXIT_HEAD + 0xffff;
+export const MAGIC = "VMDTRACE";
+export const VERSION = 2;
+/** What every record starts with, bytes. */
+export const HEAD = 16;
+export const EXIT_HEAD = 24;
 /** Kernel command line, file names: a header is never longer, bytes. */
-const LONGEST_HEADER = 1 << 20;
+export const LONGEST_HEADER = 1 << 20;
 /** A trace is read in pieces of this size. */
 const PIECE = 1 << 22;
 /** No machine has a later guest time, ns, or a higher address. */
 const LATEST = Number.MAX_SAFE_INTEGER;
-/** RIP in the run page, in words: kvm_sync_regs at byte 304, RIP 128 bytes in. */
-const RIP_WORD = (304 + 128) / 4;
+/** No Date is further from 1970, ms. */
+const FARTHEST_EPOCH = 8.64e15;
 
-export const RecordKind = { EXIT: 1, INTERRUPT: 2, TICK: 3, INPUT: 4, MEMORY: 5 } as const;
+export const RecordKind = {
+  EXIT: 1,
+  INTERRUPT: 2,
+  TICK: 3,
+  INPUT: 4,
+  MEMORY: 5,
+  RESET: 6,
+} as const;
 
 /** An exit and its answer. */
 export interface ExitRecord {
@@ -60,7 +68,9 @@ export type TraceRecord =
   | { kind: "interrupt"; now: number; vector: number }
   | { kind: "tick"; now: number }
   | { kind: "input"; now: number; data: Uint8Array }
-  | { kind: "memory"; now: number; address: number; data: Uint8Array };
+  | { kind: "memory"; now: number; address: number; data: Uint8Array }
+  /** What follows is of the machine's next run, which starts at guest time 0 and UTC `epoch`, ms. */
+  | { kind: "reset"; now: number; epoch: number };
 
 /** What the trace says of the machine it is of. */
 export interface TraceHeader {
@@ -85,151 +95,13 @@ const REASONS: Record<string, string> = {
   EIO: "input/output error",
 };
 
-function sentence(path: string, error: unknown): string {
+/** What went wrong with a file, in one sentence. */
+export function sentence(path: string, error: unknown): string {
   const code = (error as NodeJS.ErrnoException).code ?? String(error);
   return `${path}: ${REASONS[code] ?? code}`;
 }
 
-/**
- * Writes a trace. Nothing is allocated per exit; the file is written in large pieces. Once it is
- * open nothing throws: a failure is kept, and ends the writing.
- */
-export class TraceWriter implements Disposable {
-  /** Why nothing is written any more, in one sentence. */
-  failure: string | undefined;
-  readonly #path: string;
-  readonly #file: number;
-  readonly #buffer = new ArrayBuffer(BUFFER);
-  readonly #u8 = new Uint8Array(this.#buffer);
-  readonly #view = new DataView(this.#buffer);
-  #length = 0;
-
-  /** @throws TraceError when the file can't be written. */
-  constructor(path: string, header: TraceHeader) {
-    this.#path = path;
-    const json = new TextEncoder().encode(JSON.stringify(header));
-    const head = new Uint8Array(16 + json.length);
-    head.set(new TextEncoder().encode(MAGIC));
-    new DataView(head.buffer).setUint32(8, VERSION, true);
-    new DataView(head.buffer).setUint32(12, json.length, true);
-    head.set(json, 16);
-    if (json.length > LONGEST_HEADER) throw new TraceError(`${path}: the header is too long`);
-    try {
-      this.#file = openSync(path, "w");
-    } catch (error) {
-      throw new TraceError(sentence(path, error));
-    }
-    this.#write(head, head.length);
-    if (this.failure !== undefined) {
-      closeSync(this.#file);
-      throw new TraceError(this.failure);
-    }
-  }
-
-  /**
-   * The exit in the run page, answered.
-   * @param registers whether it brought registers.
-   */
-  exit(run: RunPage, now: number, handled: number, registers: boolean): void {
-    const view = this.#view;
-    const reason = run.reason;
-    let direction = 0;
-    let size = 0;
-    let count = 0;
-    let address = 0;
-    let from = 0;
-    if (reason === ExitReason.IO) {
-      direction = run.ioDirection;
-      size = run.ioSize;
-      count = run.ioCount;
-      address = run.ioPort;
-      from = run.ioData;
-    } else if (reason === ExitReason.MMIO) {
-      direction = run.mmioIsWrite ? 1 : 0;
-      size = run.mmioLength;
-      count = 1;
-      address = run.mmioAddress;
-      from = RunPage.MMIO_DATA;
-    } else if (reason === ExitReason.RDMSR || reason === ExitReason.WRMSR) {
-      direction = reason === ExitReason.WRMSR ? 1 : 0;
-      size = 8;
-      count = 1;
-      address = run.msrIndex;
-      from = 48;
-    }
-    const length = Math.min(size * count, 0xffff);
-    const at = this.#record(RecordKind.EXIT, now, EXIT_HEAD, length, handled);
-    view.setUint8(at, reason);
-    view.setUint8(at + 1, direction);
-    view.setUint8(at + 2, size);
-    view.setUint8(at + 3, 0);
-    view.setUint32(at + 4, count, true);
-    view.setFloat64(at + 8, address, true);
-    view.setUint32(at + 16, registers ? run.u32[RIP_WORD] : 0, true);
-    view.setUint32(at + 20, registers ? run.u32[RIP_WORD + 1] : 0, true);
-    for (let i = 0; i < length; i++) this.#u8[at + EXIT_HEAD + i] = run.u8[from + i];
-  }
-
-  interrupt(vector: number, now: number): void {
-    const at = this.#record(RecordKind.INTERRUPT, now, 8, 0);
-    this.#view.setUint32(at, vector, true);
-    this.#view.setUint32(at + 4, 0, true);
-  }
-
-  tick(now: number): void {
-    this.#record(RecordKind.TICK, now, 0, 0);
-  }
-
-  input(data: Uint8Array, now: number): void {
-    for (let from = 0; from < data.length; from += 0xffff) {
-      const piece = data.subarray(from, from + 0xffff);
-      this.#u8.set(piece, this.#record(RecordKind.INPUT, now, 0, piece.length));
-    }
-  }
-
-  memory(address: number, data: Uint8Array, now: number): void {
-    for (let from = 0; from < data.length; from += 0xffff) {
-      const piece = data.subarray(from, from + 0xffff);
-      const at = this.#record(RecordKind.MEMORY, now, 8, piece.length);
-      this.#view.setFloat64(at, address + from, true);
-      this.#u8.set(piece, at + 8);
-    }
-  }
-
-  flush(): void {
-    this.#write(this.#u8, this.#length);
-    this.#length = 0;
-  }
-
-  [Symbol.dispose](): void {
-    this.flush();
-    closeSync(this.#file);
-  }
-
-  #write(bytes: Uint8Array, length: number): void {
-    if (this.failure !== undefined) return;
-    try {
-      for (let at = 0; at < length;) at += writeSync(this.#file, bytes, at, length - at);
-    } catch (error) {
-      this.failure = sentence(this.#path, error);
-    }
-  }
-
-  #record(kind: number, now: number, head: number, length: number, handled = 0): number {
-    if (this.#length + LARGEST > BUFFER) this.flush();
-    const at = this.#length;
-    const view = this.#view;
-    view.setUint8(at, kind);
-    view.setUint8(at + 1, 0);
-    view.setUint16(at + 2, length, true);
-    view.setUint32(at + 4, Math.min(handled, 0xffffffff), true);
-    view.setFloat64(at + 8, now, true);
-    this.#length = at + HEAD + head + length;
-    return at + HEAD;
-  }
-}
-
-/** A trace that was read: its header, and its records one by one. */
+/** A trace that is read: its header, and its records one by one. */
 export class Trace {
   readonly path: string;
   readonly header: TraceHeader;
@@ -249,8 +121,8 @@ export class Trace {
       throw new TraceError(`${path}: not an exit trace`);
     }
     const version = pieces.view.getUint32(8, true);
-    if (version !== VERSION) {
-      throw new TraceError(`${path}: trace version ${version}; this vmd reads ${VERSION}`);
+    if (version < 1 || version > VERSION) {
+      throw new TraceError(`${path}: trace version ${version}; this vmd reads 1 to ${VERSION}`);
     }
     const length = pieces.view.getUint32(12, true);
     if (length > LONGEST_HEADER || !pieces.have(0, 16 + length)) throw this.#damaged(12);
@@ -294,6 +166,7 @@ export class Trace {
         pieces.take(offset + HEAD + head, length),
       );
       if (!isPossible(record)) throw this.#damaged(offset);
+      if (record.kind === "reset") last = 0;
       yield record;
       offset += whole;
     }
@@ -332,6 +205,8 @@ function decode(
       return { kind: "tick", now };
     case RecordKind.INPUT:
       return { kind: "input", now, data };
+    case RecordKind.RESET:
+      return { kind: "reset", now, epoch: view.getFloat64(at, true) };
     default:
       return { kind: "memory", now, address: view.getFloat64(at, true), data };
   }
@@ -346,6 +221,8 @@ function isPossible(record: TraceRecord): boolean {
       return record.vector <= 0xff;
     case "memory":
       return isWhole(record.address, LATEST);
+    case "reset":
+      return Math.abs(record.epoch) <= FARTHEST_EPOCH;
     default:
       return true;
   }
@@ -459,4 +336,5 @@ const RECORD_HEAD: Record<number, number> = {
   [RecordKind.TICK]: 0,
   [RecordKind.INPUT]: 0,
   [RecordKind.MEMORY]: 8,
+  [RecordKind.RESET]: 8,
 };

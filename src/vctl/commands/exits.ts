@@ -90,11 +90,12 @@ export function exitsCommand(): Command {
       if (options.replay || options.crossCheck !== undefined) {
         return await check(trace, options);
       }
-      const statistics = exitStatistics(trace);
+      const { runs, exits } = exitStatistics(trace);
       if (options.json) {
-        print(`${JSON.stringify({ ...trace.header, exits: statistics })}\n`);
+        print(`${JSON.stringify({ ...trace.header, runs, exits })}\n`);
       } else {
-        printStatistics(statistics);
+        printStatistics(exits);
+        if (runs > 1) say(`of ${runs} runs: the machine was reset ${runs - 1} times`);
       }
     });
 }
