@@ -45,7 +45,7 @@ test("without a command: usage on standard error, exit code 1", () => {
   const { code, out, err } = vctl();
   expect(code).toBe(1);
   expect(out).toBe("");
-  expect(err).toContain("Usage: vctl");
+  expect(err).toBe("usage:\tvctl [-v] command [arg ...]\n");
 });
 
 test("a command may be any prefix that names one", () => {
