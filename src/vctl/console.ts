@@ -78,9 +78,11 @@ function sink(file: Bun.BunFile, failed: (error: NodeJS.ErrnoException) => void)
     write(bytes) {
       if (broken) return undefined;
       try {
-        writer.write(bytes);
-        const flushed = writer.flush();
-        return flushed instanceof Promise ? flushed.catch(fail) : undefined;
+        // Either may fail now or later.
+        const pending = [writer.write(bytes), writer.flush()].filter(
+          (result) => result instanceof Promise,
+        );
+        return pending.length > 0 ? Promise.all(pending).catch(fail) : undefined;
       } catch (error) {
         fail(error as NodeJS.ErrnoException);
         return undefined;
