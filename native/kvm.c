@@ -39,7 +39,6 @@ struct vmm {
 	uint32_t run_size;
 	uint32_t capabilities;
 	struct kick kick;
-	volatile uint8_t kicked; // since vmm_run last said so
 	struct vmm_slot slot[VMM_MAX_SLOTS];
 	uint32_t slots;
 	uint32_t logging; // slots whose dirty pages KVM logs, a bit each
@@ -141,11 +140,8 @@ int vmm_version(char *text, size_t size)
 	return 0;
 }
 
-static void leave(void *engine)
+static void leave(struct vmm *vmm)
 {
-	struct vmm *vmm = engine;
-
-	vmm->kicked = 1;
 	*(volatile uint8_t *)&vmm->run->immediate_exit = 1;
 }
 
@@ -256,7 +252,6 @@ struct vmm *vmm_open(const struct vmm_config *config, char *why, size_t size)
 		return NULL;
 	}
 	vmm->machine = vmm->cpu = -1;
-	vmm->kick.slot = -1;
 	vmm->kvm = open_kvm(why, size);
 	if (vmm->kvm < 0)
 		goto fail;
@@ -279,10 +274,10 @@ struct vmm *vmm_open(const struct vmm_config *config, char *why, size_t size)
 	}
 	if (open_cpu(vmm, why, size) < 0)
 		goto fail;
-	error = kick_open(&vmm->kick, (struct vmm_clock *)(uintptr_t)config->clock, leave, vmm);
+	error = kick_open(&vmm->kick, (struct vmm_clock *)(uintptr_t)config->clock, KICK_SIGNAL_KVM,
+			  leave, vmm);
 	if (error) {
 		explain(why, size, -error, "no timer for the vCPU: %s", strerror(-error));
-		vmm->kick.slot = -1;
 		goto fail;
 	}
 	find_msrs(vmm);
@@ -306,8 +301,7 @@ void vmm_close(struct vmm *vmm)
 {
 	if (!vmm)
 		return;
-	if (vmm->kick.slot >= 0)
-		kick_close(&vmm->kick);
+	kick_close(&vmm->kick);
 	if (vmm->run)
 		munmap(vmm->run, vmm->run_size);
 	if (vmm->cpu >= 0)
@@ -340,26 +334,28 @@ int vmm_run(struct vmm *vmm)
 		return 0;
 	if (errno != EINTR && errno != EAGAIN)
 		return -errno;
-	vmm->kicked = 0;
+	vmm->kick.kicked = 0;
 	vmm->run->immediate_exit = 0;
 	vmm->run->exit_reason = KVM_EXIT_INTR;
-	kick_left(&vmm->kick);
+	kick_due(&vmm->kick);
 	return 0;
 }
 
 void vmm_kick(struct vmm *vmm)
 {
 	kick_thread(&vmm->kick);
+	kick_interrupt(&vmm->kick);
 }
 
 int vmm_set_deadline(struct vmm *vmm, double guest_ns)
 {
-	return kick_deadline(&vmm->kick, guest_ns);
+	kick_deadline(&vmm->kick, guest_ns);
+	return 0;
 }
 
 double vmm_now(struct vmm *vmm)
 {
-	return kick_now(&vmm->kick);
+	return (double)kick_now(&vmm->kick);
 }
 
 int vmm_wait(struct vmm *vmm, double until, const int32_t *fds, uint32_t count)
@@ -410,7 +406,7 @@ static int finish_instruction(struct vmm *vmm)
 		run->exit_reason = KVM_EXIT_INTR;
 		// A kick that came meanwhile is for vmm_run.
 		run->immediate_exit = 0;
-		if (vmm->kicked)
+		if (vmm->kick.kicked || vmm->kick.fired)
 			run->immediate_exit = 1;
 	}
 	return -EBUSY;
