@@ -6,16 +6,16 @@
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define KICK_SIGNAL (SIGRTMIN + 6)
-#define MAX_KICKS 256
-#define MAX_WAIT_FDS 16
+#define MAX_KICKS 1024
+#define MAX_WAIT_FDS 64
+#define NS 1000000000ll
+// A deadline this little before what the timer is set for isn't worth a system call.
+#define SLACK_NS 20000.0
 
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
@@ -23,7 +23,7 @@
 
 // A timer's signal may arrive after its VM is gone, so it carries an index into
 // this table instead of a pointer.
-static struct kick *_Atomic kicks[MAX_KICKS];
+static struct kick *kicks[MAX_KICKS];
 
 static void on_signal(int number, siginfo_t *info, void *context)
 {
@@ -33,31 +33,16 @@ static void on_signal(int number, siginfo_t *info, void *context)
 		return; // kick_thread has told the engine already
 
 	int slot = info->si_value.sival_int;
-	struct kick *kick = slot >= 0 && slot < MAX_KICKS ? kicks[slot] : NULL;
 
-	if (kick) {
-		kick->fired = 1;
-		kick->leave(kick->engine);
-	}
-}
+	if (slot < 0 || slot >= MAX_KICKS)
+		return;
 
-static int install_handler(void)
-{
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	static bool installed;
-	int error = 0;
+	struct kick *kick = __atomic_load_n(&kicks[slot], __ATOMIC_SEQ_CST);
 
-	pthread_mutex_lock(&lock);
-	if (!installed) {
-		// No SA_RESTART: KVM_RUN and ppoll must return.
-		struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO };
-
-		sigemptyset(&action.sa_mask);
-		error = sigaction(KICK_SIGNAL, &action, NULL) < 0 ? -errno : 0;
-		installed = !error;
-	}
-	pthread_mutex_unlock(&lock);
-	return error;
+	if (!kick)
+		return;
+	kick->fired = 1;
+	kick->leave(kick->engine);
 }
 
 static int claim_slot(struct kick *kick)
@@ -65,157 +50,186 @@ static int claim_slot(struct kick *kick)
 	for (int i = 0; i < MAX_KICKS; i++) {
 		struct kick *none = NULL;
 
-		if (__atomic_compare_exchange_n((struct kick **)&kicks[i], &none, kick, false,
-						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		if (__atomic_compare_exchange_n(&kicks[i], &none, kick, false, __ATOMIC_SEQ_CST,
+						__ATOMIC_SEQ_CST))
 			return i;
 	}
 	return -EMFILE;
 }
 
-int kick_open(struct kick *kick, struct vmm_clock *clock, void (*leave)(void *), void *engine)
+static int open_timer(struct kick *kick)
 {
+	// SA_RESTART: neither KVM_RUN nor ppoll is restarted, whatever it says.
+	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART };
 	sigset_t set;
-	int error = install_handler();
 
-	if (error)
-		return error;
-	kick->clock = clock;
-	kick->leave = leave;
-	kick->engine = engine;
-	kick->thread = (int)syscall(SYS_gettid);
-	kick->deadline = INFINITY;
-	kick->armed = INFINITY;
-	kick->fired = 0;
+	sigfillset(&action.sa_mask);
+	if (sigaction(kick->signal, &action, NULL) < 0)
+		return -errno;
+	sigemptyset(&set);
+	sigaddset(&set, kick->signal);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	prctl(PR_SET_TIMERSLACK, 1UL);
 	kick->slot = claim_slot(kick);
 	if (kick->slot < 0)
 		return kick->slot;
 
-	sigemptyset(&set);
-	sigaddset(&set, KICK_SIGNAL);
-	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-	prctl(PR_SET_TIMERSLACK, 1UL);
-
 	struct sigevent event = {
 		.sigev_notify = SIGEV_THREAD_ID,
-		.sigev_signo = KICK_SIGNAL,
+		.sigev_signo = kick->signal,
 		.sigev_value.sival_int = kick->slot,
 	};
 	event.sigev_notify_thread_id = kick->thread;
-	kick->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (kick->eventfd < 0)
-		goto fail;
-	if (timer_create(CLOCK_MONOTONIC, &event, &kick->timer) < 0) {
-		error = -errno;
-		close(kick->eventfd);
-		kicks[kick->slot] = NULL;
-		return error;
-	}
+	if (timer_create(CLOCK_MONOTONIC, &event, &kick->timer) < 0)
+		return -errno;
+	kick->has_timer = true;
 	return 0;
-fail:
-	error = -errno;
-	kicks[kick->slot] = NULL;
+}
+
+int kick_open(struct kick *kick, struct vmm_clock *clock, int signal,
+	      void (*leave)(struct vmm *), struct vmm *engine)
+{
+	int error;
+
+	*kick = (struct kick){
+		.eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
+		.deadline = INFINITY,
+		.armed = INFINITY,
+		.clock = clock,
+		.leave = leave,
+		.engine = engine,
+		.signal = signal,
+		.thread = (int)syscall(SYS_gettid),
+		.slot = -1,
+	};
+	error = kick->eventfd < 0 ? -errno : 0;
+	if (!error && clock->mode == VMM_CLOCK_REAL)
+		error = open_timer(kick);
+	if (error)
+		kick_close(kick);
 	return error;
 }
 
 void kick_close(struct kick *kick)
 {
-	timer_delete(kick->timer);
-	kicks[kick->slot] = NULL;
-	close(kick->eventfd);
+	if (!kick->clock)
+		return;
+	if (kick->has_timer)
+		timer_delete(kick->timer);
+	if (kick->slot >= 0)
+		__atomic_store_n(&kicks[kick->slot], NULL, __ATOMIC_SEQ_CST);
+	if (kick->eventfd >= 0)
+		close(kick->eventfd);
+	kick->clock = NULL;
 }
 
-static int64_t monotonic(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
-double kick_now(const struct kick *kick)
+int64_t kick_now(const struct kick *kick)
 {
 	const struct vmm_clock *clock = kick->clock;
+	struct timespec now;
 
 	if (clock->mode == VMM_CLOCK_VIRTUAL)
-		return (double)(clock->blocks * clock->ns_per_block) + (double)clock->warp;
-	return (double)(monotonic() - clock->origin + clock->warp);
+		return (int64_t)(clock->blocks * clock->ns_per_block) + clock->warp;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * NS + now.tv_nsec - clock->origin + clock->warp;
 }
 
-// The timer as the deadline wants it.
-static int arm(struct kick *kick)
+static void arm(struct kick *kick, double host)
 {
-	if (kick->fired) {
-		kick->fired = 0;
-		kick->armed = INFINITY;
-	}
-	// Later than what is armed: let that one go off, it costs one early exit and
-	// saves a system call at most changes.
-	if (kick->deadline >= kick->armed || isinf(kick->deadline))
-		return 0;
+	int64_t at = host < 1 ? 1 : (int64_t)host;
+	struct itimerspec when = { .it_value = { .tv_sec = at / NS, .tv_nsec = at % NS } };
 
-	double ahead = kick->deadline - kick_now(kick);
-
-	if (ahead <= 0) {
-		kick->leave(kick->engine);
-		return 0;
-	}
-
-	int64_t at = monotonic() + (int64_t)ahead + 1;
-	struct itimerspec when = {
-		.it_value = { .tv_sec = at / 1000000000, .tv_nsec = at % 1000000000 },
-	};
-
-	kick->armed = kick->deadline;
-	return timer_settime(kick->timer, TIMER_ABSTIME, &when, NULL) < 0 ? -errno : 0;
+	timer_settime(kick->timer, TIMER_ABSTIME, &when, NULL);
+	kick->armed = host;
 }
 
-int kick_deadline(struct kick *kick, double guest_ns)
+// Host time of the deadline.
+static double host_deadline(const struct kick *kick)
+{
+	return kick->deadline - (double)kick->clock->warp + (double)kick->clock->origin;
+}
+
+void kick_deadline(struct kick *kick, double guest_ns)
 {
 	kick->deadline = guest_ns;
-	return arm(kick);
+	if (kick->has_timer && guest_ns < INFINITY && host_deadline(kick) < kick->armed - SLACK_NS)
+		arm(kick, host_deadline(kick));
 }
 
-void kick_left(struct kick *kick)
+bool kick_due(struct kick *kick)
 {
-	if (kick_now(kick) >= kick->deadline)
-		kick->deadline = INFINITY;
-	if (kick->fired)
-		arm(kick);
+	if (!kick->fired)
+		return false;
+	kick->fired = 0;
+	kick->armed = INFINITY;
+	if (!(kick->deadline < INFINITY))
+		return false;
+	if ((double)kick_now(kick) < kick->deadline) {
+		arm(kick, host_deadline(kick));
+		return false;
+	}
+	kick->deadline = INFINITY;
+	return true;
 }
 
-int kick_wait(struct kick *kick, double until, const int32_t *fds, uint32_t count)
+static int poll_until(struct kick *kick, double until, const int32_t *fds, uint32_t count)
 {
-	struct pollfd poll[MAX_WAIT_FDS + 1] = { { .fd = kick->eventfd, .events = POLLIN } };
-	struct timespec timeout, *limit = NULL;
-	uint64_t kicked;
+	struct pollfd polled[MAX_WAIT_FDS + 1] = { { .fd = kick->eventfd, .events = POLLIN } };
+	struct timespec timeout = { 0 };
+	bool forever = !(until < INFINITY);
 
-	if (count > MAX_WAIT_FDS)
-		return -EINVAL;
 	for (uint32_t i = 0; i < count; i++)
-		poll[i + 1] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
-	if (!isinf(until)) {
-		double ahead = until - kick_now(kick);
+		polled[i + 1] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+	if (kick->clock->mode == VMM_CLOCK_REAL && !forever) {
+		double ahead = until - (double)kick_now(kick);
 
 		// Longer than a day: the caller looks again then.
 		if (ahead > 86400e9)
 			ahead = 86400e9;
-		if (ahead < 0)
-			ahead = 0;
-		timeout.tv_sec = (time_t)(ahead / 1e9);
-		timeout.tv_nsec = (long)(ahead - (double)timeout.tv_sec * 1e9);
-		limit = &timeout;
+		if (ahead > 0) {
+			timeout.tv_sec = (int64_t)ahead / NS;
+			timeout.tv_nsec = (int64_t)ahead % NS;
+		}
 	}
-	ppoll(poll, count + 1, limit, NULL);
-	return read(kick->eventfd, &kicked, sizeof(kicked)) == sizeof(kicked);
+	return ppoll(polled, count + 1, forever ? NULL : &timeout, NULL);
+}
+
+int kick_wait(struct kick *kick, double until, const int32_t *fds, uint32_t count)
+{
+	uint64_t drained;
+	int ready = 0, kicked;
+
+	if (count > MAX_WAIT_FDS)
+		return -EINVAL;
+	__atomic_store_n(&kick->waiting, 1, __ATOMIC_SEQ_CST);
+	if (!__atomic_load_n(&kick->kicked, __ATOMIC_SEQ_CST)) {
+		do
+			ready = poll_until(kick, until, fds, count);
+		while (ready < 0 && errno == EINTR &&
+		       !__atomic_load_n(&kick->kicked, __ATOMIC_SEQ_CST));
+	}
+	__atomic_store_n(&kick->waiting, 0, __ATOMIC_SEQ_CST);
+	while (read(kick->eventfd, &drained, sizeof(drained)) > 0)
+		;
+	kicked = (int)__atomic_exchange_n(&kick->kicked, 0, __ATOMIC_SEQ_CST);
+	if (!kicked && ready == 0 && kick->clock->mode == VMM_CLOCK_VIRTUAL &&
+	    until > (double)kick_now(kick))
+		kick->clock->warp += (int64_t)(until - (double)kick_now(kick)) + 1;
+	return kicked;
 }
 
 void kick_thread(struct kick *kick)
 {
 	uint64_t one = 1;
 
+	__atomic_store_n(&kick->kicked, 1, __ATOMIC_SEQ_CST);
 	kick->leave(kick->engine);
-	if (write(kick->eventfd, &one, sizeof(one)) < 0) {
-		// Full: it is readable already, which is all a kick wants.
-	}
-	syscall(SYS_tgkill, getpid(), kick->thread, KICK_SIGNAL);
+	if (__atomic_load_n(&kick->waiting, __ATOMIC_SEQ_CST) &&
+	    write(kick->eventfd, &one, sizeof(one)) < 0)
+		return; // full: it is readable already
+}
+
+void kick_interrupt(const struct kick *kick)
+{
+	syscall(SYS_tgkill, getpid(), kick->thread, kick->signal);
 }

@@ -204,7 +204,6 @@ struct vmm *vmm_open(const struct vmm_config *config, char *why, size_t size)
 		snprintf(why, size, "Out of memory.");
 		return NULL;
 	}
-	vm->event = -1;
 	vm->interrupt = -1;
 	vm->exception = -1;
 	vm->clock = (struct vmm_clock *)(uintptr_t)config->clock;

@@ -24,6 +24,7 @@
 #include <time.h>
 #include <unicorn/unicorn.h>
 
+#include "kick.h"
 #include "layout.h"
 #include "vmm.h"
 
@@ -83,8 +84,6 @@ struct vmm {
 	 * at the fields below before it runs on; cleared by that look. */
 	volatile u32 attention;
 	volatile u32 leave; /* virtual time: the block hook breaks the chain */
-	volatile u32 kicked;
-	volatile u32 timer_fired;
 
 	/* stacks */
 	void *engine_sp;
@@ -139,14 +138,8 @@ struct vmm {
 	struct kvm_cpuid_entry2 cpuid[CPUID_MAX];
 
 	/* time */
-	u32 registry;	 /* index of this engine for the signal handler */
-	timer_t timer;
-	bool has_timer;
-	double deadline; /* guest ns */
-	double armed;	 /* host ns, INFINITY = timer idle */
+	struct kick kick;
 	u64 deadline_block;
-	int event;	 /* eventfd that ends vmm_wait */
-	volatile u32 waiting;
 	bool virtual_time;
 };
 

@@ -76,8 +76,8 @@ static bool report(struct vmm *vm)
 	case STOP_NONE:
 		break;
 	}
-	if (vm->run->immediate_exit || __atomic_exchange_n(&vm->kicked, 0, __ATOMIC_SEQ_CST) ||
-	    time_due(vm)) {
+	if (vm->run->immediate_exit ||
+	    __atomic_exchange_n(&vm->kick.kicked, 0, __ATOMIC_SEQ_CST) || time_due(vm)) {
 		park_with(vm, KVM_EXIT_INTR);
 		return true;
 	}
@@ -164,7 +164,7 @@ static bool attend(struct vmm *vm)
 	 * main loop's next pass: the instructions that open the way (STI,
 	 * POPF, IRET) all go there. */
 	vm->attention = vm->interrupt >= 0 || vm->nmi || vm->run->request_interrupt_window;
-	if (vm->kicked || vm->timer_fired)
+	if (vm->kick.kicked || vm->kick.fired)
 		vm->attention = 1;
 	return changed;
 }
