@@ -64,6 +64,21 @@ test("registers and statistics are told while it runs, and refused when it is go
   expect(await vm.stop()).toMatchObject({ kind: "stopped" });
 });
 
+test("a guest's resets are events, its exits are counted, and its process has a pid", async () => {
+  await using vm = await Vm.start(options);
+  const events: string[] = [];
+  const end = vm.onEvent((event) => events.push(event.kind));
+  vm.console.send("!");
+  for (let i = 0; i < 100 && events.length === 0; i++) await Bun.sleep(20);
+  expect(events).toEqual(["rebooted"]);
+  end();
+  const [first] = await vm.exits(100);
+  expect(first).toMatchObject({ reason: "IO", where: "in 0x3fd/1" });
+  expect(first.count).toBeGreaterThan(100);
+  expect(vm.pid).toBeGreaterThan(1);
+  expect(vm.unconfined).toBe("");
+});
+
 test("stopping a busy guest again and again meets no closed engine", async () => {
   for (let i = 0; i < 60; i++) {
     const vm = await Vm.start(options);

@@ -13,11 +13,26 @@ import { type ConnectedStream, connectStream } from "./console-socket.ts";
 import type { ConsoleStream } from "./console-stream.ts";
 import { ownConfinement } from "./confinement.ts";
 import { type Running, VmHost } from "./vm-host.ts";
+import type { ExitCount } from "./exit-counter.ts";
+import { countExits } from "./exit-counts.ts";
 import type { Ending, VmStatistics } from "./vm-messages.ts";
 import { checkVmOptions, VmError, type VmOptions } from "./vm-options.ts";
 
 export type { Ending, VmStatistics } from "./vm-messages.ts";
 export { type VcpuOptions, VmError, type VmOptions } from "./vm-options.ts";
+
+/** What a guest did to its machine. */
+export type VmEvent =
+  /** It reset it, and starts again. */
+  | { kind: "rebooted"; by: string }
+  /** It has seen that it is to shut down. */
+  | { kind: "acknowledged" }
+  /** It shuts down by itself. */
+  | { kind: "shutting-down" };
+
+function isVmEvent(event: { kind: string }): event is VmEvent {
+  return ["rebooted", "acknowledged", "shutting-down"].includes(event.kind);
+}
 
 const STREAMS = ["console", "debug"] as const;
 
@@ -39,6 +54,7 @@ export class Vm implements AsyncDisposable {
   /** What of the sandbox is not there, as a sentence; empty when all is. */
   readonly unconfined: string;
   readonly #host: VmHost;
+  readonly #listeners = new Set<(event: VmEvent) => void>();
 
   private constructor(host: VmHost, running: Running, streams: readonly ConnectedStream[]) {
     this.name = host.name;
@@ -49,6 +65,10 @@ export class Vm implements AsyncDisposable {
     this.boot = running.boot;
     this.unconfined = running.unconfined;
     this.#host = host;
+    host.onEvent = (event) => {
+      if (!isVmEvent(event)) return;
+      for (const listener of this.#listeners) listener(event);
+    };
     this.ended = host.ended.then(async (ending) => {
       await Promise.all(streams.map((stream) => stream.finish()));
       return ending;
@@ -108,6 +128,20 @@ export class Vm implements AsyncDisposable {
   /** The CPU's registers as text. */
   async registers(): Promise<string> {
     return (await this.#host.ask({ kind: "registers" }, "registers")).text;
+  }
+
+  /**
+   * Follows what the guest does to its machine.
+   * @returns a function that ends that.
+   */
+  onEvent(listener: (event: VmEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Counts exits by reason and place. @param time for so long, ms. @throws VmError */
+  async exits(time = 1000): Promise<ExitCount[]> {
+    return (await countExits(this.#host, time)).counts;
   }
 
   async statistics(): Promise<VmStatistics> {

@@ -10,6 +10,7 @@ import { formatTable } from "../table.ts";
 interface TopOptions {
   delay: number;
   iterations?: number;
+  json?: boolean;
 }
 
 /** Of a tick of /proc/PID/stat, ms. */
@@ -27,10 +28,11 @@ export function topCommand(): Command {
     .description("Show what running VMs take, again and again")
     .option("-d, --delay <seconds>", "between two looks", positive, 2)
     .option("-n, --iterations <count>", "so often, then end", positive)
+    .option("--json", "a line of JSON each time")
     .action(top);
 }
 
-async function top({ delay, iterations = Infinity }: TopOptions): Promise<void> {
+async function top({ delay, iterations = Infinity, json }: TopOptions): Promise<void> {
   using client = Client.connect();
   const live = process.stdout.isTTY;
   let before = new Map<number, number>();
@@ -42,15 +44,21 @@ async function top({ delay, iterations = Infinity }: TopOptions): Promise<void> 
     const times = new Map(vms.map((vm) => [vm.id, cpuTime(vm.pid)]));
     const share = (id: number) => {
       const last = before.get(id);
-      if (last === undefined) return "-";
-      return (((times.get(id)! - last) / (now - at)) * 100).toFixed(1);
+      return last === undefined ? null : ((times.get(id)! - last) / (now - at)) * 100;
     };
+    if (json) {
+      const shares = vms.map((vm) => ({ ...vm, cpu: share(vm.id) }));
+      print(`${JSON.stringify(shares)}\n`);
+      before = times;
+      at = now;
+      continue;
+    }
     const rows = vms
       .toSorted((a, b) => (times.get(b.id) ?? 0) - (times.get(a.id) ?? 0))
       .map((vm) => [
         vm.id,
         vm.pid ?? "-",
-        share(vm.id),
+        share(vm.id)?.toFixed(1) ?? "-",
         vm.currentMemory === null ? "-" : formatSize(vm.currentMemory),
         formatSize(vm.maxMemory),
         vm.uptime === null ? "-" : `${vm.uptime.toFixed(0)}s`,

@@ -4,8 +4,8 @@
  */
 import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
+import { countExits } from "../exit-counts.ts";
 import type { Confinement } from "../vm-messages.ts";
-import { countExits } from "./exit-counts.ts";
 import { type Answer, type Client, FrontDoor } from "./front-door.ts";
 import type { Log } from "./log.ts";
 import type { ManagedVm, VmContext } from "./managed-vm.ts";

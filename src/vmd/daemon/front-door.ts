@@ -195,7 +195,9 @@ export class FrontDoor {
       reply = { id: requestId, ok: true, ...answer.reply };
       descriptor = answer.descriptor;
     } catch (error) {
-      const { code, message, stack } = error as Error & { code?: string };
+      const { message, stack, name } = error as Error;
+      // A VM that ended before it answered is nobody's mistake.
+      const code = (error as { code?: string }).code ?? (name === "VmError" ? "EIO" : undefined);
       if (code === undefined) log.warn(`internal error: ${stack ?? message}`);
       reply = {
         id: requestId,

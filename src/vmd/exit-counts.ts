@@ -1,12 +1,12 @@
 /** Live statistics of a VM's exits: counted for a while, and not a moment longer. */
-import type { ExitCount } from "../exit-counter.ts";
-import type { VmHost } from "../vm-host.ts";
-import { RefusalError } from "./refusal.ts";
+import type { ExitCount } from "./exit-counter.ts";
+import type { VmHost } from "./vm-host.ts";
+import { VmError } from "./vm-options.ts";
 
 /** Who counts now. */
 const users = new WeakMap<VmHost, number>();
 
-/** @param time ms. @returns what was counted, and in how many ms. */
+/** @param time ms. @returns what was counted, and in how many ms. @throws VmError */
 export async function countExits(
   host: VmHost,
   time: number,
@@ -27,7 +27,7 @@ export async function countExits(
 
 async function counted(host: VmHost): Promise<ExitCount[]> {
   const { counts } = await host.ask({ kind: "count-exits", on: true }, "exit-counts");
-  if (counts === undefined) throw new RefusalError("EBUSY", "its exits are being recorded");
+  if (counts === undefined) throw new VmError(`${host.name}: its exits are being recorded`);
   return counts;
 }
 
