@@ -1,7 +1,8 @@
 /** The table of VMs: vmctl's columns, of its widths. */
 import { basename } from "node:path";
 import { formatSize } from "../vmd/size.ts";
-import type { VmStatus } from "../vmd/protocol.ts";
+import type { VmState, VmStatus } from "../vmd/protocol.ts";
+import { colourState } from "./colour.ts";
 
 type Cell = string | number;
 
@@ -16,8 +17,9 @@ const COLUMNS: readonly [string, number][] = [
   ["STATE", 8],
 ];
 
-function row(cells: readonly Cell[], name: string): string {
+function row(cells: readonly Cell[], name: string, state?: VmState): string {
   const columns = cells.map((cell, i) => `${cell}`.padStart(COLUMNS[i][1]));
+  if (state !== undefined) columns.push(colourState(state, columns.pop() as string));
   return `${columns.join(" ")} ${name}\n`;
 }
 
@@ -44,6 +46,7 @@ function line(vm: VmStatus): string {
       state,
     ],
     name,
+    state,
   );
 }
 
