@@ -29,7 +29,16 @@ import { cache, guestFile, root } from "../golden/guests/guest.ts";
 export const labCache = join(cache, "lab");
 
 /** Folders and files of the project that jobs get, at /vmd. */
-const projectParts = ["src", "golden", "bench", "lab", "setup", "package.json", "bunfig.toml", "build"];
+const projectParts = [
+  "src",
+  "golden",
+  "bench",
+  "lab",
+  "setup",
+  "package.json",
+  "bunfig.toml",
+  "build",
+];
 const nativeParts = ["libvmm.so", "libvmm-unicorn.so", "vmd-launch"].map(
   (name) => `native/build/${name}`,
 );
