@@ -27,7 +27,7 @@ async function daemon() {
   const files = ["-b", kernel, "-i", initrd!, "-a", cmdline, "-m", String(memory)];
   const started = await vmd.vctl(["start", "--engine", "kvm", ...files, "linux"]);
   let printed = 0;
-  for (let i = 0; i < 60 && printed < 500; i++) {
+  for (let i = 0; i < 60 && printed < 50; i++) {
     await Bun.sleep(1000);
     printed = JSON.parse((await vmd.vctl(["show", "--json", "linux"])).out).statistics.printed;
   }
