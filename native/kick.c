@@ -54,7 +54,7 @@ static int claim_slot(struct kick *kick)
 						__ATOMIC_SEQ_CST))
 			return i;
 	}
-	return -EMFILE;
+	return -EAGAIN;
 }
 
 static int open_timer(struct kick *kick)
