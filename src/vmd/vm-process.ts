@@ -124,7 +124,6 @@ class VmProcess {
     life.vcpu.attention = this.#attention;
     this.#life = life;
     this.#typed = 0;
-    Bun.gc(true);
     return life;
   }
 
