@@ -39,7 +39,7 @@ const projectParts = [
   "bunfig.toml",
   "build",
 ];
-const nativeParts = ["libvmm.so", "libvmm-unicorn.so", "vmd-launch"].map(
+const nativeParts = ["libvmm.so", "libvmm-unicorn.so", "vmd-launch", "bench/exit_loop.so"].map(
   (name) => `native/build/${name}`,
 );
 
