@@ -104,6 +104,23 @@ test("who reads no replies is dropped, and nobody waits for that", async () => {
   await works();
 });
 
+test("so many requests may wait, and no more", async () => {
+  const spin = vmd.firmware("spin", "eb fe");
+  await vmd.vctl(["start", "--engine", "unicorn", "-m", "1M", "-b", spin, "waited"]);
+  const { socket, said } = await connect();
+  for (let id = 1; id <= 80; id++) {
+    socket.write(`{"version":1,"id":${id},"request":"wait","vm":"waited"}\n`);
+  }
+  for (let i = 0; i < 100 && said.join("").split("\n").length < 17; i++) await Bun.sleep(20);
+  const refused = said.join("").trim().split("\n");
+  expect(refused).toHaveLength(16);
+  for (const line of refused) expect(JSON.parse(line)).toMatchObject({ ok: false, code: "EAGAIN" });
+  await vmd.vctl(["stop", "-fw", "waited"]);
+  for (let i = 0; i < 100 && said.join("").split("\n").length < 81; i++) await Bun.sleep(20);
+  expect(said.join("").trim().split("\n")).toHaveLength(80);
+  socket.end();
+});
+
 test("many connections at once: all are served or refused, and there is room again", async () => {
   const all = await Promise.all(Array.from({ length: 150 }, () => connect()));
   for (const { socket } of all) socket.write('{"version":1,"id":1,"request":"hello"}\n');

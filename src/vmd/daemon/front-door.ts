@@ -17,6 +17,8 @@ import type { Owner } from "./settings.ts";
 /** Clients of one user, but for root's. */
 const CLIENTS_PER_USER = 32;
 const RETRY = 10;
+/** Requests of a connection that have no answer yet: each costs memory here. */
+const PENDING = 64;
 /** The control process is started again, but not this often in this time, ms. */
 const RESTARTS = 5;
 const RESTART_WINDOW = 10_000;
@@ -58,7 +60,7 @@ export class SocketError extends Error {
 export class FrontDoor {
   readonly #options: FrontDoorOptions;
   readonly #listener: number;
-  readonly #clients = new Map<number, Client & { abort: AbortController }>();
+  readonly #clients = new Map<number, Client & { abort: AbortController; pending: number }>();
   #channel!: Channel;
   #process!: Bun.Subprocess;
   #starts: number[] = [];
@@ -148,10 +150,22 @@ export class FrontDoor {
   }
 
   #hear(text: string): void {
-    const message = JSON.parse(text) as FromControl;
+    let message: FromControl;
+    try {
+      message = JSON.parse(text) as FromControl;
+    } catch {
+      this.#distrust("what is no message");
+      return;
+    }
     if (message.kind === "knock") this.#accept();
     else if (message.kind === "gone") this.#gone(message.client);
     else void this.#request(message.client, message.line);
+  }
+
+  // It reads what strangers send: one of them may have taken it over.
+  #distrust(why: string): void {
+    this.#options.log.warn(`the control process says ${why}`);
+    this.#process.kill("SIGKILL");
   }
 
   #accept(): void {
@@ -172,7 +186,15 @@ export class FrontDoor {
     }
     const id = ++this.#lastClient;
     const abort = new AbortController();
-    this.#clients.set(id, { id, uid: uid >>> 0, gid: gid >>> 0, pid, gone: abort.signal, abort });
+    this.#clients.set(id, {
+      id,
+      uid: uid >>> 0,
+      gid: gid >>> 0,
+      pid,
+      gone: abort.signal,
+      abort,
+      pending: 0,
+    });
     this.#tell({ kind: "client", client: id }, [descriptor]);
   }
 
@@ -186,8 +208,21 @@ export class FrontDoor {
     const client = this.#clients.get(id);
     if (client === undefined) return;
     const { log, handle } = this.#options;
-    // The control process has looked at it; that it is what reads strangers is why we look again.
-    const { id: requestId, body } = parseRequest(line);
+    let parsed: ReturnType<typeof parseRequest>;
+    try {
+      parsed = parseRequest(line);
+    } catch {
+      this.#distrust("what is no request");
+      return;
+    }
+    const { id: requestId, body } = parsed;
+    if (client.pending >= PENDING) {
+      const error = `more than ${PENDING} requests of this connection wait`;
+      const refusal = { id: requestId, ok: false, code: "EAGAIN", error };
+      this.#say(id, `${JSON.stringify(refusal)}\n`, undefined);
+      return;
+    }
+    client.pending++;
     let reply: Reply;
     let descriptor: number | undefined;
     try {
@@ -206,6 +241,7 @@ export class FrontDoor {
         error: code === undefined ? "internal error; vmd's log says more" : message,
       };
     }
+    client.pending--;
     this.#say(id, `${JSON.stringify(reply)}\n`, descriptor);
   }
 
