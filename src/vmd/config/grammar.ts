@@ -1,5 +1,6 @@
 /** The grammar of vm.conf(5). After an error it goes on at the next statement. */
-import { CstParser, type ILexingError, type IToken } from "chevrotain";
+import { type CstNode, CstParser, EMPTY_ALT, type IToken, type ParserMethod } from "chevrotain";
+import { MOST_ERRORS } from "./messages.ts";
 import {
   Comma,
   type Keyword,
@@ -12,11 +13,10 @@ import {
   Word,
 } from "./tokens.ts";
 
-export type { ILexingError };
-
 class VmConfParser extends CstParser {
-  constructor() {
-    super(TOKENS, { recoveryEnabled: true, maxLookahead: 3 });
+  /** @param validate whether to look for ambiguities in the grammar itself. */
+  constructor(validate = false) {
+    super(TOKENS, { recoveryEnabled: true, maxLookahead: 1, skipValidations: !validate });
     this.performSelfAnalysis();
   }
 
@@ -24,8 +24,27 @@ class VmConfParser extends CstParser {
     return this.CONSUME(k[word]);
   }
 
+  // Each error in a repetition is a level of recursion: there is an end to them.
+  #while(body: () => void): void {
+    this.MANY({ GATE: () => this.errors.length < MOST_ERRORS, DEF: body });
+  }
+
+  #statements(option: ParserMethod<[], CstNode>): void {
+    this.#while(() => {
+      this.OR9([
+        { ALT: () => this.SUBRULE9(this.separator) },
+        {
+          ALT: () => {
+            this.SUBRULE9(option);
+            this.SUBRULE9(this.end);
+          },
+        },
+      ]);
+    });
+  }
+
   readonly file = this.RULE("file", () => {
-    this.MANY(() => {
+    this.#while(() => {
       this.OR([
         { ALT: () => this.CONSUME(Newline) },
         { ALT: () => this.SUBRULE(this.agentxStatement) },
@@ -101,22 +120,26 @@ class VmConfParser extends CstParser {
     this.CONSUME(Newline);
   });
 
-  /** Statements of a block, ended by newlines or commas. */
   readonly separator = this.RULE("separator", () => {
     this.OR([{ ALT: () => this.CONSUME(Newline) }, { ALT: () => this.CONSUME(Comma) }]);
+  });
+
+  /** After a statement of a block; the last one's is the block's. */
+  readonly end = this.RULE("end", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(Newline) },
+      { ALT: () => this.CONSUME(Comma) },
+      { GATE: () => this.LA(1).tokenType === RightBrace, ALT: EMPTY_ALT() },
+    ]);
   });
 
   readonly switchBlock = this.RULE("switchBlock", () => {
     this.CONSUME(k.switch);
     this.SUBRULE(this.word);
     this.CONSUME(LeftBrace);
-    this.MANY(() => {
-      this.OR([
-        { ALT: () => this.SUBRULE(this.separator) },
-        { ALT: () => this.SUBRULE(this.switchOption) },
-      ]);
-    });
+    this.#statements(this.switchOption);
     this.CONSUME(RightBrace);
+    this.CONSUME(Newline);
   });
 
   readonly switchOption = this.RULE("switchOption", () => {
@@ -166,13 +189,9 @@ class VmConfParser extends CstParser {
       this.SUBRULE2(this.word, { LABEL: "instanceName" });
     });
     this.CONSUME(LeftBrace);
-    this.MANY(() => {
-      this.OR([
-        { ALT: () => this.SUBRULE(this.separator) },
-        { ALT: () => this.SUBRULE(this.vmOption) },
-      ]);
-    });
+    this.#statements(this.vmOption);
     this.CONSUME(RightBrace);
+    this.CONSUME(Newline);
   });
 
   readonly vmOption = this.RULE("vmOption", () => {
@@ -237,12 +256,7 @@ class VmConfParser extends CstParser {
     this.OPTION2(() => this.SUBRULE(this.word));
     this.OPTION3(() => {
       this.CONSUME(LeftBrace);
-      this.MANY(() => {
-        this.OR([
-          { ALT: () => this.SUBRULE(this.separator) },
-          { ALT: () => this.SUBRULE(this.cardOption) },
-        ]);
-      });
+      this.#statements(this.cardOption);
       this.CONSUME(RightBrace);
     });
   });
@@ -281,51 +295,53 @@ class VmConfParser extends CstParser {
 
   readonly allowBlock = this.RULE("allowBlock", () => {
     this.CONSUME(k.allow);
-    this.CONSUME1(k.instance);
+    this.CONSUME(k.instance);
     this.CONSUME(LeftBrace);
-    this.MANY(() => {
-      this.OR([
-        { ALT: () => this.SUBRULE(this.separator) },
-        { ALT: () => this.CONSUME(k.boot) },
-        { ALT: () => this.CONSUME(k.cpus) },
-        { ALT: () => this.CONSUME(k.cdrom) },
-        { ALT: () => this.CONSUME(k.disk) },
-        { ALT: () => this.CONSUME2(k.instance) },
-        { ALT: () => this.CONSUME(k.interface) },
-        { ALT: () => this.CONSUME(k.memory) },
-        {
-          ALT: () => {
-            this.CONSUME(k.owner);
-            this.SUBRULE(this.word);
-          },
-        },
-      ]);
-    });
+    this.#statements(this.allowOption);
     this.CONSUME(RightBrace);
+  });
+
+  readonly allowOption = this.RULE("allowOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.boot) },
+      { ALT: () => this.CONSUME(k.cpus) },
+      { ALT: () => this.CONSUME(k.cdrom) },
+      { ALT: () => this.CONSUME(k.disk) },
+      { ALT: () => this.CONSUME(k.instance) },
+      { ALT: () => this.CONSUME(k.interface) },
+      { ALT: () => this.CONSUME(k.memory) },
+      {
+        ALT: () => {
+          this.CONSUME(k.owner);
+          this.SUBRULE(this.word);
+        },
+      },
+    ]);
   });
 }
 
 let parser: VmConfParser | undefined;
 
-/** A node of the tree, and the tokens at which the grammar was broken. */
-export interface Parsed {
-  tree: CstNodeLike;
-  broken: IToken[];
-}
-
-export interface CstNodeLike {
+/** A node of the tree. */
+export interface Node {
   name: string;
-  children: Record<string, (CstNodeLike | IToken)[] | undefined>;
+  children: Record<string, (Node | IToken)[] | undefined>;
+  /** It has an error, and perhaps lacks something. */
   recoveredNode?: boolean;
 }
 
-/** Parses all of a configuration. */
-export function parseTokens(tokens: IToken[]): Parsed {
+/** Parses all of a configuration. @returns also the tokens at which the grammar was broken. */
+export function parseTokens(tokens: IToken[]): { tree: Node; broken: IToken[] } {
   parser ??= new VmConfParser();
   parser.input = tokens;
-  const tree = parser.file() as unknown as CstNodeLike;
+  const tree = parser.file() as unknown as Node;
   // At the file's end there is no token: the last one tells where that is.
-  const last = tokens.at(-1) as IToken;
+  const last = tokens.at(-1);
   const broken = parser.errors.map(({ token }) => (token.payload === undefined ? last : token));
-  return { tree, broken };
+  return { tree, broken: broken.filter((token) => token !== undefined) };
+}
+
+/** For tests: the grammar, looked over for ambiguities. @throws Error that names them */
+export function checkGrammar(): void {
+  parser = new VmConfParser(true);
 }
