@@ -41,7 +41,7 @@ class Builder {
     each("agentxStatement", (node) => this.#agentx(node));
     each("localStatement", (node) => (has(node, "inet6") ? this.#inet6(node) : this.#inet4(node)));
     each("socketOwner", (node) => {
-      config.socketOwner = values.owner(values.word(node));
+      config.socketOwner = values.owner(values.string(node));
     });
     each("staggeredStatement", (node) => this.#staggered(node));
     for (const node of nodes(tree, "switchBlock")) values.block(node, () => this.#switch(node));
@@ -54,11 +54,11 @@ class Builder {
     const values = this.#values;
     const agentx: Config["agentx"] = {};
     if (has(node, "contextName")) {
-      agentx.context = values.word(node, "contextName");
+      agentx.context = values.string(node, "contextName");
       if (agentx.context.length > LONGEST_CONTEXT) values.error("agentx context too large");
     }
     if (has(node, "pathName")) {
-      agentx.path = values.word(node, "pathName");
+      agentx.path = values.string(node, "pathName");
       if (!agentx.path.startsWith("/")) values.error("path is not absolute");
       else if (agentx.path.length > LONGEST_SOCKET) values.error("agentx path too long");
     }
@@ -66,7 +66,7 @@ class Builder {
   }
 
   #inet4(node: Node): void {
-    const prefix = this.#values.word(node, "prefix4");
+    const prefix = this.#values.string(node, "prefix4");
     const [, address, length = "16"] = /^([^/]*)(?:\/([0-9]{1,2}))?$/.exec(prefix) ?? [];
     if (address === undefined || !isIPv4(address) || Number(length) < 1 || Number(length) > 16) {
       this.#values.error(`invalid local prefix: ${prefix}`);
@@ -78,7 +78,7 @@ class Builder {
   #inet6(node: Node): void {
     this.#config.localInet6 = {};
     if (!has(node, "prefix6")) return;
-    const prefix = this.#values.word(node, "prefix6");
+    const prefix = this.#values.string(node, "prefix6");
     const [, address, length] = /^([0-9a-f:.]*)\/([0-9]{1,2})$/i.exec(prefix) ?? [];
     if (address === undefined || !isIPv6(address) || Number(length) > 64) {
       this.#values.error(`invalid local inet6 prefix: ${prefix}`);
@@ -89,18 +89,18 @@ class Builder {
 
   #staggered(node: Node): void {
     const values = this.#values;
-    const parallel = values.number(values.word(node, "count"), "parallelism", 1, 10_000);
-    const delay = values.number(values.word(node, "seconds"), "delay", 0, 86_400);
+    const parallel = values.number(values.string(node, "count"), "parallelism", 1, 10_000);
+    const delay = values.number(values.string(node, "seconds"), "delay", 0, 86_400);
     if (parallel !== undefined && delay !== undefined) this.#config.staggered = { parallel, delay };
   }
 
   #switch(node: Node): void {
     const values = this.#values;
-    const name = values.word(node);
+    const name = values.string(node);
     const { place } = values;
     const { file, line } = place;
     if (name.length > LONGEST_NAME) values.error("switch name too long");
-    else if (name === "" && has(node, "word")) values.error("missing switch name");
+    else if (name === "" && values.hasWhole(node, "string")) values.error("missing switch name");
     const item: ConfigSwitch = {
       ...{ name, enable: true, interface: "", lockedLladdr: false, up: true, file, line },
     };
@@ -122,12 +122,13 @@ class Builder {
     const values = this.#values;
     if (has(option, "enable") || has(option, "disable")) item.enable = has(option, "enable");
     else if (has(option, "up") || has(option, "down")) item.up = has(option, "up");
-    else if (has(option, "groupName")) item.group = values.group(values.word(option, "groupName"));
-    else if (has(option, "domain")) item.rdomain = values.rdomain(values.word(option, "domain"));
+    else if (has(option, "groupName"))
+      item.group = values.group(values.string(option, "groupName"));
+    else if (has(option, "domain")) item.rdomain = values.rdomain(values.string(option, "domain"));
     else if (has(option, "locked")) item.lockedLladdr = true;
     else if (has(option, "add")) values.error("syntax error");
     else if (has(option, "interfaceName")) {
-      const name = values.word(option, "interfaceName");
+      const name = values.string(option, "interfaceName");
       if (item.interface !== "") values.error("interface specified more than once");
       item.interface = name;
       if (!/^[a-z][a-z0-9_.-]{0,14}$/i.test(name)) values.error(`invalid interface: ${name}`);

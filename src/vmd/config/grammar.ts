@@ -64,19 +64,15 @@ class VmConfParser extends CstParser {
     });
   });
 
-  readonly word = this.RULE("word", () => {
-    this.OR([{ ALT: () => this.CONSUME(Word) }, { ALT: () => this.CONSUME(Quoted) }]);
-  });
-
   readonly agentxStatement = this.RULE("agentxStatement", () => {
     this.#keyword("agentx");
     this.OPTION1(() => {
       this.CONSUME(k.context);
-      this.SUBRULE1(this.word, { LABEL: "contextName" });
+      this.SUBRULE1(this.string, { LABEL: "contextName" });
     });
     this.OPTION2(() => {
       this.CONSUME(k.path);
-      this.SUBRULE2(this.word, { LABEL: "pathName" });
+      this.SUBRULE2(this.string, { LABEL: "pathName" });
     });
     this.CONSUME(Newline);
   });
@@ -89,14 +85,14 @@ class VmConfParser extends CstParser {
           this.CONSUME(k.inet6);
           this.OPTION(() => {
             this.CONSUME2(k.prefix);
-            this.SUBRULE2(this.word, { LABEL: "prefix6" });
+            this.SUBRULE2(this.string, { LABEL: "prefix6" });
           });
         },
       },
       {
         ALT: () => {
           this.CONSUME1(k.prefix);
-          this.SUBRULE1(this.word, { LABEL: "prefix4" });
+          this.SUBRULE1(this.string, { LABEL: "prefix4" });
         },
       },
     ]);
@@ -106,7 +102,7 @@ class VmConfParser extends CstParser {
   readonly socketOwner = this.RULE("socketOwner", () => {
     this.CONSUME(k.socket);
     this.CONSUME(k.owner);
-    this.SUBRULE(this.word);
+    this.SUBRULE(this.string);
     this.CONSUME(Newline);
   });
 
@@ -114,9 +110,9 @@ class VmConfParser extends CstParser {
     this.CONSUME(k.staggered);
     this.CONSUME(k.start);
     this.CONSUME(k.parallel);
-    this.SUBRULE1(this.word, { LABEL: "count" });
+    this.SUBRULE1(this.string, { LABEL: "count" });
     this.CONSUME(k.delay);
-    this.SUBRULE2(this.word, { LABEL: "seconds" });
+    this.SUBRULE2(this.string, { LABEL: "seconds" });
     this.CONSUME(Newline);
   });
 
@@ -135,7 +131,7 @@ class VmConfParser extends CstParser {
 
   readonly switchBlock = this.RULE("switchBlock", () => {
     this.CONSUME(k.switch);
-    this.SUBRULE(this.word);
+    this.SUBRULE(this.string);
     this.CONSUME(LeftBrace);
     this.#statements(this.switchOption);
     this.CONSUME(RightBrace);
@@ -151,19 +147,19 @@ class VmConfParser extends CstParser {
       {
         ALT: () => {
           this.CONSUME(k.group);
-          this.SUBRULE1(this.word, { LABEL: "groupName" });
+          this.SUBRULE1(this.string, { LABEL: "groupName" });
         },
       },
       {
         ALT: () => {
           this.CONSUME(k.interface);
-          this.SUBRULE2(this.word, { LABEL: "interfaceName" });
+          this.SUBRULE2(this.string, { LABEL: "interfaceName" });
         },
       },
       {
         ALT: () => {
           this.CONSUME(k.rdomain);
-          this.SUBRULE3(this.word, { LABEL: "domain" });
+          this.SUBRULE3(this.string, { LABEL: "domain" });
         },
       },
       {
@@ -175,7 +171,7 @@ class VmConfParser extends CstParser {
       {
         ALT: () => {
           this.CONSUME(k.add);
-          this.SUBRULE4(this.word, { LABEL: "member" });
+          this.SUBRULE4(this.string, { LABEL: "member" });
         },
       },
     ]);
@@ -183,10 +179,10 @@ class VmConfParser extends CstParser {
 
   readonly vmBlock = this.RULE("vmBlock", () => {
     this.CONSUME(k.vm);
-    this.SUBRULE1(this.word, { LABEL: "name" });
+    this.SUBRULE1(this.string, { LABEL: "name" });
     this.OPTION(() => {
       this.CONSUME(k.instance);
-      this.SUBRULE2(this.word, { LABEL: "instanceName" });
+      this.SUBRULE2(this.string, { LABEL: "instanceName" });
     });
     this.CONSUME(LeftBrace);
     this.#statements(this.vmOption);
@@ -253,7 +249,7 @@ class VmConfParser extends CstParser {
   readonly interfaceOption = this.RULE("interfaceOption", () => {
     this.OPTION1(() => this.CONSUME(k.local));
     this.CONSUME(k.interface);
-    this.OPTION2(() => this.SUBRULE(this.word));
+    this.OPTION2(() => this.SUBRULE(this.string));
     this.OPTION3(() => {
       this.CONSUME(LeftBrace);
       this.#statements(this.cardOption);
@@ -268,26 +264,26 @@ class VmConfParser extends CstParser {
       {
         ALT: () => {
           this.CONSUME(k.group);
-          this.SUBRULE1(this.word, { LABEL: "groupName" });
+          this.SUBRULE1(this.string, { LABEL: "groupName" });
         },
       },
       {
         ALT: () => {
           this.CONSUME(k.switch);
-          this.SUBRULE2(this.word, { LABEL: "switchName" });
+          this.SUBRULE2(this.string, { LABEL: "switchName" });
         },
       },
       {
         ALT: () => {
           this.CONSUME(k.rdomain);
-          this.SUBRULE3(this.word, { LABEL: "domain" });
+          this.SUBRULE3(this.string, { LABEL: "domain" });
         },
       },
       {
         ALT: () => {
           this.OPTION1(() => this.CONSUME(k.locked));
           this.CONSUME(k.lladdr);
-          this.OPTION2(() => this.SUBRULE4(this.word, { LABEL: "address" }));
+          this.OPTION2(() => this.SUBRULE4(this.string, { LABEL: "address" }));
         },
       },
     ]);
@@ -313,7 +309,7 @@ class VmConfParser extends CstParser {
       {
         ALT: () => {
           this.CONSUME(k.owner);
-          this.SUBRULE(this.word);
+          this.SUBRULE(this.string);
         },
       },
     ]);

@@ -7,7 +7,7 @@ import { Accounts } from "../accounts.ts";
 import { buildConfig, type PathCheck } from "./build.ts";
 import type { Config, ConfigMessage, Place } from "./config.ts";
 import { parseTokens } from "./grammar.ts";
-import { Messages } from "./messages.ts";
+import { Messages, MOST_ERRORS } from "./messages.ts";
 import { readSource } from "./source.ts";
 
 export { format } from "./messages.ts";
@@ -35,6 +35,8 @@ export function parseConfig(path: string, options: ParseOptions = {}): ParseResu
   const tokens = readSource(path, messages, macros);
   const { tree, broken } = parseTokens(tokens);
   for (const { payload } of broken) messages.error(payload as Place, "syntax error");
+  // The parser gives up then.
+  if (broken.length >= MOST_ERRORS) messages.tooMany(broken.at(-1)?.payload as Place);
   const config = buildConfig(tree, { accounts, exists, messages });
   const { errors, warnings } = messages;
   return errors.length === 0 ? { config, errors, warnings } : { errors, warnings };

@@ -4,9 +4,12 @@ import type { ConfigMessage, Place } from "./config.ts";
 /** So many errors are told; whoever made more has another file in hand. */
 export const MOST_ERRORS = 200;
 const LONGEST_MESSAGE = 500;
+// oxlint-disable-next-line no-control-regex
+const CONTROL = /[\x00-\x1f\x7f-\x9f]/g;
 
 export class Messages {
   readonly #errors: ConfigMessage[] = [];
+  #last: ConfigMessage | undefined;
   readonly #warnings: ConfigMessage[] = [];
   readonly #seen = new Set<string>();
   /** Files in the order in which they are read. */
@@ -18,22 +21,27 @@ export class Messages {
   }
 
   error({ file, line }: Place, message: string): void {
-    if (this.#errors.length > MOST_ERRORS) return;
-    const error = { file, line, message: shortened(message) };
-    if (this.#seen.has(format(error))) return;
+    const error = { file, line, message: sentence(message) };
+    if (this.#last !== undefined || this.#seen.has(format(error))) return;
     this.#seen.add(format(error));
-    if (this.#errors.length === MOST_ERRORS) error.message = "too many errors";
-    this.#errors.push(error);
+    if (this.#errors.length < MOST_ERRORS) this.#errors.push(error);
+    else this.tooMany(error);
+  }
+
+  /** No more errors than these: here whoever looks for them gave up. */
+  tooMany({ file, line }: Place): void {
+    this.#last ??= { file, line, message: "too many errors" };
   }
 
   warning({ file, line }: Place, message: string): void {
     if (this.#warnings.length > MOST_ERRORS) return;
-    this.#warnings.push({ file, line, message: shortened(message) });
+    this.#warnings.push({ file, line, message: sentence(message) });
   }
 
-  /** By file and line. */
+  /** By file and line; that there are more, last. */
   get errors(): ConfigMessage[] {
-    return this.#sorted(this.#errors);
+    const errors = this.#sorted(this.#errors);
+    return this.#last === undefined ? errors : [...errors, this.#last];
   }
 
   get warnings(): ConfigMessage[] {
@@ -51,6 +59,8 @@ export function format({ file, line, message }: ConfigMessage): string {
   return line === 0 ? `${file}: ${message}` : `${file}:${line}: ${message}`;
 }
 
-function shortened(message: string): string {
-  return message.length > LONGEST_MESSAGE ? `${message.slice(0, LONGEST_MESSAGE)}...` : message;
+/** A message is one line, and not long. */
+function sentence(text: string): string {
+  const printable = text.slice(0, LONGEST_MESSAGE).replaceAll(CONTROL, "?");
+  return text.length > LONGEST_MESSAGE ? `${printable}...` : printable;
 }

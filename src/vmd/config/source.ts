@@ -29,7 +29,7 @@ const DEEPEST_INCLUDE = 16;
 /** Characters: macros of macros double it at each line. */
 const LONGEST_VALUE = 8191;
 // oxlint-disable-next-line no-control-regex
-const CONTROL = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]/;
+const CONTROL = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)/;
 
 /** A token, where it is of, and its place in the row as its offset. */
 export type PlacedToken = IToken & { payload: Place };
@@ -43,9 +43,25 @@ interface MacroDefinition extends Place {
 
 let lexer: Lexer | undefined;
 
+function makeLexer(validate: boolean): Lexer {
+  return new Lexer(TOKENS, {
+    positionTracking: "onlyStart",
+    // A carriage return is space: it must not count as a line of its own.
+    lineTerminatorsPattern: /\n/g,
+    lineTerminatorCharacters: ["\n"],
+    ensureOptimizations: false,
+    skipValidations: !validate,
+  });
+}
+
 function tokenize(text: string): IToken[] {
-  lexer ??= new Lexer(TOKENS, { ensureOptimizations: false, positionTracking: "onlyStart" });
+  lexer ??= makeLexer(false);
   return lexer.tokenize(text).tokens;
+}
+
+/** For tests: looks for mistakes in the words' patterns. @throws Error that names them */
+export function checkTokens(): void {
+  lexer = makeLexer(true);
 }
 
 /** Reads a file and what it includes. Never throws. */
@@ -167,14 +183,18 @@ class Reader {
   #put(tokenType: TokenType, image: string, place: Place): void {
     if (this.#isFull) return;
     if (this.#tokens.length === MOST_TOKENS) this.#messages.error(place, "configuration too long");
-    if (tokenType === Unfinished) this.#messages.error(place, "string without end");
+    if (tokenType === Unfinished) {
+      this.#messages.error(place, "string without end");
+      this.#put(Quoted, image + image[0], place);
+      return;
+    }
     if (tokenType === LeftBrace) this.#depth++;
     if (tokenType === RightBrace) this.#depth = Math.max(0, this.#depth - 1);
     this.#tokens.push({
       image,
       startOffset: this.#tokens.length,
-      tokenType: tokenType === Unfinished ? Quoted : tokenType,
-      tokenTypeIdx: (tokenType === Unfinished ? Quoted : tokenType).tokenTypeIdx!,
+      tokenType,
+      tokenTypeIdx: tokenType.tokenTypeIdx!,
       payload: place,
     });
   }

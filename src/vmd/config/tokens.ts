@@ -15,7 +15,7 @@ export const RightBrace = createToken({ name: "}", pattern: /\}/ });
 export const Comma = createToken({ name: ",", pattern: /,/ });
 export const Equals = createToken({ name: "=", pattern: /=/ });
 /** A string that its line doesn't end, up to there. */
-export const Unfinished = createToken({ name: "unfinished string", pattern: /["'][^\n]*/ });
+export const Unfinished = createToken({ name: "unfinished string", pattern: /["'][^\r\n]*/ });
 /** What begins nothing: with it no text fails to be tokens. */
 const Stray = createToken({ name: "stray character", pattern: /[$\\]/ });
 const Continued = createToken({

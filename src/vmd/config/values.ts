@@ -37,6 +37,14 @@ function leaves(node: Node): PlacedToken[] {
   return found.filter(isReal).sort((a, b) => a.startOffset - b.startOffset);
 }
 
+/** Whether something is wrong anywhere in it. */
+export function isBroken(node: Node): boolean {
+  if (node.recoveredNode === true) return true;
+  return Object.values(node.children).some((children) =>
+    children?.some((child) => ("children" in child ? isBroken(child) : !isReal(child))),
+  );
+}
+
 // The parser makes tokens up where some are missing.
 const isReal = (token: IToken) => token.payload !== undefined;
 
@@ -63,7 +71,7 @@ export class Values {
 
   /** Looks at a statement; one that was broken is reported already. */
   whole(node: Node, look: () => void): void {
-    if (node.recoveredNode !== true) this.block(node, look);
+    if (!isBroken(node)) this.block(node, look);
   }
 
   /** Looks at a block, broken or not: its statements are looked at each by itself. */
@@ -73,16 +81,17 @@ export class Values {
     look();
   }
 
+  /** Whether a node has such a part, and all of it. */
+  hasWhole(node: Node, label: string): boolean {
+    return has(node, label) && !nodes(node, label).some(isBroken);
+  }
+
   /** Adjacent strings are one. */
   string(node: Node, label = "string"): string {
     const [string] = nodes(node, label);
     const parts = string === undefined ? [] : leaves(string);
     if (parts.length > 0) this.place = parts[0].payload;
     return parts.map((token) => text(token) ?? "").join("");
-  }
-
-  word(node: Node, label = "word"): string {
-    return this.string(node, label);
   }
 
   /** @returns undefined, and says so, for what isn't within its bounds. */

@@ -2,7 +2,7 @@
 import { parseSize } from "../size.ts";
 import type { ConfigInstance, ConfigInterface, ConfigVm } from "./config.ts";
 import type { Node } from "./grammar.ts";
-import { has, nodes, type Values } from "./values.ts";
+import { has, isBroken, nodes, type Values } from "./values.ts";
 
 const MIB = 2 ** 20;
 const MAX_MEMORY = 128 * 2 ** 30;
@@ -65,9 +65,12 @@ class VmReader {
   }
 
   #name(label: string): string {
-    const value = this.#values.word(this.#node, label);
+    const value = this.#values.string(this.#node, label);
     if (value.length > LONGEST_NAME) this.#error("vm name too long");
-    else if (has(this.#node, label) && (!VM_NAME.test(value) || /^[0-9]+$/.test(value))) {
+    else if (
+      this.#values.hasWhole(this.#node, label) &&
+      (!VM_NAME.test(value) || /^[0-9]+$/.test(value))
+    ) {
       this.#error(`invalid VM name: ${value}`);
     }
     return value;
@@ -91,7 +94,7 @@ class VmReader {
   }
 
   #allow(node: Node): ConfigInstance {
-    const options = nodes(node, "allowOption").filter(({ recoveredNode }) => !recoveredNode);
+    const options = nodes(node, "allowOption").filter((option) => !isBroken(option));
     const right = (name: string) => options.some((option) => has(option, name));
     const owner = options.findLast((option) => has(option, "owner"));
     return {
@@ -102,7 +105,7 @@ class VmReader {
       instance: right("instance"),
       interface: right("interface"),
       memory: right("memory"),
-      owner: owner === undefined ? undefined : this.#values.owner(this.#values.word(owner)),
+      owner: owner === undefined ? undefined : this.#values.owner(this.#values.string(owner)),
     };
   }
 
@@ -153,8 +156,8 @@ class VmReader {
     const { interfaces } = this.#vm;
     const place = { ...this.#values.place };
     card.local = has(node, "local");
-    if (has(node, "word")) {
-      const name = this.#values.word(node);
+    if (has(node, "string")) {
+      const name = this.#values.string(node);
       if (/^tap[0-9]{1,5}$/.test(name)) card.tap = name;
       else if (name !== "tap") this.#error(`invalid interface: ${name}`);
     }
@@ -170,13 +173,14 @@ class VmReader {
   #cardOption(card: ConfigInterface, option: Node): void {
     const values = this.#values;
     if (has(option, "up") || has(option, "down")) card.up = has(option, "up");
-    else if (has(option, "groupName")) card.group = values.group(values.word(option, "groupName"));
-    else if (has(option, "switchName")) card.switch = values.word(option, "switchName");
-    else if (has(option, "domain")) card.rdomain = values.rdomain(values.word(option, "domain"));
+    else if (has(option, "groupName"))
+      card.group = values.group(values.string(option, "groupName"));
+    else if (has(option, "switchName")) card.switch = values.string(option, "switchName");
+    else if (has(option, "domain")) card.rdomain = values.rdomain(values.string(option, "domain"));
     else if (has(option, "lladdr")) {
       card.lockedLladdr = has(option, "locked");
       if (!has(option, "address")) return;
-      const address = values.word(option, "address");
+      const address = values.string(option, "address");
       if (LLADDR.test(address)) card.lladdr = normalLladdr(address);
       else this.#error(`invalid lladdr: ${address}`);
     }
