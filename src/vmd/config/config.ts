@@ -14,6 +14,8 @@ export interface ConfigMessage extends Place {
 
 /** Names as written, with their numbers. */
 export interface ConfigOwner {
+  user?: string;
+  group?: string;
   uid?: number;
   gid?: number;
 }

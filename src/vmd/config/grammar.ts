@@ -1,5 +1,6 @@
 /** The grammar of vm.conf(5). After an error it goes on at the next statement. */
-import { CstParser, type ILexingError, type IToken } from "chevrotain";
+import { type CstNode, CstParser, EMPTY_ALT, type IToken, type ParserMethod } from "chevrotain";
+import { MOST_ERRORS } from "./messages.ts";
 import {
   Comma,
   type Keyword,
@@ -12,11 +13,10 @@ import {
   Word,
 } from "./tokens.ts";
 
-export type { ILexingError };
-
 class VmConfParser extends CstParser {
-  constructor() {
-    super(TOKENS, { recoveryEnabled: true, maxLookahead: 3 });
+  /** @param validate whether to look for ambiguities in the grammar itself. */
+  constructor(validate = false) {
+    super(TOKENS, { recoveryEnabled: true, maxLookahead: 1, skipValidations: !validate });
     this.performSelfAnalysis();
   }
 
@@ -24,8 +24,27 @@ class VmConfParser extends CstParser {
     return this.CONSUME(k[word]);
   }
 
+  // Each error in a repetition is a level of recursion: there is an end to them.
+  #while(body: () => void): void {
+    this.MANY({ GATE: () => this.errors.length < MOST_ERRORS, DEF: body });
+  }
+
+  #statements(option: ParserMethod<[], CstNode>): void {
+    this.#while(() => {
+      this.OR9([
+        { ALT: () => this.SUBRULE9(this.separator) },
+        {
+          ALT: () => {
+            this.SUBRULE9(option);
+            this.SUBRULE9(this.end);
+          },
+        },
+      ]);
+    });
+  }
+
   readonly file = this.RULE("file", () => {
-    this.MANY(() => {
+    this.#while(() => {
       this.OR([
         { ALT: () => this.CONSUME(Newline) },
         { ALT: () => this.SUBRULE(this.agentxStatement) },
@@ -45,19 +64,15 @@ class VmConfParser extends CstParser {
     });
   });
 
-  readonly word = this.RULE("word", () => {
-    this.OR([{ ALT: () => this.CONSUME(Word) }, { ALT: () => this.CONSUME(Quoted) }]);
-  });
-
   readonly agentxStatement = this.RULE("agentxStatement", () => {
     this.#keyword("agentx");
     this.OPTION1(() => {
       this.CONSUME(k.context);
-      this.SUBRULE1(this.word, { LABEL: "contextName" });
+      this.SUBRULE1(this.string, { LABEL: "contextName" });
     });
     this.OPTION2(() => {
       this.CONSUME(k.path);
-      this.SUBRULE2(this.word, { LABEL: "pathName" });
+      this.SUBRULE2(this.string, { LABEL: "pathName" });
     });
     this.CONSUME(Newline);
   });
@@ -70,14 +85,14 @@ class VmConfParser extends CstParser {
           this.CONSUME(k.inet6);
           this.OPTION(() => {
             this.CONSUME2(k.prefix);
-            this.SUBRULE2(this.word, { LABEL: "prefix6" });
+            this.SUBRULE2(this.string, { LABEL: "prefix6" });
           });
         },
       },
       {
         ALT: () => {
           this.CONSUME1(k.prefix);
-          this.SUBRULE1(this.word, { LABEL: "prefix4" });
+          this.SUBRULE1(this.string, { LABEL: "prefix4" });
         },
       },
     ]);
@@ -87,7 +102,7 @@ class VmConfParser extends CstParser {
   readonly socketOwner = this.RULE("socketOwner", () => {
     this.CONSUME(k.socket);
     this.CONSUME(k.owner);
-    this.SUBRULE(this.word);
+    this.SUBRULE(this.string);
     this.CONSUME(Newline);
   });
 
@@ -95,28 +110,32 @@ class VmConfParser extends CstParser {
     this.CONSUME(k.staggered);
     this.CONSUME(k.start);
     this.CONSUME(k.parallel);
-    this.SUBRULE1(this.word, { LABEL: "count" });
+    this.SUBRULE1(this.string, { LABEL: "count" });
     this.CONSUME(k.delay);
-    this.SUBRULE2(this.word, { LABEL: "seconds" });
+    this.SUBRULE2(this.string, { LABEL: "seconds" });
     this.CONSUME(Newline);
   });
 
-  /** Statements of a block, ended by newlines or commas. */
   readonly separator = this.RULE("separator", () => {
     this.OR([{ ALT: () => this.CONSUME(Newline) }, { ALT: () => this.CONSUME(Comma) }]);
   });
 
+  /** After a statement of a block; the last one's is the block's. */
+  readonly end = this.RULE("end", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(Newline) },
+      { ALT: () => this.CONSUME(Comma) },
+      { GATE: () => this.LA(1).tokenType === RightBrace, ALT: EMPTY_ALT() },
+    ]);
+  });
+
   readonly switchBlock = this.RULE("switchBlock", () => {
     this.CONSUME(k.switch);
-    this.SUBRULE(this.word);
+    this.SUBRULE(this.string);
     this.CONSUME(LeftBrace);
-    this.MANY(() => {
-      this.OR([
-        { ALT: () => this.SUBRULE(this.separator) },
-        { ALT: () => this.SUBRULE(this.switchOption) },
-      ]);
-    });
+    this.#statements(this.switchOption);
     this.CONSUME(RightBrace);
+    this.CONSUME(Newline);
   });
 
   readonly switchOption = this.RULE("switchOption", () => {
@@ -128,19 +147,19 @@ class VmConfParser extends CstParser {
       {
         ALT: () => {
           this.CONSUME(k.group);
-          this.SUBRULE1(this.word, { LABEL: "groupName" });
+          this.SUBRULE1(this.string, { LABEL: "groupName" });
         },
       },
       {
         ALT: () => {
           this.CONSUME(k.interface);
-          this.SUBRULE2(this.word, { LABEL: "interfaceName" });
+          this.SUBRULE2(this.string, { LABEL: "interfaceName" });
         },
       },
       {
         ALT: () => {
           this.CONSUME(k.rdomain);
-          this.SUBRULE3(this.word, { LABEL: "domain" });
+          this.SUBRULE3(this.string, { LABEL: "domain" });
         },
       },
       {
@@ -152,7 +171,7 @@ class VmConfParser extends CstParser {
       {
         ALT: () => {
           this.CONSUME(k.add);
-          this.SUBRULE4(this.word, { LABEL: "member" });
+          this.SUBRULE4(this.string, { LABEL: "member" });
         },
       },
     ]);
@@ -160,19 +179,15 @@ class VmConfParser extends CstParser {
 
   readonly vmBlock = this.RULE("vmBlock", () => {
     this.CONSUME(k.vm);
-    this.SUBRULE1(this.word, { LABEL: "name" });
+    this.SUBRULE1(this.string, { LABEL: "name" });
     this.OPTION(() => {
       this.CONSUME(k.instance);
-      this.SUBRULE2(this.word, { LABEL: "instanceName" });
+      this.SUBRULE2(this.string, { LABEL: "instanceName" });
     });
     this.CONSUME(LeftBrace);
-    this.MANY(() => {
-      this.OR([
-        { ALT: () => this.SUBRULE(this.separator) },
-        { ALT: () => this.SUBRULE(this.vmOption) },
-      ]);
-    });
+    this.#statements(this.vmOption);
     this.CONSUME(RightBrace);
+    this.CONSUME(Newline);
   });
 
   readonly vmOption = this.RULE("vmOption", () => {
@@ -234,15 +249,10 @@ class VmConfParser extends CstParser {
   readonly interfaceOption = this.RULE("interfaceOption", () => {
     this.OPTION1(() => this.CONSUME(k.local));
     this.CONSUME(k.interface);
-    this.OPTION2(() => this.SUBRULE(this.word));
+    this.OPTION2(() => this.SUBRULE(this.string));
     this.OPTION3(() => {
       this.CONSUME(LeftBrace);
-      this.MANY(() => {
-        this.OR([
-          { ALT: () => this.SUBRULE(this.separator) },
-          { ALT: () => this.SUBRULE(this.cardOption) },
-        ]);
-      });
+      this.#statements(this.cardOption);
       this.CONSUME(RightBrace);
     });
   });
@@ -254,26 +264,26 @@ class VmConfParser extends CstParser {
       {
         ALT: () => {
           this.CONSUME(k.group);
-          this.SUBRULE1(this.word, { LABEL: "groupName" });
+          this.SUBRULE1(this.string, { LABEL: "groupName" });
         },
       },
       {
         ALT: () => {
           this.CONSUME(k.switch);
-          this.SUBRULE2(this.word, { LABEL: "switchName" });
+          this.SUBRULE2(this.string, { LABEL: "switchName" });
         },
       },
       {
         ALT: () => {
           this.CONSUME(k.rdomain);
-          this.SUBRULE3(this.word, { LABEL: "domain" });
+          this.SUBRULE3(this.string, { LABEL: "domain" });
         },
       },
       {
         ALT: () => {
           this.OPTION1(() => this.CONSUME(k.locked));
           this.CONSUME(k.lladdr);
-          this.OPTION2(() => this.SUBRULE4(this.word, { LABEL: "address" }));
+          this.OPTION2(() => this.SUBRULE4(this.string, { LABEL: "address" }));
         },
       },
     ]);
@@ -281,51 +291,53 @@ class VmConfParser extends CstParser {
 
   readonly allowBlock = this.RULE("allowBlock", () => {
     this.CONSUME(k.allow);
-    this.CONSUME1(k.instance);
+    this.CONSUME(k.instance);
     this.CONSUME(LeftBrace);
-    this.MANY(() => {
-      this.OR([
-        { ALT: () => this.SUBRULE(this.separator) },
-        { ALT: () => this.CONSUME(k.boot) },
-        { ALT: () => this.CONSUME(k.cpus) },
-        { ALT: () => this.CONSUME(k.cdrom) },
-        { ALT: () => this.CONSUME(k.disk) },
-        { ALT: () => this.CONSUME2(k.instance) },
-        { ALT: () => this.CONSUME(k.interface) },
-        { ALT: () => this.CONSUME(k.memory) },
-        {
-          ALT: () => {
-            this.CONSUME(k.owner);
-            this.SUBRULE(this.word);
-          },
-        },
-      ]);
-    });
+    this.#statements(this.allowOption);
     this.CONSUME(RightBrace);
+  });
+
+  readonly allowOption = this.RULE("allowOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.boot) },
+      { ALT: () => this.CONSUME(k.cpus) },
+      { ALT: () => this.CONSUME(k.cdrom) },
+      { ALT: () => this.CONSUME(k.disk) },
+      { ALT: () => this.CONSUME(k.instance) },
+      { ALT: () => this.CONSUME(k.interface) },
+      { ALT: () => this.CONSUME(k.memory) },
+      {
+        ALT: () => {
+          this.CONSUME(k.owner);
+          this.SUBRULE(this.string);
+        },
+      },
+    ]);
   });
 }
 
 let parser: VmConfParser | undefined;
 
-/** A node of the tree, and the tokens at which the grammar was broken. */
-export interface Parsed {
-  tree: CstNodeLike;
-  broken: IToken[];
-}
-
-export interface CstNodeLike {
+/** A node of the tree. */
+export interface Node {
   name: string;
-  children: Record<string, (CstNodeLike | IToken)[] | undefined>;
+  children: Record<string, (Node | IToken)[] | undefined>;
+  /** It has an error, and perhaps lacks something. */
   recoveredNode?: boolean;
 }
 
-/** Parses all of a configuration. */
-export function parseTokens(tokens: IToken[]): Parsed {
+/** Parses all of a configuration. @returns also the tokens at which the grammar was broken. */
+export function parseTokens(tokens: IToken[]): { tree: Node; broken: IToken[] } {
   parser ??= new VmConfParser();
   parser.input = tokens;
-  const tree = parser.file() as unknown as CstNodeLike;
+  const tree = parser.file() as unknown as Node;
   // At the file's end there is no token: the last one tells where that is.
-  const last = tokens.at(-1) as IToken;
+  const last = tokens.at(-1);
   const broken = parser.errors.map(({ token }) => (token.payload === undefined ? last : token));
-  return { tree, broken };
+  return { tree, broken: broken.filter((token) => token !== undefined) };
+}
+
+/** For tests: the grammar, looked over for ambiguities. @throws Error that names them */
+export function checkGrammar(): void {
+  parser = new VmConfParser(true);
 }

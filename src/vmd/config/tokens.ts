@@ -5,7 +5,7 @@ import { createToken, Lexer, type TokenType } from "chevrotain";
 export const Word = createToken({ name: "Word", pattern: /[^\s{}=,#"'$\\]+/ });
 export const Quoted = createToken({
   name: "Quoted",
-  pattern: /"(?:[^"\\\n]|\\[\s\S])*"|'(?:[^'\\\n]|\\[\s\S])*'/,
+  pattern: /"(?:[^"\\\n]|\\(?:\r\n|[\s\S]))*"|'(?:[^'\\\n]|\\(?:\r\n|[\s\S]))*'/,
   line_breaks: true,
 });
 export const Macro = createToken({ name: "Macro", pattern: /\$[A-Za-z0-9_]+/ });
@@ -14,6 +14,10 @@ export const LeftBrace = createToken({ name: "{", pattern: /\{/ });
 export const RightBrace = createToken({ name: "}", pattern: /\}/ });
 export const Comma = createToken({ name: ",", pattern: /,/ });
 export const Equals = createToken({ name: "=", pattern: /=/ });
+/** A string that its line doesn't end, up to there. */
+export const Unfinished = createToken({ name: "unfinished string", pattern: /["'][^\r\n]*/ });
+/** What begins nothing: with it no text fails to be tokens. */
+const Stray = createToken({ name: "stray character", pattern: /[$\\]/ });
 const Continued = createToken({
   name: "continued line",
   pattern: /\\\r?\n/,
@@ -92,15 +96,17 @@ export const TOKENS = [
   Comma,
   Equals,
   Quoted,
+  Unfinished,
   Macro,
   // The longer first: "interfaces" begins as "interface" does.
   ...Object.values(keyword).sort((a, b) => b.name.length - a.name.length),
   Word,
+  Stray,
 ];
 
-/** A string's text, without its quotes. */
+/** A string's text, without its quotes. A backslash that quotes nothing is one. */
 export function unquote(image: string): string {
-  return image.slice(1, -1).replaceAll(/\\(\n|[\s\S])/g, (_, character: string) => {
-    return character === "\n" ? "" : character;
+  return image.slice(1, -1).replaceAll(/\\(\r?\n|["'\\])/g, (_, quoted: string) => {
+    return quoted.endsWith("\n") ? "" : quoted;
   });
 }

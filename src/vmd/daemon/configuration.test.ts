@@ -1,8 +1,11 @@
 /** vmd and its configuration file: a real daemon, real commands. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { root } from "../../vmm/root.ts";
+import { readConfiguration } from "./configuration.ts";
+import { Log } from "./log.ts";
+import type { VmSettings } from "./settings.ts";
 import { TestDaemon, until } from "./testing.ts";
 
 setDefaultTimeout(60_000);
@@ -59,7 +62,7 @@ if (closed) console.log("tests of users' instances skipped: no other user can be
 describe("vmd -n", () => {
   test("says that a file is right, or all that is wrong with it", () => {
     const path = join(vmd.folder, "checked.conf");
-    writeFileSync(path, "vm x {\n memory 1G\n}\n");
+    writeFileSync(path, "vm x {\n memory 1G\n disable\n}\n");
     expect(check(path)).toEqual({ code: 0, err: "configuration OK\n" });
     writeFileSync(path, "m = 1\nvm x {\n memory 1\n frob\n}\n");
     expect(check(path)).toEqual({
@@ -70,8 +73,12 @@ describe("vmd -n", () => {
         `vmd: ${path}:4: syntax error\n`,
       ].join(""),
     });
-    writeFileSync(path, "vm x {\n memory $m\n}\n");
+    writeFileSync(path, "vm x {\n memory $m\n cdrom /cd\n}\n");
     expect(check(path, "-D", "m=1G").code).toBe(0);
+    expect(check(path, "-D", "m=1023.5M")).toEqual({
+      code: 0,
+      err: `vmd: warning: ${path}:2: memory size rounded to 1023M\nconfiguration OK\n`,
+    });
     expect(check("/nonexistent.conf")).toEqual({
       code: 1,
       err: "vmd: /nonexistent.conf: no such file\n",
@@ -79,8 +86,93 @@ describe("vmd -n", () => {
   });
 });
 
+test("what vmd -n refuses, vmd doesn't start with: in the same words", async () => {
+  const path = join(vmd.folder, "wrong.conf");
+  writeFileSync(path, "vm x {\n}\nvm y {\n disable\n}\nvm y instance z {\n}\n");
+  const err = [1, 6]
+    .map((line) => `vmd: ${path}:${line}: no kernel or disk/cdrom specified\n`)
+    .join("");
+  expect(check(path)).toEqual({ code: 1, err });
+  const socket = join(vmd.folder, "wrong.sock");
+  const command = [process.execPath, join(root, "src/vmd/index.ts"), "-d", "--socket", socket];
+  const { exitCode, stderr } = Bun.spawnSync([...command, "-f", path]);
+  expect(stderr.toString()).toBe(err);
+  expect(exitCode).toBe(1);
+  expect(existsSync(socket)).toBe(false);
+});
+
+describe("configured instances", () => {
+  async function settings(text: string): Promise<Record<string, VmSettings>> {
+    const path = join(vmd.folder, "instances.conf");
+    writeFileSync(path, text.replaceAll("SPIN", join(vmd.folder, "spin")));
+    const options = { optional: false, macros: {}, log: new Log("brief", "text", () => {}) };
+    const { vms } = await readConfiguration(path, options);
+    return Object.fromEntries(vms.map((one) => [one.settings.name, one.settings]));
+  }
+
+  test("have what their templates have, but for disks and what only one VM can have", async () => {
+    const { base, child, grandchild } = await settings(`
+switch "lan" { interface bridge0 }
+vm "base" instance "child" {
+	disk "/child"
+	memory 2M
+}
+vm "child" instance "grandchild" { disk "/grandchild", append "c", interface }
+vm "base" {
+	boot "SPIN"
+	initrd "SPIN"
+	append "a b"
+	module "SPIN x y"
+	cdrom "/cd"
+	boot device cdrom
+	disk "/base"
+	engine unicorn
+	owner 7:8
+	interface tap3 { switch "lan", lladdr 02:00:00:00:00:01 }
+	local interface
+	allow instance { instance, memory, owner 7 }
+}
+`);
+    expect(base.interfaces[0]).toMatchObject({ tap: "tap3", lladdr: "02:00:00:00:00:01" });
+    const { kernel, initrd, modules, cdrom, bootDevice, machine, owner, instances } = base;
+    expect(modules).toEqual([{ path: join(vmd.folder, "spin"), args: "x y" }]);
+    expect(machine).toEqual({ engine: "unicorn" });
+    expect(owner).toEqual({ uid: 7, gid: 8 });
+    const same = { kernel, initrd, modules, cdrom, bootDevice, machine, owner, instances };
+    expect(child).toMatchObject({
+      ...same,
+      disks: [{ path: "/child" }],
+      memory: 2 * 2 ** 20,
+      cmdline: "a b",
+    });
+    expect(child.interfaces).toEqual([
+      { switch: "lan", local: false },
+      { switch: undefined, local: true },
+    ]);
+    expect(grandchild).toMatchObject({
+      ...same,
+      disks: [{ path: "/grandchild" }],
+      memory: 2 * 2 ** 20,
+      cmdline: "c",
+    });
+    expect(grandchild.interfaces).toMatchObject([{ local: false }]);
+  });
+
+  test("have their template's rights only where those are of instances, too", async () => {
+    const { a, b } = await settings(
+      'vm a { boot "SPIN", allow instance { memory, owner 7 } }\nvm a instance b { }\n',
+    );
+    expect(a.instances).toMatchObject({ memory: true, owner: { uid: 7 } });
+    expect(b.instances).toBeUndefined();
+  });
+});
+
 test("configured VMs start staggered, in order; disabled ones don't", async () => {
-  await until(() => /three: started/.test(vmd.log), 20_000);
+  await until(
+    () => /three: started/.test(vmd.log),
+    20_000,
+    () => vmd.log,
+  );
   expect(vmd.log.indexOf("one: started")).toBeLessThan(vmd.log.indexOf("three: started"));
   expect(vmd.log.indexOf("two: started")).toBeLessThan(vmd.log.indexOf("three: started"));
   expect(await states()).toEqual({

@@ -1,7 +1,7 @@
 /** From a configuration file to what the daemon works with. */
 import { existsSync } from "node:fs";
 import { cpus } from "node:os";
-import type { Config, ConfigOwner, ConfigVm } from "../config/index.ts";
+import type { ConfigOwner, ConfigVm } from "../config/index.ts";
 import type { Log } from "./log.ts";
 import { RefusalError } from "./refusal.ts";
 import { DEFAULT_MEMORY, type Owner, type VmSettings } from "./settings.ts";
@@ -40,49 +40,87 @@ export async function readConfiguration(
   const { format, parseConfig } = await import("../config/index.ts");
   const { config, errors, warnings } = parseConfig(path, { macros });
   for (const warning of warnings) log.warn(format(warning));
-  if (config === undefined) throw new RefusalError("CONFIG", errors.map(format).join("\n"));
+  if (config === undefined) throw wrong(errors.map(format));
+  const template = new Map(config.vms.map((vm) => [vm.name, vm]));
+  const vms = config.vms.map((vm) => ({ settings: settingsOf(vm, template), vm }));
+  const idle = vms.filter(({ settings, vm }) => vm.enable && !hasBoot(settings));
+  if (idle.length > 0) {
+    const message = "no kernel or disk/cdrom specified";
+    throw wrong(idle.map(({ vm: { file, line } }) => format({ file, line, message })));
+  }
   return {
-    vms: config.vms.map((vm) => ({ settings: settingsOf(vm, config), enable: vm.enable })),
+    vms: vms.map(({ settings, vm }) => ({ settings, enable: vm.enable })),
     switches: config.switches,
     socketOwner: config.socketOwner === undefined ? undefined : ownerOf(config.socketOwner),
     stagger: config.staggered ?? stagger,
   };
 }
 
+function wrong(lines: readonly string[]): RefusalError {
+  return new RefusalError("CONFIG", lines.join("\n"));
+}
+
+/** Whether there is something to start it from, as vctl start asks too. */
+function hasBoot({ kernel, disks, cdrom }: VmSettings): boolean {
+  return kernel !== undefined || disks.length > 0 || cdrom !== undefined;
+}
+
 function ownerOf({ uid, gid }: ConfigOwner): Owner {
   return { uid: uid ?? process.geteuid!(), gid };
 }
 
-/** An instance has what its parents have, but for its disks. */
-function settingsOf(vm: ConfigVm, config: Config, depth = 0): VmSettings {
-  const parentVm = config.vms.find(({ name }) => name === vm.parent);
-  // A VM that is its own forefather has none.
-  const parent =
-    parentVm === undefined || depth > config.vms.length
-      ? undefined
-      : settingsOf(parentVm, config, depth + 1);
+/** An instance has what its templates have, but for their disks and what only one VM can have. */
+function settingsOf(vm: ConfigVm, all: ReadonlyMap<string, ConfigVm>): VmSettings {
+  // From the first template on; the parser has made sure that there is one.
+  const line = [vm];
+  for (let { parent } = vm; parent !== undefined; parent = line[0].parent) {
+    line.unshift(all.get(parent)!);
+  }
+  return line.slice(1).reduce(instanceOf, settingsBy(line[0]));
+}
+
+function instanceOf(parent: VmSettings, vm: ConfigVm): VmSettings {
+  const own = settingsBy(vm);
+  const { instances } = parent;
+  return {
+    ...own,
+    kernel: own.kernel ?? parent.kernel,
+    initrd: own.initrd ?? parent.initrd,
+    modules: own.modules.length > 0 ? own.modules : parent.modules,
+    cmdline: own.cmdline ?? parent.cmdline,
+    memory: vm.memory ?? parent.memory,
+    cdrom: own.cdrom ?? parent.cdrom,
+    bootDevice: own.bootDevice ?? parent.bootDevice,
+    interfaces:
+      own.interfaces.length > 0
+        ? own.interfaces
+        : parent.interfaces.map(({ switch: name, local }) => ({ switch: name, local })),
+    owner: vm.owner === undefined ? parent.owner : own.owner,
+    instances: own.instances ?? (instances?.instance === true ? instances : undefined),
+    machine: { ...parent.machine, ...own.machine },
+  };
+}
+
+function settingsBy(vm: ConfigVm): VmSettings {
   const path = (text: string | undefined) => (text === undefined ? undefined : { path: text });
   return {
     name: vm.name,
-    kernel: path(vm.boot) ?? parent?.kernel,
-    initrd: path(vm.initrd) ?? parent?.initrd,
-    modules:
-      vm.modules.length === 0
-        ? (parent?.modules ?? [])
-        : vm.modules.map((text) => {
-            const space = text.indexOf(" ");
-            if (space < 0) return { path: text };
-            return { path: text.slice(0, space), args: text.slice(space + 1) };
-          }),
-    cmdline: vm.append ?? parent?.cmdline,
-    memory: vm.memory ?? parent?.memory ?? DEFAULT_MEMORY,
+    kernel: path(vm.boot),
+    initrd: path(vm.initrd),
+    modules: vm.modules.map((text) => {
+      const space = text.indexOf(" ");
+      if (space < 0) return { path: text };
+      return { path: text.slice(0, space), args: text.slice(space + 1) };
+    }),
+    cmdline: vm.append,
+    memory: vm.memory ?? DEFAULT_MEMORY,
     disks: vm.disks,
-    cdrom: path(vm.cdrom) ?? parent?.cdrom,
-    bootDevice: vm.bootDevice ?? parent?.bootDevice,
-    interfaces: vm.interfaces.length > 0 ? vm.interfaces : (parent?.interfaces ?? []),
-    owner: vm.owner === undefined ? (parent?.owner ?? ownerOf({})) : ownerOf(vm.owner),
+    cdrom: path(vm.cdrom),
+    bootDevice: vm.bootDevice,
+    interfaces: vm.interfaces,
+    owner: ownerOf(vm.owner ?? {}),
     instances: vm.instances,
     configured: true,
-    machine: vm.engine === undefined ? (parent?.machine ?? {}) : { engine: vm.engine },
+    machine: vm.engine === undefined ? {} : { engine: vm.engine },
   };
 }
