@@ -118,12 +118,15 @@ export function attach({ console, debug }: Attachable, leave: () => void): Attac
       const { done, value } = await reader.read();
       if (done) return;
       const { forward, commands } = filter.filter(value);
+      // What was typed before an escape goes first, but isn't waited for: a guest that takes nothing
+      // can be left.
+      const sent = forward.length > 0 ? console.send(forward) : undefined;
       for (const command of commands) {
         if (command === "help") void output.write(new TextEncoder().encode(HELP));
         else leave();
       }
       // What the guest doesn't take waits where it comes from.
-      if (forward.length > 0) await console.send(forward);
+      await sent;
     }
   };
   rawMode(true);

@@ -15,6 +15,7 @@ export function consoleCommand(): Command {
     .argument("<id>", "a VM's id or name")
     .option("--debug", "what firmware writes to its debug ports instead")
     .option("--late", "without what was printed before")
+    .addHelpText("after", "\nExamples:\n  vctl console web\n  vctl console --debug firmware")
     .action(async (id: string, { debug = false, late = false }: ConsoleOptions) => {
       const vm = vmReference(id);
       using client = Client.connect();

@@ -30,6 +30,7 @@ export function loadCommand(): Command {
   return new Command("load")
     .description("Load another configuration file; VMs that are there stay as they are")
     .argument("<filename>", "the file")
+    .addHelpText("after", "\nExamples:\n  vctl load /etc/vm.more.conf")
     .action((filename: string) => {
       let path: string;
       try {
@@ -47,6 +48,7 @@ export function logCommand(): Command {
   return new Command("log")
     .description("Make vmd say more, or less")
     .argument("<level>", "brief or verbose")
+    .addHelpText("after", "\nExamples:\n  vctl log verbose")
     .action((text: string) => {
       ask({ request: "log", level: prefixOf(LEVELS, text) });
     });
@@ -55,6 +57,7 @@ export function logCommand(): Command {
 export function reloadCommand(): Command {
   return new Command("reload")
     .description("Read the configuration file again; VMs that run go on")
+    .addHelpText("after", "\nExamples:\n  vctl reload")
     .action(() => ask({ request: "reload" }));
 }
 
@@ -64,6 +67,7 @@ export function resetCommand(): Command {
   return new Command("reset")
     .description("Terminate all VMs, and forget what is configured")
     .argument("[what]", "all, switches or vms", "all")
+    .addHelpText("after", "\nExamples:\n  vctl reset vms")
     .action((text: string) => {
       ask({ request: "reset", what: prefixOf(RESETS, text) });
     });

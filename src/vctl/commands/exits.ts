@@ -79,6 +79,10 @@ export function exitsCommand(): Command {
         "run the guest again on this engine, against the trace",
       ).choices(ENGINES),
     )
+    .addHelpText(
+      "after",
+      "\nExamples:\n  vctl exits web\n  vctl exits -t 10 --json 3\n  vctl exits boot.trace --replay",
+    )
     .action(async (file: string, options: ExitsOptions) => {
       const { exitStatistics, printStatistics } = await import("../exit-statistics.ts");
       const checking = options.replay === true || options.crossCheck !== undefined;

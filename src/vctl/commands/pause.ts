@@ -7,6 +7,7 @@ function command(request: "pause" | "unpause", description: string): Command {
   return new Command(request)
     .description(description)
     .argument("<id>", "a VM's id or name")
+    .addHelpText("after", `\nExamples:\n  vctl ${request} web`)
     .action((id: string) => {
       const vm = vmReference(id);
       using client = Client.connect();

@@ -11,6 +11,7 @@ export function showCommand(): Command {
     .argument("[id]", "a VM's id or name; without one, all are listed as by status")
     .option("-r, --running", "only those that run")
     .option("--json", "one JSON object")
+    .addHelpText("after", "\nExamples:\n  vctl show web\n  vctl show --json 3")
     .action((id: string | undefined, options: { running?: boolean; json?: boolean }) => {
       if (id === undefined) {
         status(id, options);

@@ -15,6 +15,7 @@ export function statusCommand(): Command {
     .argument("[id]", "a VM's id or name; default: all")
     .option("-r, --running", "only those that run")
     .option("--json", "one JSON array")
+    .addHelpText("after", "\nExamples:\n  vctl status\n  vctl status -r --json")
     .action(status);
 }
 

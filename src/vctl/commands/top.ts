@@ -29,6 +29,7 @@ export function topCommand(): Command {
     .option("-d, --delay <seconds>", "between two looks", positive, 2)
     .option("-n, --iterations <count>", "so often, then end", positive)
     .option("--json", "a line of JSON each time")
+    .addHelpText("after", "\nExamples:\n  vctl top\n  vctl top -n 1 --json")
     .action(top);
 }
 

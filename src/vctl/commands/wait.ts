@@ -7,6 +7,7 @@ export function waitCommand(): Command {
   return new Command("wait")
     .description("Wait until a VM has stopped")
     .argument("<id>", "a VM's id or name")
+    .addHelpText("after", "\nExamples:\n  vctl wait web && echo gone")
     .action((id: string) => {
       const vm = vmReference(id);
       using client = Client.connect();

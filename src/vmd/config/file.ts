@@ -3,6 +3,8 @@ import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
 
 /** Bytes. */
 export const LONGEST_FILE = 2 ** 20;
+/** Of /dev/null: major 1, minor 3. */
+const NULL_DEVICE = (1 << 8) | 3;
 
 /** Why a file can't be read, in a few words. */
 export class FileError extends Error {
@@ -30,6 +32,8 @@ export function readBounded(path: string): string {
   try {
     const status = fstatSync(descriptor);
     if (status.isDirectory()) throw new FileError("is a directory");
+    // /dev/null says that there is nothing to say.
+    if (status.isCharacterDevice() && status.rdev === NULL_DEVICE) return "";
     if (!status.isFile()) throw new FileError("not a regular file");
     // Files of /proc have no size, and others may grow.
     const bytes = Buffer.alloc(Math.min(status.size, LONGEST_FILE) + 4096);

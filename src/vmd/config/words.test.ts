@@ -114,6 +114,7 @@ test("includes have bounds: so deep, and so many", () => {
 });
 
 test("only regular files are read", () => {
+  expect(parseConfig("/dev/null").errors).toEqual([]);
   expect(errors('include "/dev/zero"\n')).toEqual(["1: /dev/zero: not a regular file"]);
   const fifo = join(folder, "fifo");
   Bun.spawnSync(["mkfifo", fifo]);

@@ -9,12 +9,11 @@ import { openAs, type OwnedDisk, type OwnedPath, type VmSettings } from "./setti
 const READ = constants.O_RDONLY | constants.O_NONBLOCK;
 const NAME_SIZE = 64;
 
-/** Where firmware is looked for: vmd's place, then Debian's. */
-export const FIRMWARE = [
-  "/etc/firmware/vmm-bios",
-  "/usr/share/seabios/bios-256k.bin",
-  "/usr/share/seabios/bios.bin",
-];
+/**
+ * Where firmware is looked for: vmd's place, then Debian's. Not SeaBIOS's build of 256 KiB: it expects
+ * RAM below its 128 KiB that this machine hasn't got.
+ */
+export const FIRMWARE = ["/etc/firmware/vmm-bios", "/usr/share/seabios/bios.bin"];
 
 /** Descriptors that a VM process gets, and those that the daemon holds meanwhile. */
 export class Resources implements Disposable {
