@@ -270,7 +270,10 @@ class VmProcess {
   // As vmd does it: the guest is to reset, since not every guest can power a machine off.
   #shutDown(life: VmLife | undefined, reset: boolean): void {
     const asked = life?.machine.vmmci.request(VmmciCommand.REBOOT) ?? false;
-    if (asked) this.#leaving = !reset;
+    if (asked) {
+      this.#leaving = !reset;
+      this.#recorder?.request(VmmciCommand.REBOOT, life!.machine.clock.now);
+    }
     this.#post({ kind: "shutdown", asked });
   }
 

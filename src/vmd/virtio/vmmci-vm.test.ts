@@ -1,6 +1,10 @@
 /** vmmci from a VM's outside, and a daemon's: small guests that ask, answer and announce. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { Trace } from "../../vmm/trace.ts";
 import { TestDaemon, until } from "../daemon/testing.ts";
+import { follow } from "../follow.ts";
+import { replay } from "../replay.ts";
 import { Vm, type VmOptions } from "../vm.ts";
 
 setDefaultTimeout(60_000);
@@ -98,6 +102,27 @@ describe("a VM", () => {
     const kinds = ["shutting-down", "rebooted"];
     expect(events).toEqual(events.map((_kind, i) => kinds[i % 2]));
   });
+});
+
+describe("a trace of a guest that was asked", () => {
+  for (const virtualTime of [false, true]) {
+    test(`is replayed, and followed, with ${virtualTime ? "virtual" : "real"} time`, async () => {
+      const path = join(vmd.folder, `asked-${virtualTime}`);
+      await using vm = await Vm.start({ ...options(driver), virtualTime, traceExits: path });
+      await vm.console.expect("d");
+      vm.pause();
+      vm.unpause();
+      expect(await vm.shutdown({ reset: true })).toBe(true);
+      await vm.console.expect("ad");
+      expect(await vm.shutdown()).toBe(true);
+      expect((await vm.ended).kind).toBe("reset");
+      const trace = Trace.open(path);
+      const asked = [...trace.records()].filter(({ kind }) => kind === "request");
+      expect(asked).toMatchObject([{ command: 2 }, { command: 2 }]);
+      expect(replay(trace).difference).toBeUndefined();
+      expect(follow(trace, "unicorn")).toMatchObject({ difference: undefined, failed: false });
+    });
+  }
 });
 
 describe("the daemon", () => {
