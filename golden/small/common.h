@@ -13,6 +13,7 @@
 #define SCRATCH_PORT 0x300	/* 16 ports that keep what they are given */
 #define BYTE_PORT 0x310		/* the same, behind an 8-bit bus */
 #define COUNT_PORT 0x320	/* reads count up from 0; writes set the count */
+#define HOST_PORT 0x330		/* the host's side of vmmci; vmmci.S */
 #define SCRATCH_MMIO 0xd0000000 /* two pages of MMIO that keep what they are given */
 
 #define COM1 0x3f8

@@ -23,6 +23,7 @@ const ROM = { base: 2 ** 32 - 0x10000, size: 0x10000 };
 const SCRATCH_PORT = 0x300;
 const BYTE_PORT = 0x310;
 const COUNT_PORT = 0x320;
+const HOST_PORT = 0x330;
 const SCRATCH_MMIO = 0xd0000000;
 
 /** One of our guests: golden/small/NAME.S. */
@@ -55,6 +56,7 @@ export const SMALL_GUESTS: readonly SmallGuest[] = [
   guest("mmio-split", { emulated: true, sameExits: false }),
   guest("string-io", { emulated: true }),
   guest("interrupts"),
+  guest("vmmci"),
   guest("faults"),
   // The lab delivers the page fault once more, behind the task switch.
   guest("double-fault", { notInLab: true }),
@@ -142,15 +144,19 @@ export function runSmall(
   using image = new MachineImage(memoryRanges(MEMORY, rom ? ROM : undefined));
   using engine = openEngine(engineName, image, virtualTime);
   const output: Uint8Array[] = [];
+  const host = new HostPort((command) => machine.vmmci.request(command));
   const machine = new ClassicMachine(image, engine.engine, {
     memory: MEMORY,
     epoch: Date.UTC(2020, 0, 1),
     debugExit: true,
     output: (chunk) => output.push(chunk),
     debug: () => {},
+    acknowledged: (command) => host.hear(command),
+    shuttingDown: () => host.hear(HostPort.SHUTTING_DOWN),
   });
   machine.reset();
   addTestDevices(machine);
+  machine.ports.add(HOST_PORT, 1, host);
   if (rom) image.memory.placeRom(ROM.base, bytes);
   else image.memory.write(ENTRY, bytes);
   engine.engine.setCpu(rom ? resetState() : flatState());
@@ -247,6 +253,33 @@ class CountPort implements PortDevice {
 
   write(_port: number, _size: Size, value: number): void {
     this.#count = value;
+  }
+}
+
+/** The host's side of vmmci: a write gives the guest that command, a read tells what was heard. */
+class HostPort implements PortDevice {
+  static readonly SHUTTING_DOWN = 0x80;
+  static readonly NOT_ASKED = 0x40;
+  readonly #request: (command: number) => boolean;
+  #heard = 0;
+
+  constructor(request: (command: number) => boolean) {
+    this.#request = request;
+  }
+
+  hear(what: number): void {
+    this.#heard |= what;
+  }
+
+  /** What was heard since the last read: the command acknowledged, and flags. */
+  read(): number {
+    const heard = this.#heard;
+    this.#heard = 0;
+    return heard;
+  }
+
+  write(_port: number, _size: Size, command: number): void {
+    if (!this.#request(command)) this.hear(HostPort.NOT_ASKED);
   }
 }
 

@@ -169,6 +169,47 @@ describe("time", () => {
     expect(read()).toEqual(["21", "2", "3", "4", "5", "56"]);
   });
 
+  test("a jump of the host's clock moves the RTC, and tells the guest to look", () => {
+    let host = Date.UTC(2021, 1, 3, 4, 5, 6);
+    using one = build({ hostTime: () => host });
+    const { ports, vmmci, clock } = one.machine;
+    const pass = () => {
+      one.time.time += 1e9;
+      host += 1000;
+      clock.expire();
+    };
+    host += 60_000;
+    pass();
+    expect([cmos(one, 2), cmos(one, 0)]).toEqual([0x05, 0x07]);
+    ports.write(0x1004, 4, 7);
+    ports.write(0x1012, 1, 7);
+    pass();
+    expect([cmos(one, 2), cmos(one, 0)]).toEqual([0x06, 0x08]);
+    expect([ports.read(0x1014, 4), ports.read(0x1013, 1)]).toEqual([3, 2]);
+    ports.write(0x1014, 4, 3);
+    pass();
+    expect(ports.read(0x1014, 4)).toBe(0);
+    one.machine.syncTime();
+    expect(ports.read(0x1014, 4)).toBe(3);
+    ports.write(0x1012, 1, 0);
+    expect(vmmci.syncsRtc).toBe(false);
+    host += 60_000;
+    pass();
+    expect([cmos(one, 2), cmos(one, 0)]).toEqual([0x06, 0x10]);
+  });
+
+  test("without a host's clock, vmmci tells the guest's, and asks nothing", () => {
+    using one = build();
+    const { ports } = one.machine;
+    ports.write(0x1004, 4, 7);
+    ports.write(0x1012, 1, 7);
+    one.time.time = 12.5e9;
+    expect(ports.read(0x1018, 4)).toBe(Date.UTC(2021, 1, 3, 4, 5, 18) / 1000);
+    expect(ports.read(0x1020, 4)).toBe(500_000);
+    one.machine.syncTime();
+    expect(ports.read(0x1014, 4)).toBe(0);
+  });
+
   test("the timer's interrupt is IRQ 0", () => {
     using one = build();
     const { ports, interrupts, clock } = one.machine;

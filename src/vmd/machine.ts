@@ -47,7 +47,8 @@ import {
 import { Console } from "./console.ts";
 import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
-import { Vmmci, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
+import { TimeSync } from "./virtio/time-sync.ts";
+import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
 
 const IRQ = { TIMER: 0, VMMCI: 3, COM1: 4, RTC: 8 } as const;
 /** Lines of PCI functions: they are shared by level. */
@@ -76,11 +77,14 @@ export interface MachineOptions {
   readonly inputTaken?: (bytes: number) => void;
   /** Given what the guest writes to the debug ports. */
   readonly debug: (bytes: Uint8Array) => void;
-  /** The host's time, ms since 1970, for vmmci. Default: the guest's clock. */
+  /**
+   * The host's time, ms since 1970: vmmci tells it, and keeps the guest's clock with it. Without it
+   * the guest's clock is all there is, as in runs that repeat.
+   */
   readonly hostTime?: () => number;
   /** The guest has seen what vmmci asked of it. */
   readonly acknowledged?: (command: number) => void;
-  /** The guest says by vmmci that it shuts down. */
+  /** The guest says by vmmci that it is about to halt, power off or reset; perhaps often. */
   readonly shuttingDown?: () => void;
 }
 
@@ -111,6 +115,7 @@ export class ClassicMachine implements Hardware {
   event: MachineEvent | undefined;
   readonly #com1: Ns8250;
   readonly #rtc: Mc146818;
+  readonly #timeSync: TimeSync | undefined;
   readonly #chips: Resettable[];
 
   /**
@@ -179,9 +184,16 @@ export class ClassicMachine implements Hardware {
       interrupt: (level) => vmmciPci.interrupt(level),
       acknowledged: (command) => options.acknowledged?.(command),
       shuttingDown: () => options.shuttingDown?.(),
-      time: options.hostTime ?? (() => (this.clock.epoch + this.clock.now) / 1e6),
+      time: options.hostTime ?? (() => clock.utc / 1e6),
+      driverChanged: () => this.#timeSync?.watch(this.vmmci.syncsRtc),
     });
     this.pci.add(vmmciPci);
+    if (options.hostTime !== undefined) {
+      this.#timeSync = new TimeSync(clock, options.hostTime, () => {
+        this.#rtc.moved();
+        this.vmmci.request(VmmciCommand.SYNC_RTC);
+      });
+    }
     // Of 0xcf8 to 0xcff only 0xcf9 is somebody else's.
     ports.add(0xcf8, 1, this.pci, 4);
     ports.add(0xcfa, 6, this.pci, 4);
@@ -212,7 +224,15 @@ export class ClassicMachine implements Hardware {
     this.interrupts.write(ELCR, 1, LEVEL_LINES);
     const low = Math.min(this.options.memory, HOLE_BASE);
     this.#rtc.configure({ low, high: this.options.memory - low, cpus: 1 });
+    this.#timeSync?.reset();
     this.event = undefined;
+  }
+
+  /** The guest did not run for a while: it is to look at the clock, if a driver is there for that. */
+  syncTime(): void {
+    if (this.#timeSync === undefined) return;
+    this.#timeSync.look();
+    this.vmmci.request(VmmciCommand.SYNC_RTC);
   }
 
   /** The guest rests: hands on its output, and gives it input that was waiting. */

@@ -49,7 +49,7 @@ function record(name: string, capabilities: number, use: (r: Recorder, run: RunP
   return { trace: Trace.open(path), run };
 }
 
-test("exits, interrupts, ticks, input and what devices read", () => {
+test("exits, interrupts, ticks, input, requests and what devices read", () => {
   const { trace } = record("all", Capability.SYNC_REGS, (recorder, run) => {
     expect(run.u32[72]).toBe(1);
     run.u32[2] = ExitReason.IO;
@@ -65,6 +65,7 @@ test("exits, interrupts, ticks, input and what devices read", () => {
     recorder.tick(6);
     recorder.interrupt(0x24, 7);
     recorder.input(Uint8Array.of(1, 2), 8);
+    recorder.request(2, 9);
   });
   expect(trace.header).toEqual({ engine: "kvm", machine: options });
   const [exit, ...rest] = [...trace.records()];
@@ -83,6 +84,7 @@ test("exits, interrupts, ticks, input and what devices read", () => {
     { kind: "tick", now: 6 },
     { kind: "interrupt", now: 7, vector: 0x24 },
     { kind: "input", now: 8, data: Uint8Array.of(1, 2) },
+    { kind: "request", now: 9, command: 2 },
     { kind: "memory", now: 10, address: 0x100, data: Uint8Array.of(0x44, 0x33, 0x22, 0x11) },
     { kind: "memory", now: 10, address: 0x102, data: Uint8Array.of(0x22, 0x11, 0, 0, 0, 0) },
     { kind: "memory", now: 10, address: 0x100, data: Uint8Array.of(0x44) },

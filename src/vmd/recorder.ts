@@ -76,6 +76,11 @@ export class Recorder implements ExitObserver, Disposable {
     this.#writer.input(bytes, now);
   }
 
+  /** The host asked the guest for something, by vmmci. */
+  request(command: number, now: number): void {
+    this.#writer.request(command, now);
+  }
+
   #read(address: number, length: number): void {
     if (this.#reading) return;
     this.#reading = true;

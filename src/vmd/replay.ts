@@ -135,6 +135,9 @@ export class ReplayedDevices {
         machine.console.input(record.data);
         machine.idle();
         return undefined;
+      case "request":
+        machine.vmmci.request(record.command);
+        return undefined;
       case "tick":
         machine.clock.expire();
         machine.idle();

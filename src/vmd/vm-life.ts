@@ -28,7 +28,7 @@ export class VmLife implements Disposable {
     engineName: EngineName,
     options: VcpuOptions,
     set: BootSet,
-    host: Omit<MachineOptions, "memory" | "epoch" | "debugExit" | "hostTime">,
+    host: Omit<MachineOptions, "memory" | "epoch" | "debugExit">,
   ) {
     this.#options = options;
     using stack = new DisposableStack();
@@ -39,8 +39,6 @@ export class VmLife implements Disposable {
       memory: options.memory,
       epoch: options.epoch,
       debugExit: options.debugExit ?? false,
-      // A run that repeats knows no time but its own.
-      hostTime: options.virtualTime ? undefined : Date.now,
       ...host,
     });
     this.machine.reset();

@@ -81,8 +81,8 @@ export type ToVm =
   | ({ kind: "attach" } & Attachment)
   | { kind: "pause" }
   | { kind: "unpause" }
-  /** Asks the guest to shut down, by vmmci; its reset then ends the VM. */
-  | { kind: "shutdown" }
+  /** Asks the guest to shut down, by vmmci; its reset then ends the VM, unless it is to `reset`. */
+  | { kind: "shutdown"; reset?: boolean }
   | { kind: "registers" }
   | { kind: "statistics" }
   /** Exits are counted from the first of these on, until one says off, which isn't answered. */
@@ -111,7 +111,7 @@ export type FromVm =
   | { kind: "shutdown"; asked: boolean }
   /** The guest has seen that it was asked. */
   | { kind: "acknowledged" }
-  /** The guest shuts down by itself. */
+  /** The guest is about to halt, power off or reset, of its own accord. Told once until it resets. */
   | { kind: "shutting-down" }
   | { kind: "registers"; text: string }
   | { kind: "statistics"; statistics: VmStatistics }

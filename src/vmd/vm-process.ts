@@ -48,8 +48,10 @@ class VmProcess {
   #counter: ExitCounter | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
-  /** The guest is on its way out: its next reset is the end. */
+  /** The guest was asked to go: its next reset is the end. */
   #leaving = false;
+  /** The guest said that it shuts down: it isn't told again, however often the guest says it. */
+  #announced = false;
   #stopped = false;
   #typed = 0;
 
@@ -117,10 +119,14 @@ class VmProcess {
         if (command === VmmciCommand.REBOOT) this.#post({ kind: "acknowledged" });
       },
       shuttingDown: () => {
-        this.#leaving = true;
+        if (this.#announced) return;
+        this.#announced = true;
         this.#post({ kind: "shutting-down" });
       },
+      // Runs that repeat, and such as are to be replayed, know no time but their own.
+      hostTime: options.virtualTime || this.#trace !== undefined ? undefined : Date.now,
     });
+    this.#announced = false;
     life.vcpu.attention = this.#attention;
     this.#life = life;
     this.#typed = 0;
@@ -226,10 +232,7 @@ class VmProcess {
       case "pause":
       case "unpause":
         this.#paused = message.kind === "pause";
-        // While it was paused its clock may have been set aside.
-        if (!this.#paused && !this.#start.options.virtualTime) {
-          life?.machine.vmmci.request(VmmciCommand.SYNC_RTC);
-        }
+        if (!this.#paused) life?.machine.syncTime();
         this.#post({ kind: this.#paused ? "paused" : "unpaused" });
         return;
       case "registers":
@@ -248,7 +251,7 @@ class VmProcess {
         });
         return;
       case "shutdown":
-        this.#shutDown(life);
+        this.#shutDown(life, message.reset === true);
         return;
       case "count-exits":
         this.#count(message.on);
@@ -265,9 +268,12 @@ class VmProcess {
   }
 
   // As vmd does it: the guest is to reset, since not every guest can power a machine off.
-  #shutDown(life: VmLife | undefined): void {
+  #shutDown(life: VmLife | undefined, reset: boolean): void {
     const asked = life?.machine.vmmci.request(VmmciCommand.REBOOT) ?? false;
-    if (asked) this.#leaving = true;
+    if (asked) {
+      this.#leaving = !reset;
+      this.#recorder?.request(VmmciCommand.REBOOT, life!.machine.clock.now);
+    }
     this.#post({ kind: "shutdown", asked });
   }
 

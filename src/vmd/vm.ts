@@ -27,7 +27,7 @@ export type VmEvent =
   | { kind: "rebooted"; by: string }
   /** It has seen that it is to shut down. */
   | { kind: "acknowledged" }
-  /** It shuts down by itself. */
+  /** It is about to halt, power off or reset, of its own accord. */
   | { kind: "shutting-down" };
 
 function isVmEvent(event: { kind: string }): event is VmEvent {
@@ -109,11 +109,13 @@ export class Vm implements AsyncDisposable {
   }
 
   /**
-   * Asks the guest to shut down, by vmmci.
-   * @returns whether it has a driver for that, and so was asked. Its end is `ended`.
+   * Asks the guest to shut down, by vmmci; with `reset`, to start again. Where VMs end at a reset
+   * (`reboot: false`) that is the same.
+   * @returns whether it has a driver for that, and so was asked. Its end is `ended`; that it has
+   * seen it, and its start, are events.
    */
-  async shutdown(): Promise<boolean> {
-    return (await this.#host.ask({ kind: "shutdown" }, "shutdown")).asked;
+  async shutdown({ reset = false }: { reset?: boolean } = {}): Promise<boolean> {
+    return (await this.#host.ask({ kind: "shutdown", reset }, "shutdown")).asked;
   }
 
   /** The guest doesn't run until unpause; its clock goes on. */

@@ -108,6 +108,12 @@ export class TraceWriter implements Disposable {
     this.#record(RecordKind.TICK, now, 0, 0);
   }
 
+  request(command: number, now: number): void {
+    const at = this.#record(RecordKind.REQUEST, now, 8, 0);
+    this.#view.setUint32(at, command, true);
+    this.#view.setUint32(at + 4, 0, true);
+  }
+
   input(data: Uint8Array, now: number): void {
     for (let from = 0; from < data.length; from += 0xffff) {
       const piece = data.subarray(from, from + 0xffff);

@@ -67,6 +67,9 @@ function write(records: readonly TraceRecord[]): void {
       case "input":
         writer.input(record.data, record.now);
         break;
+      case "request":
+        writer.request(record.command, record.now);
+        break;
       case "memory":
         writer.memory(record.address, record.data, record.now);
         break;
@@ -153,6 +156,7 @@ const records: fc.Arbitrary<TraceRecord> = fc.oneof(
   fc.record({ kind: fc.constant("interrupt" as const), now, vector: fc.nat(255) }),
   fc.record({ kind: fc.constant("tick" as const), now }),
   fc.record({ kind: fc.constant("input" as const), now, data: short }),
+  fc.record({ kind: fc.constant("request" as const), now, command: fc.nat(2 ** 32 - 1) }),
   fc.record({ kind: fc.constant("memory" as const), now, address: fc.nat(), data: short }),
   fc.record({
     kind: fc.constant("reset" as const),
@@ -192,13 +196,15 @@ describe("what is written is read", () => {
     expect(() => [...Trace.open(path).records()]).toThrow(/: damaged at offset \d+$/);
   });
 
-  test("a trace of version 1", () => {
+  test("a trace of an older version", () => {
     write([{ kind: "tick", now: 7 }]);
     const old = new Uint8Array(readFileSync(path));
     old[8] = 1;
     expect([...new Trace("old", old).records()]).toEqual([{ kind: "tick", now: 7 }]);
+    old[8] = 2;
+    expect([...new Trace("old", old).records()]).toEqual([{ kind: "tick", now: 7 }]);
     old[8] = 0;
-    expect(() => new Trace("old", old)).toThrow("old: trace version 0; this vmd reads 1 to 2");
+    expect(() => new Trace("old", old)).toThrow("old: trace version 0; this vmd reads 1 to 3");
   });
 
   test("more than the writer's buffer holds", () => {
@@ -321,7 +327,7 @@ describe("damaged files", () => {
     const good = new Uint8Array(readFileSync(path));
     const newer = good.slice();
     newer[8] = 9;
-    expect(errors(newer)).toBe("some.trace: trace version 9; this vmd reads 1 to 2");
+    expect(errors(newer)).toBe("some.trace: trace version 9; this vmd reads 1 to 3");
     const long = good.slice();
     long[15] = 0x7f;
     expect(errors(long)).toBe("some.trace: damaged at offset 12");

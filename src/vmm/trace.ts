@@ -1,7 +1,7 @@
 /**
  * Exits as data: a trace is a file of records, one per exit, with what was answered, and of
- * everything else that reached the guest or its devices: interrupts, timers, input, and the guest
- * memory that devices read. So the device models run again from it with no engine.
+ * everything else that reached the guest or its devices: interrupts, timers, input, the host's
+ * requests, and the guest memory that devices read. So the device models run again from it with no engine.
  *
  * ```
  * "VMDTRACE" u32 version, u32 length, JSON of that length: the machine and what it booted
@@ -12,16 +12,18 @@
  *   INPUT      data: bytes for the guest's console
  *   MEMORY     f64 address, data: what a device read there before the next exit's answer
  *   RESET      f64 epoch, UTC in ms since 1970: the machine starts again, with its time at 0
+ *   REQUEST    u32 what the host asked the guest for, u32 0
  * ```
  * All little-endian. Data of an IN or an MMIO read is the answer: `count` items of `size` bytes.
  * RIP is 0 where the engine did not bring registers. Guest time never decreases but after a RESET,
- * which itself has the time of the record before it. Version 1 had no RESET.
+ * which itself has the time of the record before it. Version 1 had no RESET, version 2 no
+ * REQUEST.
  */
 import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
 import { ExitReason } from "./exit.ts";
 
 export const MAGIC = "VMDTRACE";
-export const VERSION = 2;
+export const VERSION = 3;
 /** What every record starts with, bytes. */
 export const HEAD = 16;
 export const EXIT_HEAD = 24;
@@ -41,6 +43,7 @@ export const RecordKind = {
   INPUT: 4,
   MEMORY: 5,
   RESET: 6,
+  REQUEST: 7,
 } as const;
 
 /** An exit and its answer. */
@@ -69,6 +72,8 @@ export type TraceRecord =
   | { kind: "tick"; now: number }
   | { kind: "input"; now: number; data: Uint8Array }
   | { kind: "memory"; now: number; address: number; data: Uint8Array }
+  /** The host asked the guest for something, by a command of the machine's own. */
+  | { kind: "request"; now: number; command: number }
   /** What follows is of the machine's next run, which starts at guest time 0 and UTC `epoch`, ms. */
   | { kind: "reset"; now: number; epoch: number };
 
@@ -207,6 +212,8 @@ function decode(
       return { kind: "input", now, data };
     case RecordKind.RESET:
       return { kind: "reset", now, epoch: view.getFloat64(at, true) };
+    case RecordKind.REQUEST:
+      return { kind: "request", now, command: view.getUint32(at, true) };
     default:
       return { kind: "memory", now, address: view.getFloat64(at, true), data };
   }
@@ -337,4 +344,5 @@ const RECORD_HEAD: Record<number, number> = {
   [RecordKind.INPUT]: 0,
   [RecordKind.MEMORY]: 8,
   [RecordKind.RESET]: 8,
+  [RecordKind.REQUEST]: 8,
 };

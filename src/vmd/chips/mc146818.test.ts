@@ -192,6 +192,26 @@ describe("interrupts", () => {
 });
 
 describe("NVRAM", () => {
+  test("a jump of UTC moves the calendar, to either side, and the alarm's timer", () => {
+    put(5, 0x23);
+    put(3, 0x30);
+    put(1, 0x00);
+    put(0x0b, 0x22);
+    expect(clock.deadline).toBe(1810e9);
+    clock.epoch += 1000e9;
+    rtc.moved();
+    expect(calendar()).toEqual([0x20, 0x26, 0x02, 0x27, 6, 0x23, 0x16, 0x30]);
+    expect(clock.deadline).toBe(810e9);
+    clock.epoch -= 86_400e9 + 2000e9;
+    rtc.moved();
+    expect(calendar()).toEqual([0x20, 0x26, 0x02, 0x26, 5, 0x22, 0x43, 0x10]);
+    expect([clock.deadline, line]).toEqual([2810e9, false]);
+    clock.epoch += 2900e9;
+    rtc.moved();
+    expect(line).toBe(true);
+    expect(get(0x0c) & 0xa0).toBe(0xa0);
+  });
+
   test("index keeps the NMI mask, and reads back", () => {
     rtc.write(0x70, 1, 0xb2);
     expect(rtc.read(0x70, 1)).toBe(0xb2);

@@ -130,6 +130,12 @@ export class Mc146818 implements PortDevice, Resettable {
     this.#update();
   }
 
+  /** The clock's epoch was moved, by whole seconds: the calendar moves with it, as do alarms. */
+  moved(): void {
+    this.#advance();
+    this.#update();
+  }
+
   /** Fills in the NVRAM bytes that SeaBIOS and its like size the machine by. */
   configure(options: NvramOptions): void {
     const r = this.#r;

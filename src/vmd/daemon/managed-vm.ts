@@ -246,17 +246,18 @@ export class ManagedVm {
     this.#after(FINISH, "the guest did not finish its shutdown");
   }
 
+  // It may mean to reboot, and then goes on. One that halts waits for a key that nobody will press.
   #shuttingDown(): void {
     if (this.#state === "stopping") return;
-    this.#state = "stopping";
     this.#context.log.info("the guest shuts down", { vm: this.name });
-    this.#after(ACKNOWLEDGE, "the guest did not finish its shutdown");
+    this.#after(ACKNOWLEDGE, "the guest did neither reset nor power off");
   }
 
   #after(time: number, why: string): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       this.#context.log.info(`${why}: terminated`, { vm: this.name });
+      this.#state = "stopping";
       this.#terminate();
     }, time);
   }
@@ -277,6 +278,7 @@ export class ManagedVm {
       this.#terminate();
       return;
     }
+    clearTimeout(this.#timer);
     const now = performance.now();
     const last = this.#rebootTimes.at(-1) ?? this.#startedAt;
     if (now - last >= REBOOT_INTERVAL) this.#rebootTimes = [];

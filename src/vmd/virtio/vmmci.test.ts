@@ -9,8 +9,10 @@ let line = false;
 let events: string[] = [];
 let time = 0;
 let vmmci: Vmmci;
+let driverChanged = () => {};
 
 beforeEach(() => {
+  driverChanged = () => {};
   line = false;
   events = [];
   time = 1_700_000_000_123;
@@ -21,6 +23,7 @@ beforeEach(() => {
     acknowledged: (command) => void events.push(`acknowledged ${command}`),
     shuttingDown: () => void events.push("shutting down"),
     time: () => time,
+    driverChanged: () => driverChanged(),
   });
   vmmci.base = BASE;
   vmmci.reset();
@@ -101,6 +104,29 @@ describe("commands", () => {
     expect(vmmci.request(VmmciCommand.SYNC_RTC)).toBe(false);
     write(0x04, 7);
     expect(vmmci.request(VmmciCommand.SYNC_RTC)).toBe(true);
+  });
+
+  test("a guest that is to go is not asked for the time instead", () => {
+    driver();
+    vmmci.request(VmmciCommand.SYNC_RTC);
+    expect(vmmci.request(VmmciCommand.REBOOT)).toBe(true);
+    expect(vmmci.request(VmmciCommand.SYNC_RTC)).toBe(false);
+    expect(read(0x14)).toBe(VmmciCommand.REBOOT);
+    // It had read the first command before the second came.
+    write(0x14, VmmciCommand.SYNC_RTC);
+    expect(events).toEqual([]);
+    expect(read(0x14)).toBe(VmmciCommand.REBOOT);
+    write(0x14, VmmciCommand.REBOOT);
+    expect(events).toEqual(["acknowledged 2"]);
+    expect(vmmci.request(VmmciCommand.SYNC_RTC)).toBe(true);
+  });
+
+  test("a driver that comes or goes is told", () => {
+    const seen: boolean[] = [];
+    driverChanged = () => void seen.push(vmmci.syncsRtc);
+    driver();
+    write(0x12, 0, 1);
+    expect(seen).toEqual([false, false, false, true, false]);
   });
 });
 

@@ -11,7 +11,8 @@
  *   0x0e  queue select      16          0x18  host time: seconds 64, R; 0x20 microseconds 64, R
  *
  * The host writes a command and raises a configuration interrupt; the guest writes it back when it
- * has seen it. A guest that shuts down by itself writes SHUTDOWN.
+ * has seen it. A guest that is about to halt, power off or reset by itself writes SHUTDOWN: OpenBSD's
+ * driver does so at each of them, so that a host can end one that halts and waits for a key.
  */
 import { declareRegisters, u32, u8, type Registers } from "../../vmm/registers.ts";
 import type { PciDefinition } from "../chips/index.ts";
@@ -74,10 +75,12 @@ export interface VmmciHost {
   interrupt(level: boolean): void;
   /** The guest has seen a command. */
   acknowledged(command: number): void;
-  /** The guest shuts down by itself. */
+  /** The guest is about to halt, power off or reset, of its own accord. It may say so again. */
   shuttingDown(): void;
   /** Host time, ms since 1970. */
   time(): number;
+  /** The driver's status or features changed, or the chip was reset. */
+  driverChanged?(): void;
 }
 
 export class Vmmci implements PortDevice, Resettable {
@@ -94,6 +97,7 @@ export class Vmmci implements PortDevice, Resettable {
   reset(): void {
     this.#r.resetAll();
     this.#host.interrupt(false);
+    this.#host.driverChanged?.();
   }
 
   /** Whether a driver is there that hears commands. */
@@ -101,19 +105,22 @@ export class Vmmci implements PortDevice, Resettable {
     return (this.#r.status & DRIVER_OK) !== 0;
   }
 
-  /** Whether the driver says when it has seen a command. */
-  get acknowledges(): boolean {
-    return (this.#r.guestFeatures & FEATURE.ACK) !== 0;
+  /** Whether the driver sets the guest's clock when it is asked to. */
+  get syncsRtc(): boolean {
+    return this.hasDriver && (this.#r.guestFeatures & FEATURE.SYNC_RTC) !== 0;
   }
 
   /**
-   * Gives the guest a command.
-   * @returns false when nobody is there to hear it.
+   * Gives the guest a command, in place of one that it has not acknowledged; but a guest that is to
+   * go needs no new time.
+   * @returns false when the guest isn't asked: no driver is there for that, or it is to go.
    */
   request(command: number): boolean {
+    const pending = this.#r.command;
     if (!this.hasDriver) return false;
-    if (command === VmmciCommand.SYNC_RTC && (this.#r.guestFeatures & FEATURE.SYNC_RTC) === 0) {
-      return false;
+    if (command === VmmciCommand.SYNC_RTC) {
+      const leaving = pending === VmmciCommand.SHUTDOWN || pending === VmmciCommand.REBOOT;
+      if (!this.syncsRtc || leaving) return false;
     }
     this.#r.command = command;
     this.#r.isr |= ISR_CONFIG;
@@ -170,9 +177,13 @@ export class Vmmci implements PortDevice, Resettable {
     const at = port - this.base;
     if (at === STATUS && size === 1) {
       if (value === 0) this.reset();
-      else r.status = value;
+      else {
+        r.status = value;
+        this.#host.driverChanged?.();
+      }
     } else if (at === GUEST_FEATURES && size === 4) {
       r.guestFeatures = (value & FEATURES) >>> 0;
+      this.#host.driverChanged?.();
     } else if (at === QUEUE_ADDRESS && size === 4) {
       // No queue is there, whatever is selected: it stays unused.
       r.queueAddress = 0;
