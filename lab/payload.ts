@@ -89,7 +89,7 @@ function payloadTree(qemu: boolean): Map<string, string> {
   const packages = readdirSync(join(root, "node_modules")).filter(
     (name) => !/^[.@]/.test(name) && name !== "bun" && !forDevelopment.includes(name),
   );
-  for (const name of [...packages, "@colors"])
+  for (const name of [...packages, "@chevrotain", "@colors"])
     addFolder(tree, join(root, "node_modules", name), `project/node_modules/${name}`);
   const guests = join(cache, "guests");
   // Archives made from these files are made there again: they come and go.
