@@ -6,10 +6,18 @@
  * can only be passed through isn't changed (EACCES).
  */
 import { Errno, refuse, Refusal } from "./errno.ts";
-import { EntryType, type Entry, type Files, join, NAME_MAX, split, type Status } from "./files.ts";
+import {
+  EntryType,
+  type Entry,
+  type Files,
+  join,
+  NAME_MAX,
+  PATH_MAX,
+  split,
+  type Status,
+} from "./files.ts";
 import type { Place, Whitelist } from "./whitelist.ts";
 
-/** Links in a target, that lead up. */
 const UP = "..";
 
 export class Tree {
@@ -78,15 +86,20 @@ export class Tree {
   isNameable(path: string, target: string): boolean {
     // An absolute one is of the host.
     if (target === "" || target.startsWith("/")) return false;
-    let at: string[] = split(path)[0].split("/").filter(Boolean);
+    const places = [this.#whitelist.root];
+    for (const name of split(path)[0].split("/").filter(Boolean)) this.#enter(places, name);
     for (const name of target.split("/")) {
       if (name === "" || name === ".") continue;
-      if (name !== UP) at = [...at, name];
-      else if (at.length === 0) return false;
-      else at = at.slice(0, -1);
-      if (this.#whitelist.of(at.join("/")).verdict === "hidden") return false;
+      if (name !== UP) this.#enter(places, name);
+      else if (places.length === 1) return false;
+      else places.pop();
+      if (places.at(-1)?.verdict === "hidden") return false;
     }
     return true;
+  }
+
+  #enter(places: Place[], name: string): void {
+    places.push(this.#whitelist.step(places.at(-1) as Place, name));
   }
 
   /** Whether a directory's entry is shown. */
@@ -115,6 +128,7 @@ export class Tree {
 
   symlink(path: string, target: string): Status {
     this.checkCreatable(path);
+    if (target.length > PATH_MAX) refuse(Errno.ENAMETOOLONG);
     if (!this.isNameable(path, target)) refuse(Errno.EACCES);
     this.#files.symlink(path, target);
     return this.#files.status(path);
