@@ -247,6 +247,54 @@ int vmm_watch(int32_t fd, int32_t events);
  * which no kick is under way. */
 int vmm_watch_target(const char *library, struct vmm *vmm);
 
+/*
+ * Threads that do file I/O for the guest. All numbers are doubles, as JavaScript has
+ * them: none is 2^53 or more. One set of threads a process.
+ */
+#define VMM_IO_SLOTS 256
+#define VMM_IO_SEGMENTS 128
+
+enum vmm_io_operation {
+	VMM_IO_READ = 0,	   /* preadv: the result is short at the file's end */
+	VMM_IO_WRITE = 1,	   /* pwritev */
+	VMM_IO_SYNC = 2,	   /* fdatasync */
+	VMM_IO_DISCARD = 3,	   /* the range is needed no more; nothing may happen */
+	VMM_IO_ZERO = 4,	   /* reads as zero, with no storage behind it if that can be */
+	VMM_IO_ZERO_ALLOCATED = 5, /* reads as zero, with storage */
+};
+
+struct vmm_io_slot {
+	double operation;
+	double fd;
+	double offset;
+	double length; /* of the last three operations */
+	double count;  /* segments, of the first two */
+	double result; /* bytes or 0, or -errno */
+	struct {
+		double address; /* of this process */
+		double length;
+	} segment[VMM_IO_SEGMENTS];
+};
+
+struct vmm_io_shared {
+	uint32_t done_tail; /* requests finished so far; wraps */
+	uint32_t told;	    /* the vCPU was kicked; who looks for finished ones clears it first */
+	uint32_t done[VMM_IO_SLOTS]; /* slots, in the order in which they finished */
+	struct vmm_io_slot slot[VMM_IO_SLOTS];
+};
+
+/* Starts the threads. NULL: it could not be done. */
+struct vmm_io_shared *vmm_io_open(uint32_t threads);
+
+/* Hands a slot to the threads. No slot may be handed over twice before it is done. */
+void vmm_io_submit(uint32_t slot);
+
+/* Does it at once, in the calling thread; its result. */
+double vmm_io_now(uint32_t slot);
+
+/* Waits until all is done. */
+void vmm_io_wait(void);
+
 /* What a process is, for its sandbox. */
 enum vmm_profile {
 	VMM_PROFILE_VM = 0,	     /* a VM on KVM */

@@ -7,6 +7,7 @@
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { basename } from "node:path";
 import { check, hostBuffer, hostLibrary } from "../vmm/native.ts";
+import { repeatableRandom } from "./backend/random.ts";
 import { type Boot, loadKernel, romRange } from "./boot/index.ts";
 import type { ClassicMachine } from "./machine.ts";
 import type { VmOptions } from "./vm-options.ts";
@@ -187,7 +188,7 @@ export class BootFiles implements Disposable {
       })),
       format,
       bits,
-      random: virtualTime ? repeatable() : undefined,
+      random: virtualTime ? repeatableRandom() : undefined,
       memory: machine.memory,
       e820: machine.e820,
     });
@@ -203,17 +204,4 @@ export class BootFiles implements Disposable {
   [Symbol.dispose](): void {
     this.#files.dispose();
   }
-}
-
-// Runs that repeat need the same "random" bytes: Marsaglia's xorshift32.
-function repeatable(): (into: Uint8Array) => void {
-  let state = 0x9e3779b9;
-  return (into) => {
-    for (let i = 0; i < into.length; i++) {
-      state ^= state << 13;
-      state ^= state >>> 17;
-      state ^= state << 5;
-      into[i] = state;
-    }
-  };
 }

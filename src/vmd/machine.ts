@@ -14,6 +14,9 @@
  * | 0x510 0x511 0x514 - 0x51b | fw_cfg |
  * | 0xcf8, 0xcfc - 0xcff | PCI configuration |
  * | 0x1000 - 0x1fff | vmmci, IRQ 3, unless the guest moves it |
+ * | 0x2000 … | 4 KiB for each virtio device, unless the guest moves it |
+ *
+ * On the PCI bus, in vmd's order: host bridge, rng, interfaces, disks, CD-ROM, and at last vmmci.
  */
 import { Clock, ClockRegisters, type TimeSource } from "../vmm/clock.ts";
 import type { MachineImage, RangeRequest } from "../vmm/image.ts";
@@ -47,12 +50,13 @@ import {
 import { Console } from "./console.ts";
 import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
+import { Blk, BLK_TYPE, type BlockBackend, BlkRegisters, BLK_CONFIG_SIZE } from "./virtio/blk.ts";
+import { PciClass, VirtioBus } from "./virtio/bus.ts";
+import { Rng, RNG_TYPE } from "./virtio/rng.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
 import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
 
-const IRQ = { TIMER: 0, VMMCI: 3, COM1: 4, RTC: 8 } as const;
-/** Lines of PCI functions: they are shared by level. */
-const LEVEL_LINES = 1 << IRQ.VMMCI;
+const IRQ = { TIMER: 0, COM1: 4, RTC: 8 } as const;
 const ELCR = 0x4d0;
 /**
  * Guest time that a latch of timer counter 0 takes, ns: what the ISA bus took, about. Kernels that
@@ -60,6 +64,14 @@ const ELCR = 0x4d0;
  */
 const LATCH_WARP = 3000;
 const LOCAL_APIC = 0xfee00000;
+
+/** What the virtio devices of a machine lead to; it has the devices that are named here. */
+export interface VirtioBackends {
+  /** Fills an array with random bytes. */
+  readonly random: (into: Uint8Array) => void;
+  /** With their serial numbers. */
+  readonly disks: readonly { readonly backend: BlockBackend; readonly id: string }[];
+}
 
 /** What a machine is made of. */
 export interface MachineOptions {
@@ -82,6 +94,10 @@ export interface MachineOptions {
    * the guest's clock is all there is, as in runs that repeat.
    */
   readonly hostTime?: () => number;
+  /** Default: random numbers of this process, and nothing else. */
+  readonly backends?: (memory: GuestMemory) => VirtioBackends;
+  /** A driver broke a rule of its device, which now needs a reset. */
+  readonly broke?: (device: string, why: string) => void;
   /** The guest has seen what vmmci asked of it. */
   readonly acknowledged?: (command: number) => void;
   /** The guest says by vmmci that it is about to halt, power off or reset; perhaps often. */
@@ -116,6 +132,7 @@ export class ClassicMachine implements Hardware {
   readonly #com1: Ns8250;
   readonly #rtc: Mc146818;
   readonly #timeSync: TimeSync | undefined;
+  readonly #virtio: VirtioBus;
   readonly #chips: Resettable[];
 
   /**
@@ -169,10 +186,20 @@ export class ClassicMachine implements Hardware {
     }
     this.pci = new Pci(image.registers(PciRegisters));
     this.pci.add(new PciFunction(image.registers(PciFunctionRegisters), HOST_BRIDGE));
+    this.#virtio = new VirtioBus({
+      image,
+      pci: this.pci,
+      ports,
+      line: (irq) => pic.line(irq),
+      broke: options.broke,
+    });
+    // It keeps its line and ports, however many others there are.
+    const { irq, port } = this.#virtio.next();
+    this.#addVirtio(image, options.backends?.(image.memory) ?? NO_BACKENDS);
     const vmmciPci = new PciFunction(
       image.registers(PciFunctionRegisters),
-      vmmciFunction(IRQ.VMMCI),
-      pic.line(IRQ.VMMCI),
+      vmmciFunction(irq, port),
+      pic.line(irq),
       (bar, from, to) => {
         if (from >= 0) ports.remove(from, bar.size);
         if (to < 0) return;
@@ -217,11 +244,31 @@ export class ClassicMachine implements Hardware {
     this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset, this.vmmci, this.pci, fwCfg];
   }
 
+  #addVirtio(image: MachineImage, { random, disks }: VirtioBackends): void {
+    const bus = this.#virtio;
+    bus.add(
+      "rng",
+      PciClass.MISCELLANEOUS,
+      { type: RNG_TYPE, configSize: 0 },
+      (transport) => new Rng(transport, random),
+    );
+    disks.forEach(({ backend, id }, index) => {
+      bus.add(
+        `disk ${index}`,
+        PciClass.SCSI,
+        { type: BLK_TYPE, configSize: BLK_CONFIG_SIZE },
+        (transport) => new Blk(image.registers(BlkRegisters), transport, backend, id),
+      );
+    });
+  }
+
   /** As after power-on. RAM keeps what it holds. */
   reset(): void {
     this.clock.epoch = this.options.epoch * 1e6;
     for (const chip of this.#chips) chip.reset();
-    this.interrupts.write(ELCR, 1, LEVEL_LINES);
+    // Lines of PCI functions: they are shared by level.
+    this.interrupts.write(ELCR, 1, this.#virtio.lines & 0xff);
+    this.interrupts.write(ELCR + 1, 1, this.#virtio.lines >> 8);
     const low = Math.min(this.options.memory, HOLE_BASE);
     this.#rtc.configure({ low, high: this.options.memory - low, cpus: 1 });
     this.#timeSync?.reset();
@@ -237,6 +284,7 @@ export class ClassicMachine implements Hardware {
 
   /** The guest rests: hands on its output, and gives it input that was waiting. */
   idle(): void {
+    this.#virtio.poll();
     this.flush();
     this.console.serve(this.#com1);
   }
@@ -246,6 +294,11 @@ export class ClassicMachine implements Hardware {
     this.debug.flush();
   }
 }
+
+const NO_BACKENDS: VirtioBackends = {
+  random: (into) => void crypto.getRandomValues(into),
+  disks: [],
+};
 
 const zeroes: MmioDevice = {
   read: (_address, data, size) => void data.fill(0, 0, size),

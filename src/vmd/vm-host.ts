@@ -6,6 +6,7 @@ import { libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
 import { Channel } from "./channel.ts";
+import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
 import type { Attachment, Confinement, Ending, FromVm, StreamName, ToVm } from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
@@ -27,6 +28,7 @@ export interface VmLaunch {
   files: BootSet;
   /** An open file for the trace of its exits. */
   trace?: { path: string; descriptor: number };
+  disks?: readonly OpenedDisk[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
   /** Streams that are followed from the first byte on; their sockets are in `attached`. */
@@ -66,7 +68,7 @@ export class VmHost {
    * @throws an errno error when there is no process to be had
    */
   constructor(launch: VmLaunch) {
-    const { options, files, trace, terminal, attach = [], confine } = launch;
+    const { options, files, trace, disks = [], terminal, attach = [], confine } = launch;
     this.name = options.name;
     const [ours, theirs] = Channel.pair();
     this.#channel = new Channel(ours);
@@ -86,6 +88,7 @@ export class VmHost {
     });
     const descriptors = bootSetFiles(files).map(({ descriptor }) => descriptor);
     if (trace !== undefined) descriptors.push(trace.descriptor);
+    for (const disk of disks) descriptors.push(...disk.files.map((file) => file.descriptor));
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
     const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
@@ -99,6 +102,10 @@ export class VmHost {
           initrd: files.initrd?.path,
           modules: (files.modules ?? []).map(({ path, args }) => ({ path, args })),
           trace: trace?.path,
+          disks: disks.map(({ files: images, ...disk }) => ({
+            ...disk,
+            files: images.map(({ name, format }) => ({ name, format })),
+          })),
         },
         terminal: terminal !== undefined,
         attached: [...attach],

@@ -4,6 +4,7 @@
  */
 import type { EngineName } from "../vmm/engine-library.ts";
 import type { ExitCount } from "./exit-counter.ts";
+import type { DiskDescription } from "./backend/devices.ts";
 import type { Attempt } from "./sandbox-probe.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 
@@ -39,6 +40,7 @@ export interface StartFiles {
   modules: { path: string; args?: string }[];
   /** The trace's path. */
   trace?: string;
+  disks: DiskDescription[];
 }
 
 /** A stream of a VM that can be watched. */
@@ -62,7 +64,8 @@ export interface Confinement {
 
 /**
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules,
- * trace if there is one, pty master and slave if `terminal`, a stream socket for each attachment.
+ * trace if there is one, the files of each disk, pty master and slave if `terminal`, a stream socket
+ * for each attachment.
  */
 export interface StartMessage {
   kind: "start";
@@ -103,6 +106,8 @@ export type FromVm =
       /** What of the sandbox is not there, as a sentence; empty when all is. */
       unconfined: string;
     }
+  /** Something of the host or of a guest's driver failed; for the log. */
+  | { kind: "trouble"; text: string }
   /** The guest reset its machine, which starts again. */
   | { kind: "rebooted"; by: string }
   | { kind: "paused" }

@@ -1,5 +1,6 @@
 /** What a VM is started with, and the one place where that is checked. */
 import { ENGINES } from "../vmm/engine-library.ts";
+import type { DiskOption } from "./disk-files.ts";
 import type { EngineChoice } from "../vmm/select.ts";
 import type { BootFormat } from "./boot/index.ts";
 import { parseSize, SizeError } from "./size.ts";
@@ -16,6 +17,8 @@ export interface VmOptions {
   cmdline?: string;
   /** Multiboot modules: paths, each perhaps with arguments after a space. */
   modules?: readonly string[];
+  /** Disk images: paths, or what openVmDisk takes. */
+  disks?: readonly (string | DiskOption)[];
   /** Bytes, or a size such as "512M". Default 512 MiB. */
   memory?: number | string;
   /** Default "auto": KVM where it runs guests, else Unicorn. */

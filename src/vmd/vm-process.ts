@@ -13,6 +13,7 @@ import { selectEngine } from "../vmm/select.ts";
 import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
 import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
+import { HostDevices } from "./backend/devices.ts";
 import { Channel, pollInput } from "./channel.ts";
 import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
@@ -22,6 +23,7 @@ import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { SandboxError } from "./sandbox.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { VmLife } from "./vm-life.ts";
+import { DiskError } from "./disk/index.ts";
 import type { Ending, FromVm, StartMessage, StreamName, ToVm } from "./vm-messages.ts";
 
 /** Where whoever started this process left the other end of its channel. */
@@ -30,6 +32,9 @@ const CHANNEL = 3;
 const INPUT_LIMIT = 2 ** 16;
 /** How long a question may wait while the guest prints to a full debug port, ms. */
 const LOOK = 100;
+
+/** So many failures are told: a guest may cause any number. */
+const TROUBLES = 100;
 
 /** Places whose counts fit into a message. */
 const COUNTS = 256;
@@ -43,6 +48,8 @@ class VmProcess {
   readonly #console: ConsoleHub;
   readonly #debug: ConsoleHub;
   readonly #started = Date.now();
+  readonly #devices: HostDevices;
+  #troubles = 0;
   #life: VmLife | undefined;
   #recorder: Recorder | undefined;
   #counter: ExitCounter | undefined;
@@ -67,6 +74,12 @@ class VmProcess {
       modules: modules.map((module) => ({ ...module, descriptor: next() })),
     };
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
+    this.#devices = new HostDevices({
+      disks: start.files.disks,
+      next,
+      repeatable: start.options.virtualTime === true,
+      failed: (why) => this.#trouble(why),
+    });
     const word = watchLibrary().vmm_watch_open();
     if (!word) throw new NativeError("the watching thread", -11);
     this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
@@ -123,6 +136,8 @@ class VmProcess {
         this.#announced = true;
         this.#post({ kind: "shutting-down" });
       },
+      backends: (memory) => this.#devices.connect(memory),
+      broke: (device, why) => this.#trouble(`${device}: its driver broke a rule: ${why}`),
       // Runs that repeat, and such as are to be replayed, know no time but their own.
       hostTime: options.virtualTime || this.#trace !== undefined ? undefined : Date.now,
     });
@@ -160,6 +175,7 @@ class VmProcess {
         return life.ending(why === undefined ? stop : { kind: "crash", why });
       }
     } finally {
+      this.#devices.abandon();
       this.#life = undefined;
     }
   }
@@ -309,6 +325,16 @@ class VmProcess {
     }
   }
 
+  /** Closes what the devices lead to. */
+  close(): void {
+    for (const why of this.#devices.close()) this.#trouble(why);
+  }
+
+  /** For the log; a guest can cause many. */
+  #trouble(text: string): void {
+    if (++this.#troubles <= TROUBLES) this.#post({ kind: "trouble", text });
+  }
+
   #post(message: FromVm): void {
     if (!this.#channel.send(message)) process.exit(1);
   }
@@ -319,6 +345,7 @@ function isExpected(error: unknown): error is Error {
   return (
     error instanceof FileError ||
     error instanceof BootError ||
+    error instanceof DiskError ||
     error instanceof EngineError ||
     error instanceof TraceError ||
     error instanceof SandboxError ||
@@ -343,6 +370,7 @@ function main(): void {
   try {
     const vm = new VmProcess(channel, start, received.descriptors);
     const ending = vm.run();
+    vm.close();
     vm.drain();
     end({ kind: "ended", ending });
   } catch (error) {

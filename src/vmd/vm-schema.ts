@@ -38,6 +38,7 @@ const schema = v.variant("kind", [
     boot: line,
     unconfined: line,
   }),
+  v.object({ kind: v.literal("trouble"), text: line }),
   v.object({ kind: v.literal("rebooted"), by: line }),
   v.object({ kind: v.literal("paused") }),
   v.object({ kind: v.literal("unpaused") }),

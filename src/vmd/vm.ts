@@ -11,6 +11,8 @@ import type { EngineName } from "../vmm/engine-library.ts";
 import { openBootFiles, openTraceFile } from "./boot-files.ts";
 import { type ConnectedStream, connectStream } from "./console-socket.ts";
 import type { ConsoleStream } from "./console-stream.ts";
+import { openVmDisk } from "./disk-files.ts";
+import { parseDiskArgument } from "./disk/index.ts";
 import { ownConfinement } from "./confinement.ts";
 import { type Running, VmHost } from "./vm-host.ts";
 import type { ExitCount } from "./exit-counter.ts";
@@ -28,10 +30,12 @@ export type VmEvent =
   /** It has seen that it is to shut down. */
   | { kind: "acknowledged" }
   /** It is about to halt, power off or reset, of its own accord. */
-  | { kind: "shutting-down" };
+  | { kind: "shutting-down" }
+  /** Something of the host or of a driver in the guest failed. */
+  | { kind: "trouble"; text: string };
 
 function isVmEvent(event: { kind: string }): event is VmEvent {
-  return ["rebooted", "acknowledged", "shutting-down"].includes(event.kind);
+  return ["rebooted", "acknowledged", "shutting-down", "trouble"].includes(event.kind);
 }
 
 const STREAMS = ["console", "debug"] as const;
@@ -85,12 +89,16 @@ export class Vm implements AsyncDisposable {
     let host: VmHost;
     try {
       const files = openBootFiles(checked);
+      const disks = (checked.disks ?? []).map((disk) =>
+        openVmDisk(typeof disk === "string" ? parseDiskArgument(disk) : disk),
+      );
       const trace =
         checked.traceExits === undefined ? undefined : openTraceFile(checked.traceExits);
       host = new VmHost({
         options: checked,
         files,
         trace,
+        disks,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
         confine: checked.sandbox === false ? undefined : ownConfinement(),
       });

@@ -66,6 +66,13 @@ const watchFunctions = {
   vmm_watch_target: { args: [pointer, pointer], returns: i32 },
 } as const;
 
+const ioFunctions = {
+  vmm_io_open: { args: [u32], returns: pointer },
+  vmm_io_submit: { args: [u32], returns: FFIType.void },
+  vmm_io_now: { args: [u32], returns: f64 },
+  vmm_io_wait: { args: [], returns: FFIType.void },
+} as const;
+
 const daemonFunctions = {
   vmm_connect: { args: [pointer], returns: i32 },
   vmm_listen: { args: [pointer, u32], returns: i32 },
@@ -169,6 +176,14 @@ let watch: ReturnType<typeof load<typeof watchFunctions>> | undefined;
 export function watchLibrary() {
   watch ??= load("libvmm.so", watchFunctions);
   return watch;
+}
+
+let io: ReturnType<typeof load<typeof ioFunctions>> | undefined;
+
+/** The I/O threads of libvmm.so. */
+export function ioLibrary() {
+  io ??= load("libvmm.so", ioFunctions);
+  return io;
 }
 
 let daemon: ReturnType<typeof load<typeof daemonFunctions>> | undefined;

@@ -218,7 +218,8 @@ export class Queue {
       if ((this.#flags & INDIRECT) !== 0) {
         if (!this.#indirect) return this.#reject("an indirect descriptor was not negotiated");
         if (inTable) return this.#reject("an indirect table refers to another");
-        if ((this.#flags & NEXT) !== 0) return this.#reject("an indirect descriptor has a next one");
+        if ((this.#flags & NEXT) !== 0)
+          return this.#reject("an indirect descriptor has a next one");
         if (this.#length === 0 || this.#length % DESCRIPTOR !== 0) {
           return this.#reject(`an indirect table has ${this.#length} bytes`);
         }
@@ -234,7 +235,8 @@ export class Queue {
         continue;
       }
       const write = (this.#flags & WRITE) !== 0;
-      if (writable && !write) return this.#reject("a device-readable segment follows a writable one");
+      if (writable && !write)
+        return this.#reject("a device-readable segment follows a writable one");
       writable = write;
       if (!this.#segment(chain, write)) return false;
       if ((this.#flags & NEXT) === 0) return true;

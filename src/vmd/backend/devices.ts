@@ -1,0 +1,80 @@
+/** What a VM's devices lead to on this host, over all lives of its machine. */
+import { IoThreads } from "../../vmm/io-threads.ts";
+import type { GuestMemory } from "../../vmm/memory.ts";
+import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/index.ts";
+import type { VirtioBackends } from "../machine.ts";
+import { DiskBackend } from "./block.ts";
+import { repeatableRandom } from "./random.ts";
+
+/** Threads for a VM's files. */
+const THREADS = 2;
+
+/** A disk in files that are open. */
+export interface DiskDescription {
+  files: { name: string; format: DiskFormat }[];
+  readOnly: boolean;
+  guessedRaw: boolean;
+}
+
+export interface HostDevicesOptions {
+  readonly disks: readonly DiskDescription[];
+  /** Next open descriptor, in the order in which files are described. */
+  readonly next: () => number;
+  /** Runs must be the same each time. */
+  readonly repeatable: boolean;
+  /** Told what the host could not do for a device. */
+  readonly failed: (why: string) => void;
+}
+
+export class HostDevices {
+  readonly #io: IoThreads | undefined;
+  readonly #disks: { disk: Disk; guessedRaw: boolean }[] = [];
+  readonly #repeatable: boolean;
+  readonly #failed: (why: string) => void;
+  #backends: DiskBackend[] = [];
+
+  /** Before the process confines itself. @throws DiskError, NativeError */
+  constructor({ disks, next, repeatable, failed }: HostDevicesOptions) {
+    this.#repeatable = repeatable;
+    this.#failed = failed;
+    for (const { files, readOnly, guessedRaw } of disks) {
+      const opened = files.map((file) => ({ ...file, descriptor: next() }));
+      this.#disks.push({ disk: diskFromFiles(opened, { readOnly }), guessedRaw });
+    }
+    if (disks.length === 0) return;
+    this.#io = IoThreads.open(THREADS);
+    this.#io.synchronous = repeatable;
+  }
+
+  /** For a machine that begins; those of the one before are abandoned. */
+  connect(memory: GuestMemory): VirtioBackends {
+    const io = this.#io;
+    this.#backends = this.#disks.map(({ disk, guessedRaw }) => {
+      return new DiskBackend(disk, memory, io as IoThreads, { guessedRaw, failed: this.#failed });
+    });
+    return {
+      random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
+      disks: this.#backends.map((backend, index) => ({ backend, id: `disk${index}` })),
+    };
+  }
+
+  /** Ends what is under way: guest memory is about to go. */
+  abandon(): void {
+    for (const backend of this.#backends) backend.abandon();
+    this.#backends = [];
+  }
+
+  /** Everything written becomes durable; files are closed. @returns what failed, in sentences */
+  close(): string[] {
+    this.abandon();
+    return this.#disks.splice(0).flatMap(({ disk }) => {
+      try {
+        disk.close();
+        return [];
+      } catch (error) {
+        if (error instanceof DiskError) return [error.message];
+        throw error;
+      }
+    });
+  }
+}
