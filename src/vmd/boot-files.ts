@@ -10,7 +10,7 @@ import { check, hostBuffer, hostLibrary } from "../vmm/native.ts";
 import { repeatableRandom } from "./backend/random.ts";
 import { type Boot, loadKernel, romRange } from "./boot/index.ts";
 import type { ClassicMachine } from "./machine.ts";
-import type { VmOptions } from "./vm-options.ts";
+import type { VcpuOptions, VmOptions } from "./vm-options.ts";
 
 /** No file is larger than the largest ArrayBuffer. */
 const LARGEST = 2 ** 32;
@@ -59,7 +59,7 @@ export function openPlainly(path: string): number {
  * @throws FileError that names the file
  */
 export function openBootFiles(
-  options: Pick<VmOptions, "kernel" | "initrd" | "modules">,
+  options: Pick<VcpuOptions, "kernel" | "initrd" | "modules">,
   open: (path: string) => number = openPlainly,
 ): BootSet {
   const opened: number[] = [];
@@ -158,7 +158,7 @@ export class BootFiles implements Disposable {
   }
 
   /** Opens the files that options name, for one boot. @throws FileError */
-  static open(options: VmOptions): BootFiles {
+  static open(options: VcpuOptions): BootFiles {
     const set = openBootFiles(options);
     const files = new BootFiles(options, set);
     for (const { descriptor } of bootSetFiles(set)) {

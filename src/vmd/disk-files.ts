@@ -30,7 +30,10 @@ export interface OpenedDisk {
  * @param open opens a file; throws an errno error.
  * @throws DiskError that names the file.
  */
-export function openVmDisk(option: DiskOption, open = openSync): OpenedDisk {
+export function openVmDisk(
+  option: DiskOption,
+  open: (path: string, flags: number) => number = openSync,
+): OpenedDisk {
   const { path, format, readOnly = false } = option;
   const files = openDiskFiles(path, { format, readOnly, open });
   files.forEach(({ name, descriptor }, index) => {

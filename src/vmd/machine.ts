@@ -65,6 +65,8 @@ const ELCR = 0x4d0;
 const LATCH_WARP = 3000;
 const LOCAL_APIC = 0xfee00000;
 
+export type BootDevice = "cdrom" | "disk" | "net";
+
 /** What the virtio devices of a machine lead to; it has the devices that are named here. */
 export interface VirtioBackends {
   /** Fills an array with random bytes. */
@@ -94,6 +96,8 @@ export interface MachineOptions {
    * the guest's clock is all there is, as in runs that repeat.
    */
   readonly hostTime?: () => number;
+  /** What firmware boots from; default: the first disk. */
+  readonly bootDevice?: BootDevice;
   /** Default: random numbers of this process, and nothing else. */
   readonly backends?: (memory: GuestMemory) => VirtioBackends;
   /** A driver broke a rule of its device, which now needs a reset. */
@@ -231,7 +235,7 @@ export class ClassicMachine implements Hardware {
         { name: "etc/e820", data: packE820(this.e820) },
         // No screen: SeaBIOS then says what it does on the serial port.
         { name: "etc/screen-and-debug", data: new Uint8Array(4) },
-        { name: "bootorder", data: new TextEncoder().encode("HALT\0") },
+        { name: "bootorder", data: this.#bootOrder() },
       ],
     });
     ports.add(0x510, 1, fwCfg, 2);
@@ -260,6 +264,16 @@ export class ClassicMachine implements Hardware {
         (transport) => new Blk(image.registers(BlkRegisters), transport, backend, id),
       );
     });
+  }
+
+  /** What firmware boots from, and that it then stops: SeaBIOS, docs/Runtime_config.md. */
+  #bootOrder(): Uint8Array {
+    const bus = this.#virtio;
+    const disk = bus.numberOf("disk 0");
+    const device = this.options.bootDevice ?? "disk";
+    const lines = ["HALT"];
+    if (device === "disk" && disk !== undefined) lines.unshift(`/pci@i0cf8/*@${disk.toString(16)}`);
+    return new TextEncoder().encode(`${lines.join("\n")}\0`);
   }
 
   /** As after power-on. RAM keeps what it holds. */

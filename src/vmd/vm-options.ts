@@ -3,14 +3,15 @@ import { ENGINES } from "../vmm/engine-library.ts";
 import type { DiskOption } from "./disk-files.ts";
 import type { EngineChoice } from "../vmm/select.ts";
 import type { BootFormat } from "./boot/index.ts";
+import { findFirmware } from "./firmware.ts";
 import { parseSize, SizeError } from "./size.ts";
 
 /** What to start. */
 export interface VmOptions {
   /** For messages. Default "vm". */
   name?: string;
-  /** Path of a kernel or firmware image. */
-  kernel: string;
+  /** Path of a kernel or firmware image. Default, with a disk: the host's firmware. */
+  kernel?: string;
   /** Path of an initial RAM disk. */
   initrd?: string;
   /** Kernel command line. */
@@ -19,6 +20,8 @@ export interface VmOptions {
   modules?: readonly string[];
   /** Disk images: paths, or what openVmDisk takes. */
   disks?: readonly (string | DiskOption)[];
+  /** What firmware boots from; default: the first disk. */
+  bootDevice?: "cdrom" | "disk" | "net";
   /** Bytes, or a size such as "512M". Default 512 MiB. */
   memory?: number | string;
   /** Default "auto": KVM where it runs guests, else Unicorn. */
@@ -44,6 +47,7 @@ export interface VmOptions {
 /** Options with what has a default filled in. */
 export interface VcpuOptions extends VmOptions {
   name: string;
+  kernel: string;
   memory: number;
   epoch: number;
 }
@@ -85,10 +89,11 @@ function memorySize(memory: number | string | undefined): number {
 
 /** Fills in defaults. @throws VmError that names what won't do. */
 export function checkVmOptions(options: VmOptions): VcpuOptions {
-  const { name = "vm", kernel, engine = "auto", format = "auto", bits = 64 } = options;
+  const { name = "vm", engine = "auto", format = "auto", bits = 64 } = options;
   const memory = memorySize(options.memory);
   const epoch = options.epoch ?? (options.virtualTime ? VIRTUAL_EPOCH : Date.now());
   const wrong = (what: string) => new VmError(`${name}: ${what}`);
+  const kernel = options.kernel ?? ((options.disks?.length ?? 0) > 0 ? findFirmware() : undefined);
   if (typeof kernel !== "string" || kernel === "") throw wrong("no kernel or firmware specified");
   if (!Number.isInteger(memory) || memory % PAGE !== 0) {
     throw wrong(`memory size ${memory} is not a whole number of pages`);
@@ -101,5 +106,5 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   if (!FORMATS.includes(format)) throw wrong(`format ${format}: it is ${FORMATS.join(", ")}`);
   if (bits !== 32 && bits !== 64) throw wrong(`bits ${bits}: it is 32 or 64`);
   if (!Number.isFinite(epoch)) throw wrong(`epoch ${epoch} is no time`);
-  return { ...options, name, memory, epoch };
+  return { ...options, name, kernel, memory, epoch };
 }

@@ -116,9 +116,11 @@ export class ManagedVm {
           kernel: resources.files.kernel.path,
           cmdline: settings.cmdline,
           memory: settings.memory,
+          bootDevice: settings.bootDevice,
         }),
         files: resources.files,
         trace: resources.trace,
+        disks: resources.disks,
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
@@ -129,6 +131,7 @@ export class ManagedVm {
         if (event.kind === "rebooted") this.#rebooted(event.by);
         else if (event.kind === "acknowledged") this.#acknowledged();
         else if (event.kind === "shutting-down") this.#shuttingDown();
+        else if (event.kind === "trouble") log.warn(event.text, { vm: this.name });
         else if (event.kind !== "shutdown")
           log.debug("unexpected message", { vm: this.name, kind: event.kind });
       };
@@ -142,8 +145,8 @@ export class ManagedVm {
       log.info("started", { vm: this.name, id: this.id, pid: host.pid, engine, tty: this.tty });
       if (why !== "") log.debug(why, { vm: this.name });
       if (unconfined !== "") log.warn(unconfined, { vm: this.name });
-      if (settings.disks.length + settings.interfaces.length > 0 || settings.cdrom !== undefined) {
-        log.warn("this machine has no disk and network devices yet", { vm: this.name });
+      if (settings.interfaces.length > 0 || settings.cdrom !== undefined) {
+        log.warn("this machine has no network and CD-ROM devices yet", { vm: this.name });
       }
       return host.attached.at(0);
     } catch (error) {

@@ -29,6 +29,7 @@ export interface VirtioBusHost {
 export class VirtioBus {
   readonly #host: VirtioBusHost;
   readonly #transports: Transport[] = [];
+  readonly #numbers = new Map<string, number>();
   #functions = 0;
 
   constructor(host: VirtioBusHost) {
@@ -85,9 +86,14 @@ export class VirtioBus {
     const { transport } = pciFunction;
     const device = make(transport);
     transport.attach(device);
-    pci.add(pciFunction);
+    this.#numbers.set(name, pci.add(pciFunction));
     this.#transports.push(transport);
     return device;
+  }
+
+  /** A device's number on the bus; undefined when there is none of that name. */
+  numberOf(name: string): number | undefined {
+    return this.#numbers.get(name);
   }
 
   /** Looks for what backends have for their devices. */
