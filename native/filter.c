@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/if_tun.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -39,8 +40,8 @@
 static const int always[] = {
 	// messages, consoles, the trace
 	SYS_read, SYS_write, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_close, SYS_lseek,
-	// disks
-	SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_pread64, SYS_pwrite64, SYS_fdatasync,
+	// disks, interfaces
+	SYS_readv, SYS_recvfrom, SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_pread64, SYS_pwrite64, SYS_fdatasync,
 	SYS_fallocate, SYS_ftruncate,
 	// waiting: the halted guest, the watching thread, Bun's event loop
 	SYS_poll, SYS_ppoll, SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl,
@@ -164,6 +165,8 @@ static void build(struct program *program, uint32_t profile)
 	give(program, SECCOMP_RET_ERRNO | ENOSYS);
 	// Kicks of our own threads.
 	when(program, SYS_tgkill, 0, 0xffffffff, (uint32_t)getpid());
+	// What a tap leaves to the guest.
+	for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
 	// The guest, by descriptors that are open already.
 	if (profile == VMM_PROFILE_VM)
 		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);

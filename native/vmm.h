@@ -295,6 +295,73 @@ double vmm_io_now(uint32_t slot);
 /* Waits until all is done. */
 void vmm_io_wait(void);
 
+/*
+ * Frames between a descriptor that doesn't block and guest memory: a thread for each
+ * interface. Frames begin with struct virtio_net_hdr of 12 bytes. Counters wrap.
+ */
+#define VMM_NET_SLOTS 256
+#define VMM_NET_SEGMENTS 64
+#define VMM_NET_HEADER 12 /* bytes */
+#define VMM_NET_MERGE 64  /* buffers that one received frame may take */
+#define VMM_NET_VECTOR 512
+#define VMM_NET_INJECTED 16
+
+enum vmm_net_kind {
+	VMM_NET_TAP = 0,    /* IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, with a header of 12 bytes */
+	VMM_NET_PACKET = 1, /* a socket that keeps bounds: header and frame */
+	VMM_NET_STREAM = 2, /* a length of 32 bits, big-endian, and a frame without a header */
+};
+
+/* A frame to send, or a buffer to fill. Addresses are of this process. */
+struct vmm_net_frame {
+	double count;
+	double header_length; /* bytes of `header` that come first; 0 for a buffer */
+	uint8_t header[32];
+	struct {
+		double address;
+		double length;
+	} segment[VMM_NET_SEGMENTS];
+};
+
+struct vmm_net_received {
+	uint32_t length; /* with its header */
+	uint32_t buffers;
+};
+
+struct vmm_net_shared {
+	/* JavaScript's */
+	uint32_t tx_tail;
+	uint32_t rx_tail;
+	uint32_t rx_seen;
+	uint32_t rx_merge; /* a frame may take several buffers */
+	uint32_t stopped;  /* nothing is touched */
+	/* the thread's */
+	uint32_t tx_done;
+	uint32_t tx_lost; /* frames that the host didn't take */
+	uint32_t rx_done; /* frames */
+	uint32_t rx_taken; /* buffers */
+	uint32_t asleep;  /* vmm_net_wake is needed */
+	uint32_t resting; /* it has seen `stopped` */
+	uint32_t ended;	  /* errno: the descriptor gives no more */
+	uint32_t told;	  /* the vCPU was kicked; who looks for what is done clears it first */
+	uint32_t reserved;
+	struct vmm_net_received received[VMM_NET_SLOTS];
+	struct vmm_net_frame tx[VMM_NET_SLOTS];
+	struct vmm_net_frame rx[VMM_NET_SLOTS];
+};
+
+/* Starts the thread, stopped. NULL: it could not be done. */
+struct vmm_net_shared *vmm_net_open(int32_t fd, uint32_t kind);
+void vmm_net_wake(struct vmm_net_shared *);
+/* Sends a frame of the ring at once, which must be empty and the thread asleep: 0 or -errno. */
+int vmm_net_now(struct vmm_net_shared *, uint32_t slot);
+/* A frame of the host's own, without a header, for the guest: 0 or -errno. */
+int vmm_net_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t length);
+/* Nothing of the guest's is touched any more when it returns; the rings are empty. */
+void vmm_net_stop(struct vmm_net_shared *);
+/* TUNSETOFFLOAD of a tap, TUN_F_* bits. */
+int vmm_net_offload(struct vmm_net_shared *, uint32_t flags);
+
 /* What a process is, for its sandbox. */
 enum vmm_profile {
 	VMM_PROFILE_VM = 0,	     /* a VM on KVM */

@@ -52,6 +52,13 @@ import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
 import { Blk, BLK_TYPE, type BlockBackend, BlkRegisters, BLK_CONFIG_SIZE } from "./virtio/blk.ts";
 import { PciClass, VirtioBus } from "./virtio/bus.ts";
+import {
+  Net,
+  NET_CONFIG_SIZE,
+  NET_TYPE,
+  type NetBackend,
+  type NetOptions,
+} from "./virtio/net.ts";
 import { Rng, RNG_TYPE } from "./virtio/rng.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
 import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
@@ -71,6 +78,7 @@ export type BootDevice = "cdrom" | "disk" | "net";
 export interface VirtioBackends {
   /** Fills an array with random bytes. */
   readonly random: (into: Uint8Array) => void;
+  readonly interfaces: readonly ({ readonly backend: NetBackend } & NetOptions)[];
   /** With their serial numbers. */
   readonly disks: readonly { readonly backend: BlockBackend; readonly id: string }[];
 }
@@ -248,7 +256,7 @@ export class ClassicMachine implements Hardware {
     this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset, this.vmmci, this.pci, fwCfg];
   }
 
-  #addVirtio(image: MachineImage, { random, disks }: VirtioBackends): void {
+  #addVirtio(image: MachineImage, { random, interfaces, disks }: VirtioBackends): void {
     const bus = this.#virtio;
     bus.add(
       "rng",
@@ -256,6 +264,14 @@ export class ClassicMachine implements Hardware {
       { type: RNG_TYPE, configSize: 0 },
       (transport) => new Rng(transport, random),
     );
+    interfaces.forEach(({ backend, ...options }, index) => {
+      bus.add(
+        `interface ${index}`,
+        PciClass.MISCELLANEOUS,
+        { type: NET_TYPE, configSize: NET_CONFIG_SIZE },
+        (transport) => new Net(transport, backend, options),
+      );
+    });
     disks.forEach(({ backend, id }, index) => {
       bus.add(
         `disk ${index}`,
@@ -311,6 +327,7 @@ export class ClassicMachine implements Hardware {
 
 const NO_BACKENDS: VirtioBackends = {
   random: (into) => void crypto.getRandomValues(into),
+  interfaces: [],
   disks: [],
 };
 

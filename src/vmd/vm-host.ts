@@ -5,6 +5,7 @@ import { closeSync } from "node:fs";
 import { libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
+import type { InterfaceDescription } from "./backend/devices.ts";
 import { Channel } from "./channel.ts";
 import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
@@ -29,12 +30,18 @@ export interface VmLaunch {
   /** An open file for the trace of its exits. */
   trace?: { path: string; descriptor: number };
   disks?: readonly OpenedDisk[];
+  interfaces?: readonly OpenedInterface[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
   /** Streams that are followed from the first byte on; their sockets are in `attached`. */
   attach?: readonly Attachment[];
   /** Absent: no sandbox. */
   confine?: Confinement;
+}
+
+/** An interface's other end, open. */
+export interface OpenedInterface extends InterfaceDescription {
+  descriptor: number;
 }
 
 interface Question {
@@ -68,7 +75,7 @@ export class VmHost {
    * @throws an errno error when there is no process to be had
    */
   constructor(launch: VmLaunch) {
-    const { options, files, trace, disks = [], terminal, attach = [], confine } = launch;
+    const { options, files, trace, disks = [], interfaces = [], terminal, attach = [], confine } = launch;
     this.name = options.name;
     const [ours, theirs] = Channel.pair();
     this.#channel = new Channel(ours);
@@ -89,6 +96,7 @@ export class VmHost {
     const descriptors = bootSetFiles(files).map(({ descriptor }) => descriptor);
     if (trace !== undefined) descriptors.push(trace.descriptor);
     for (const disk of disks) descriptors.push(...disk.files.map((file) => file.descriptor));
+    descriptors.push(...interfaces.map(({ descriptor }) => descriptor));
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
     const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
@@ -106,6 +114,7 @@ export class VmHost {
             ...disk,
             files: images.map(({ name, format }) => ({ name, format })),
           })),
+          interfaces: interfaces.map(({ descriptor: _, ...description }) => description),
         },
         terminal: terminal !== undefined,
         attached: [...attach],

@@ -4,7 +4,7 @@
  */
 import type { EngineName } from "../vmm/engine-library.ts";
 import type { ExitCount } from "./exit-counter.ts";
-import type { DiskDescription } from "./backend/devices.ts";
+import type { DiskDescription, InterfaceDescription } from "./backend/devices.ts";
 import type { Attempt } from "./sandbox-probe.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 
@@ -41,6 +41,7 @@ export interface StartFiles {
   /** The trace's path. */
   trace?: string;
   disks: DiskDescription[];
+  interfaces: InterfaceDescription[];
 }
 
 /** A stream of a VM that can be watched. */
@@ -64,7 +65,8 @@ export interface Confinement {
 
 /**
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules,
- * trace if there is one, the files of each disk, pty master and slave if `terminal`, a stream socket
+ * trace if there is one, the files of each disk, one for
+ * each interface, pty master and slave if `terminal`, a stream socket
  * for each attachment.
  */
 export interface StartMessage {

@@ -4,6 +4,7 @@ import type { DiskOption } from "./disk-files.ts";
 import type { EngineChoice } from "../vmm/select.ts";
 import type { BootFormat } from "./boot/index.ts";
 import { findFirmware } from "./firmware.ts";
+import type { OpenedInterface } from "./vm-host.ts";
 import { parseSize, SizeError } from "./size.ts";
 
 /** What to start. */
@@ -20,6 +21,8 @@ export interface VmOptions {
   modules?: readonly string[];
   /** Disk images: paths, or what openVmDisk takes. */
   disks?: readonly (string | DiskOption)[];
+  /** Network interfaces, by open descriptors, which are the VM's from then on. */
+  interfaces?: readonly OpenedInterface[];
   /** What firmware boots from; default: the first disk. */
   bootDevice?: "cdrom" | "disk" | "net";
   /** Bytes, or a size such as "512M". Default 512 MiB. */

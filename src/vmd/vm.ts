@@ -99,6 +99,7 @@ export class Vm implements AsyncDisposable {
         files,
         trace,
         disks,
+        interfaces: checked.interfaces,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
         confine: checked.sandbox === false ? undefined : ownConfinement(),
       });

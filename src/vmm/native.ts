@@ -73,6 +73,15 @@ const ioFunctions = {
   vmm_io_wait: { args: [], returns: FFIType.void },
 } as const;
 
+const netFunctions = {
+  vmm_net_open: { args: [i32, u32], returns: pointer },
+  vmm_net_wake: { args: [pointer], returns: FFIType.void },
+  vmm_net_now: { args: [pointer, u32], returns: i32 },
+  vmm_net_inject: { args: [pointer, pointer, u32], returns: i32 },
+  vmm_net_stop: { args: [pointer], returns: FFIType.void },
+  vmm_net_offload: { args: [pointer, u32], returns: i32 },
+} as const;
+
 const daemonFunctions = {
   vmm_connect: { args: [pointer], returns: i32 },
   vmm_listen: { args: [pointer, u32], returns: i32 },
@@ -184,6 +193,14 @@ let io: ReturnType<typeof load<typeof ioFunctions>> | undefined;
 export function ioLibrary() {
   io ??= load("libvmm.so", ioFunctions);
   return io;
+}
+
+let net: ReturnType<typeof load<typeof netFunctions>> | undefined;
+
+/** The interface threads of libvmm.so. */
+export function netLibrary() {
+  net ??= load("libvmm.so", netFunctions);
+  return net;
 }
 
 let daemon: ReturnType<typeof load<typeof daemonFunctions>> | undefined;

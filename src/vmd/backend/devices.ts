@@ -3,7 +3,9 @@ import { IoThreads } from "../../vmm/io-threads.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/index.ts";
 import type { VirtioBackends } from "../machine.ts";
+import { NetKind, NetPort } from "../../vmm/net-port.ts";
 import { DiskBackend } from "./block.ts";
+import { PortBackend } from "./net.ts";
 import { repeatableRandom } from "./random.ts";
 
 /** Threads for a VM's files. */
@@ -16,7 +18,20 @@ export interface DiskDescription {
   guessedRaw: boolean;
 }
 
+/** An interface by an open descriptor that doesn't block. */
+export interface InterfaceDescription {
+  kind: "tap" | "packet" | "stream";
+  /** "fe:e1:bb:d1:00:01" */
+  mac: string;
+  /** Frames from other addresses are dropped. */
+  locked: boolean;
+  mtu?: number;
+}
+
+const KIND = { tap: NetKind.TAP, packet: NetKind.PACKET, stream: NetKind.STREAM } as const;
+
 export interface HostDevicesOptions {
+  readonly interfaces: readonly InterfaceDescription[];
   readonly disks: readonly DiskDescription[];
   /** Next open descriptor, in the order in which files are described. */
   readonly next: () => number;
@@ -29,17 +44,22 @@ export interface HostDevicesOptions {
 export class HostDevices {
   readonly #io: IoThreads | undefined;
   readonly #disks: { disk: Disk; guessedRaw: boolean }[] = [];
+  readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
   readonly #repeatable: boolean;
   readonly #failed: (why: string) => void;
   #backends: DiskBackend[] = [];
 
   /** Before the process confines itself. @throws DiskError, NativeError */
-  constructor({ disks, next, repeatable, failed }: HostDevicesOptions) {
+  constructor({ disks, interfaces, next, repeatable, failed }: HostDevicesOptions) {
     this.#repeatable = repeatable;
     this.#failed = failed;
     for (const { files, readOnly, guessedRaw } of disks) {
       const opened = files.map((file) => ({ ...file, descriptor: next() }));
       this.#disks.push({ disk: diskFromFiles(opened, { readOnly }), guessedRaw });
+    }
+    for (const description of interfaces) {
+      const port = new NetPort(next(), KIND[description.kind]);
+      this.#interfaces.push({ port, description });
     }
     if (disks.length === 0) return;
     this.#io = IoThreads.open(THREADS);
@@ -54,6 +74,12 @@ export class HostDevices {
     });
     return {
       random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
+      interfaces: this.#interfaces.map(({ port, description: { kind, mac, locked, mtu } }) => ({
+        backend: new PortBackend(port, KIND[kind], memory),
+        mac: macBytes(mac),
+        locked,
+        mtu,
+      })),
       disks: this.#backends.map((backend, index) => ({ backend, id: `disk${index}` })),
     };
   }
@@ -62,6 +88,7 @@ export class HostDevices {
   abandon(): void {
     for (const backend of this.#backends) backend.abandon();
     this.#backends = [];
+    for (const { port } of this.#interfaces) port.stop();
   }
 
   /** Everything written becomes durable; files are closed. @returns what failed, in sentences */
@@ -77,4 +104,8 @@ export class HostDevices {
       }
     });
   }
+}
+
+function macBytes(text: string): Uint8Array {
+  return Uint8Array.from(text.split(":").map((byte) => parseInt(byte, 16)));
 }
