@@ -38,6 +38,9 @@ const HEADER_LENGTH = 1;
 const HEADER = 2;
 const SEGMENTS = 6;
 
+/** Bytes of a short frame. */
+const SHORT = 2048;
+
 /** Offloads of a tap: TUN_F_* of linux/if_tun.h. */
 export const TapOffload = { CSUM: 1, TSO4: 2, TSO6: 4 } as const;
 
@@ -119,11 +122,17 @@ export class NetPort {
     return true;
   }
 
-  /** Sends what was begun: true if it is gone already, else `sent` tells when. */
-  send(): boolean {
+  /**
+   * Sends what was begun, `length` bytes: true if it is gone already, else `sent` tells when.
+   * A short frame isn't worth waking the thread for.
+   */
+  send(length: number): boolean {
     const words = this.#words;
     const tail = words[TX_TAIL];
-    const idle = Atomics.load(words, TX_DONE) === tail && Atomics.load(words, ASLEEP) !== 0;
+    const idle =
+      length <= SHORT &&
+      Atomics.load(words, TX_DONE) === tail &&
+      Atomics.load(words, ASLEEP) !== 0;
     if (idle && this.#library.vmm_net_now(this.#shared, tail) !== -11) return true;
     Atomics.store(words, TX_TAIL, (tail + 1) >>> 0);
     return false;

@@ -63,7 +63,7 @@ export class PortBackend implements NetBackend {
     this.#fits = true;
     if (length > 0) chain.spans(false, skip, length, this.#addSegment);
     // No driver cuts a frame into more: it is lost.
-    return !this.#fits || port.send();
+    return !this.#fits || port.send(chain.readableBytes);
   }
 
   #answered(intercept: Intercept, chain: Chain): boolean {
