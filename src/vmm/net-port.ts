@@ -93,7 +93,7 @@ export class NetPort {
   /** Whether there is room for a frame to send. */
   get canSend(): boolean {
     const words = this.#words;
-    return ((words[TX_TAIL] - this.#sent) >>> 0) < NET_SLOTS;
+    return (words[TX_TAIL] - this.#sent) >>> 0 < NET_SLOTS;
   }
 
   /** Begins a frame to send: its first bytes. Segments follow, then `send`. */
@@ -130,9 +130,7 @@ export class NetPort {
     const words = this.#words;
     const tail = words[TX_TAIL];
     const idle =
-      length <= SHORT &&
-      Atomics.load(words, TX_DONE) === tail &&
-      Atomics.load(words, ASLEEP) !== 0;
+      length <= SHORT && Atomics.load(words, TX_DONE) === tail && Atomics.load(words, ASLEEP) !== 0;
     if (idle && this.#library.vmm_net_now(this.#shared, tail) !== -11) return true;
     Atomics.store(words, TX_TAIL, (tail + 1) >>> 0);
     return false;

@@ -83,7 +83,8 @@ export class PortBackend implements NetBackend {
     this.#fits = true;
     // Of a buffer in more pieces, the first are used.
     const count = Math.min(chain.count, chain.readable + NET_SEGMENTS);
-    for (let i = chain.readable; i < count; i++) this.#addSegment(chain.address[i], chain.length[i]);
+    for (let i = chain.readable; i < count; i++)
+      this.#addSegment(chain.address[i], chain.length[i]);
     port.offer();
   }
 
