@@ -1,0 +1,93 @@
+/** Frames made by hand. For tests. */
+import { checksum, put16, put32 } from "./ipv4.ts";
+
+/** Bytes of "fe:e1:bb:d1:00:01". */
+export function mac(text: string): Uint8Array {
+  return Uint8Array.fromHex(text.replaceAll(":", ""));
+}
+
+export const BROADCAST_MAC = mac("ff:ff:ff:ff:ff:ff");
+
+/** An Ethernet frame. */
+export function ethernet(
+  to: Uint8Array,
+  from: Uint8Array,
+  type: number,
+  payload: Uint8Array,
+): Uint8Array {
+  const frame = new Uint8Array(14 + payload.length);
+  frame.set(to);
+  frame.set(from, 6);
+  put16(frame, 12, type);
+  frame.set(payload, 14);
+  return frame;
+}
+
+export interface Packet {
+  from: number;
+  to: number;
+  /** 6: TCP, 17: UDP. */
+  protocol: number;
+  payload: Uint8Array;
+}
+
+/** An IPv4 packet. */
+export function ipv4({ from, to, protocol, payload }: Packet): Uint8Array {
+  const packet = new Uint8Array(20 + payload.length);
+  packet[0] = 0x45;
+  put16(packet, 2, packet.length);
+  packet[8] = 64;
+  packet[9] = protocol;
+  put32(packet, 12, from);
+  put32(packet, 16, to);
+  put16(packet, 10, checksum(packet, 0, 20));
+  packet.set(payload, 20);
+  return packet;
+}
+
+/** A UDP datagram without a checksum. */
+export function udp(from: number, to: number, payload: Uint8Array): Uint8Array {
+  const datagram = new Uint8Array(8 + payload.length);
+  put16(datagram, 0, from);
+  put16(datagram, 2, to);
+  put16(datagram, 4, datagram.length);
+  datagram.set(payload, 8);
+  return datagram;
+}
+
+/** A BOOTP request; with options it is a DHCP message. */
+export interface Request {
+  mac: Uint8Array;
+  xid?: number;
+  flags?: number;
+  ciaddr?: number;
+  giaddr?: number;
+  /** Code, then bytes; absent: no cookie either. */
+  options?: readonly (readonly [number, readonly number[]])[];
+  /** Bytes behind the fixed fields when there are no options. */
+  padding?: number;
+}
+
+export function bootRequest(request: Request): Uint8Array {
+  const { options, padding = 64 } = request;
+  const bytes = (options ?? []).flatMap(([code, value]) => [code, value.length, ...value]);
+  const length = options === undefined ? 236 + padding : 240 + bytes.length + 1;
+  const message = new Uint8Array(length);
+  message.set([1, 1, 6, 0]);
+  put32(message, 4, request.xid ?? 0x12345678);
+  put16(message, 10, request.flags ?? 0);
+  put32(message, 12, request.ciaddr ?? 0);
+  put32(message, 24, request.giaddr ?? 0);
+  message.set(request.mac, 28);
+  if (options !== undefined) {
+    message.set([0x63, 0x82, 0x53, 0x63, ...bytes, 255], 236);
+  }
+  return message;
+}
+
+/** A message as a guest broadcasts it. */
+export function bootFrame(request: Request): Uint8Array {
+  const payload = udp(68, 67, bootRequest(request));
+  const packet = ipv4({ from: request.ciaddr ?? 0, to: 0xffffffff, protocol: 17, payload });
+  return ethernet(BROADCAST_MAC, request.mac, 0x0800, packet);
+}
