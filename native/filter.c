@@ -164,6 +164,12 @@ static void build(struct program *program, uint32_t profile)
 	// The guest, by descriptors that are open already.
 	if (profile == VMM_PROFILE_VM)
 		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
+	// Packets, many at once.
+	if (profile == VMM_PROFILE_SWITCH) {
+		const int packets[] = { SYS_recvmmsg, SYS_sendmmsg };
+
+		list(program, packets, 2, SECCOMP_RET_ALLOW);
+	}
 	// Names of threads and mappings, an engine's timer slack.
 	for_value(program, SYS_prctl, 0, PR_SET_NAME);
 	for_value(program, SYS_prctl, 0, PR_SET_TIMERSLACK);

@@ -252,6 +252,7 @@ enum vmm_profile {
 	VMM_PROFILE_VM = 0,	     /* a VM on KVM */
 	VMM_PROFILE_CONTROL = 1,     /* reads the control socket's clients */
 	VMM_PROFILE_VM_SOFTWARE = 2, /* a VM on the software engine */
+	VMM_PROFILE_SWITCH = 3,	     /* forwards packets between VMs: net.h */
 };
 
 /*

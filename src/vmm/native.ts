@@ -77,6 +77,19 @@ const daemonFunctions = {
   vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
 } as const;
 
+const netFunctions = {
+  vmm_net_check: { args: [pointer, u32, u32], returns: i32 },
+  vmm_net_complete: { args: [pointer, u32, u32, pointer, u64_fast], returns: i64_fast },
+  vmm_switch_pair: { args: [pointer], returns: i32 },
+  vmm_switch_open: { args: [i32, u32, u32], returns: pointer },
+  vmm_switch_close: { args: [pointer], returns: FFIType.void },
+  vmm_switch_add: { args: [pointer, i32, pointer], returns: i32 },
+  vmm_switch_remove: { args: [pointer, u32], returns: i32 },
+  vmm_switch_run: { args: [pointer, i32], returns: i32 },
+  vmm_switch_ended: { args: [pointer], returns: i32 },
+  vmm_switch_counts: { args: [pointer, u32, pointer], returns: i32 },
+} as const;
+
 /** VMM_ABI of native/vmm.h. */
 const ABI = 1;
 
@@ -177,6 +190,14 @@ let daemon: ReturnType<typeof load<typeof daemonFunctions>> | undefined;
 export function daemonLibrary() {
   daemon ??= load("libvmm.so", daemonFunctions);
   return daemon;
+}
+
+let net: ReturnType<typeof load<typeof netFunctions>> | undefined;
+
+/** What libvmm.so has for networks: native/net.h. */
+export function netLibrary() {
+  net ??= load("libvmm.so", netFunctions);
+  return net;
 }
 
 /** Calls a function that explains its failure in a buffer; returns that sentence. */

@@ -91,3 +91,63 @@ export function bootFrame(request: Request): Uint8Array {
   const packet = ipv4({ from: request.ciaddr ?? 0, to: 0xffffffff, protocol: 17, payload });
   return ethernet(BROADCAST_MAC, request.mac, 0x0800, packet);
 }
+
+/** A packet with TCP in it as a guest with offloads sends it: behind a virtio header. */
+export function tcpPacket(of: {
+  to: Uint8Array;
+  from: Uint8Array;
+  /** Bytes of TCP's payload. */
+  payload: number;
+  /** Where it is to be cut; absent: nowhere. */
+  segment?: number;
+  v6?: boolean;
+  vlan?: boolean;
+  /** TCP's flags. Default: ACK and PSH. */
+  flags?: number;
+}): Uint8Array {
+  const { to, from, payload, segment = 0, v6 = false, vlan = false, flags = 0x18 } = of;
+  const tcp = new Uint8Array(20 + payload);
+  put16(tcp, 0, 1234);
+  put16(tcp, 2, 80);
+  put32(tcp, 4, 0xfffffff0);
+  tcp[12] = 5 << 4;
+  tcp[13] = flags;
+  for (let i = 0; i < payload; i++) tcp[20 + i] = i % 251;
+  const network = v6
+    ? ipv6(tcp)
+    : ipv4({ from: 0x0a000001, to: 0x0a000002, protocol: 6, payload: tcp });
+  // The pseudo header's sum is left in the checksum's place.
+  const addresses = v6 ? network.subarray(8, 40) : network.subarray(12, 20);
+  const sum = ~checksum(addresses, 0, addresses.length, 6 + tcp.length) & 0xffff;
+  const start = network.length - tcp.length;
+  put16(network, start + 16, sum);
+  const tag = Uint8Array.of(0, 5, v6 ? 0x86 : 0x08, v6 ? 0xdd : 0x00);
+  const frame = vlan
+    ? ethernet(to, from, 0x8100, new Uint8Array(Buffer.concat([tag, network])))
+    : ethernet(to, from, v6 ? 0x86dd : 0x0800, network);
+  const packet = new Uint8Array(12 + frame.length);
+  const header = new DataView(packet.buffer);
+  packet[0] = 1;
+  packet[1] = segment === 0 ? 0 : v6 ? 4 : 1;
+  header.setUint16(4, segment, true);
+  header.setUint16(6, frame.length - tcp.length, true);
+  header.setUint16(2, segment === 0 ? 0 : frame.length - payload, true);
+  header.setUint16(8, 16, true);
+  header.setUint16(10, 1, true);
+  packet.set(frame, 12);
+  return packet;
+}
+
+function ipv6(payload: Uint8Array): Uint8Array {
+  const packet = new Uint8Array(40 + payload.length);
+  packet[0] = 0x60;
+  put16(packet, 4, payload.length);
+  packet[6] = 6;
+  packet[7] = 64;
+  packet[8] = 0xfd;
+  packet[23] = 1;
+  packet[24] = 0xfd;
+  packet[39] = 2;
+  packet.set(payload, 40);
+  return packet;
+}
