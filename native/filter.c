@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/if_tun.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -161,6 +162,9 @@ static void build(struct program *program, uint32_t profile)
 	give(program, SECCOMP_RET_ERRNO | ENOSYS);
 	// Kicks of our own threads.
 	when(program, SYS_tgkill, 0, 0xffffffff, (uint32_t)getpid());
+	// What the guest takes from its tap, when it has said so.
+	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE)
+		for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
 	// The guest, by descriptors that are open already.
 	if (profile == VMM_PROFILE_VM)
 		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);

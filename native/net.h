@@ -47,6 +47,20 @@ void net_complete(const uint8_t *packet, uint32_t length, uint8_t *space, net_em
 int64_t vmm_net_complete(uint8_t *packet, uint32_t length, uint32_t mtu, uint8_t *out,
 			 uint64_t size);
 
+/* ------------------------------------------------------------------------- taps */
+
+#define NET_NAME 16u
+
+/*
+ * Opens a tap whose packets have the header above. `name` is the interface's, or one with
+ * %d for the next that is free; it is what came of it afterwards. `owner`: who may open it
+ * too, a user's number, or -1. Returns a descriptor, which doesn't block, or -errno.
+ */
+int vmm_tap_open(char name[NET_NAME], int64_t owner);
+
+/* What the guest behind it takes: enum net_offload. At first: nothing. */
+int vmm_tap_offload(int32_t fd, uint32_t offloads);
+
 /* ------------------------------------------------------------------- the switch */
 
 #define NET_PORTS 256u

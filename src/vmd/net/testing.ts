@@ -151,3 +151,20 @@ function ipv6(payload: Uint8Array): Uint8Array {
   packet.set(payload, 40);
   return packet;
 }
+
+/** An ARP packet for IPv4: RFC 826. */
+export function arp(of: {
+  operation: 1 | 2;
+  mac: Uint8Array;
+  address: number;
+  targetMac?: Uint8Array;
+  target: number;
+}): Uint8Array {
+  const packet = new Uint8Array(28);
+  packet.set([0, 1, 8, 0, 6, 4, 0, of.operation]);
+  packet.set(of.mac, 8);
+  put32(packet, 14, of.address);
+  if (of.targetMac !== undefined) packet.set(of.targetMac, 18);
+  put32(packet, 24, of.target);
+  return packet;
+}
