@@ -47,6 +47,14 @@ void net_complete(const uint8_t *packet, uint32_t length, uint8_t *space, net_em
 int64_t vmm_net_complete(uint8_t *packet, uint32_t length, uint32_t mtu, uint8_t *out,
 			 uint64_t size);
 
+/* ---------------------------------------------------------------- pairs of sockets */
+
+/* A port of a switch: packets, SOCK_SEQPACKET. Large buffers; 0 or -errno. */
+int vmm_switch_pair(int32_t fds[2]);
+
+/* A VM and passt: bytes, SOCK_STREAM. The second is passt's, and blocks. */
+int vmm_passt_pair(int32_t fds[2]);
+
 /* ------------------------------------------------------------------------- taps */
 
 #define NET_NAME 16u
@@ -79,9 +87,6 @@ struct vmm_port_counts {
 	uint64_t dropped; /* its receiver was full */
 	uint64_t refused; /* what it sent was no packet, or another's address */
 };
-
-/* A pair of sockets for a port, with large buffers. 0 or -errno. */
-int vmm_switch_pair(int32_t fds[2]);
 
 /* `control` is waited for, never read; -1: none. Stations are forgotten after `ageing` ms
  * without a frame of theirs. NULL: no memory, or no descriptors. */

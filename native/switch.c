@@ -18,7 +18,6 @@
 #define BATCH 32u
 #define EVENTS 64
 #define CONTROL UINT32_MAX
-#define BUFFER (1 << 20)
 #define GROUP 0x010000000000ull
 /* 01:80:c2:00:00:0x: for this switch alone, not to be forwarded (802.1D §7.12.6). */
 #define RESERVED 0x0180c2000000ull
@@ -47,20 +46,6 @@ struct run {
 	uint32_t first, count;
 	int port;
 };
-
-int vmm_switch_pair(int32_t fds[2])
-{
-	int size = BUFFER;
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
-		return -errno;
-	for (int i = 0; i < 2; i++) {
-		// Beyond the host's limit for those who may; else as far as it goes.
-		if (setsockopt(fds[i], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
-			setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-	}
-	return 0;
-}
 
 static uint64_t now_ms(void)
 {

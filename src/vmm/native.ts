@@ -82,6 +82,7 @@ const netFunctions = {
   vmm_net_complete: { args: [pointer, u32, u32, pointer, u64_fast], returns: i64_fast },
   vmm_tap_open: { args: [pointer, i64_fast], returns: i32 },
   vmm_tap_offload: { args: [i32, u32], returns: i32 },
+  vmm_passt_pair: { args: [pointer], returns: i32 },
   vmm_switch_pair: { args: [pointer], returns: i32 },
   vmm_switch_open: { args: [i32, u32, u32], returns: pointer },
   vmm_switch_close: { args: [pointer], returns: FFIType.void },
