@@ -95,6 +95,8 @@ function refusal(name: string, result: number): NetworkError {
       return new NetworkError(
         `${name} needs root, or one made for this user: ip tuntap add dev tap0 mode tap user NAME`,
       );
+    case "EACCES":
+      return new NetworkError(`${name} needs /dev/net/tun, which this user may not open`);
     case "EINVAL":
       return new NetworkError(`${name} is an interface already, and no tap`);
     case "ENOENT":
