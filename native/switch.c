@@ -250,9 +250,19 @@ static void flush(struct vmm_switch *sw, struct run *run)
 
 static void flood(struct vmm_switch *sw, uint32_t from, uint32_t packet)
 {
+	uint32_t segments = net_needs(sw->packets[packet]) & (NET_TSO4 | NET_TSO6);
+
 	for (uint32_t i = 0; i < sw->top; i++) {
-		if (i != from && sw->ports[i].fd >= 0 && !sw->ports[i].ended)
-			deliver(sw, &sw->ports[i], packet, 1);
+		struct port *port = &sw->ports[i];
+
+		if (i == from || port->fd < 0 || port->ended)
+			continue;
+		// One packet cut for every port would be work for a guest to make others wait
+		// with. TCP's next try is one segment.
+		if (segments & ~port->offloads)
+			port->counts.dropped++;
+		else
+			deliver(sw, port, packet, 1);
 	}
 }
 

@@ -253,12 +253,30 @@ describe("ports", () => {
   test("get segments as they are where they take them, and cut where they don't", () => {
     const { sw, ports } = make(3);
     ports[1].send(offloadMessage(Offload.CSUM | Offload.TSO4));
-    const packet = tcpPacket({ to: BROADCAST_MAC, from: A, payload: 4000, segment: 1460 });
-    ports[0].send(packet);
+    ports[1].frame(BROADCAST_MAC, B);
+    ports[2].frame(BROADCAST_MAC, C);
     sw.run(0);
-    expect(ports[1].receive()).toEqual([packet]);
+    ports.forEach((port) => port.receive());
+    const segments = (to: Uint8Array) => tcpPacket({ to, from: A, payload: 4000, segment: 1460 });
+    ports[0].send(segments(B));
+    ports[0].send(segments(C));
+    sw.run(0);
+    expect(ports[1].receive()).toEqual([segments(B)]);
     expect(ports[2].receive().map(({ length }) => length)).toEqual([1526, 1526, 1146]);
-    expect(sw.counts(ports[2].number)).toMatchObject({ sent: 3, sentBytes: 4162 });
+    expect(sw.counts(ports[2].number)).toMatchObject({ sentBytes: 18 + 4162 });
+    // To all of them, they aren't cut.
+    ports[0].send(segments(BROADCAST_MAC));
+    sw.run(0);
+    expect(ports.map((port) => port.receive().length)).toEqual([0, 1, 0]);
+    expect(sw.counts(ports[2].number).dropped).toBe(1);
+  });
+
+  test("that take no checksums get them completed", () => {
+    const { sw, ports } = make(2);
+    ports[0].send(tcpPacket({ to: BROADCAST_MAC, from: A, payload: 100 }));
+    sw.run(0);
+    const [packet] = ports[1].receive();
+    expect([...packet.subarray(0, 12)]).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
   });
 });
 
