@@ -165,11 +165,18 @@ static void build(struct program *program, uint32_t profile)
 	give(program, SECCOMP_RET_ERRNO | ENOSYS);
 	// Kicks of our own threads.
 	when(program, SYS_tgkill, 0, 0xffffffff, (uint32_t)getpid());
-	// What a tap leaves to the guest.
-	for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
+	// What the guest takes from its tap, when it has said so.
+	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE)
+		for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
 	// The guest, by descriptors that are open already.
 	if (profile == VMM_PROFILE_VM)
 		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
+	// Packets, many at once.
+	if (profile == VMM_PROFILE_SWITCH) {
+		const int packets[] = { SYS_recvmmsg, SYS_sendmmsg };
+
+		list(program, packets, 2, SECCOMP_RET_ALLOW);
+	}
 	// Names of threads and mappings, an engine's timer slack.
 	for_value(program, SYS_prctl, 0, PR_SET_NAME);
 	for_value(program, SYS_prctl, 0, PR_SET_TIMERSLACK);

@@ -340,7 +340,7 @@ struct vmm_net_shared {
 	uint32_t tx_lost; /* frames that the host didn't take */
 	uint32_t rx_done; /* frames */
 	uint32_t rx_taken; /* buffers */
-	uint32_t asleep;  /* vmm_net_wake is needed */
+	uint32_t asleep;  /* vmm_port_wake is needed */
 	uint32_t resting; /* it has seen `stopped` */
 	uint32_t ended;	  /* errno: the descriptor gives no more */
 	uint32_t told;	  /* the vCPU was kicked; who looks for what is done clears it first */
@@ -351,22 +351,21 @@ struct vmm_net_shared {
 };
 
 /* Starts the thread, stopped. NULL: it could not be done. */
-struct vmm_net_shared *vmm_net_open(int32_t fd, uint32_t kind);
-void vmm_net_wake(struct vmm_net_shared *);
+struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind);
+void vmm_port_wake(struct vmm_net_shared *);
 /* Sends a frame of the ring at once, which must be empty and the thread asleep: 0 or -errno. */
-int vmm_net_now(struct vmm_net_shared *, uint32_t slot);
+int vmm_port_now(struct vmm_net_shared *, uint32_t slot);
 /* A frame of the host's own, without a header, for the guest: 0 or -errno. */
-int vmm_net_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t length);
+int vmm_port_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t length);
 /* Nothing of the guest's is touched any more when it returns; the rings are empty. */
-void vmm_net_stop(struct vmm_net_shared *);
-/* TUNSETOFFLOAD of a tap, TUN_F_* bits. */
-int vmm_net_offload(struct vmm_net_shared *, uint32_t flags);
+void vmm_port_stop(struct vmm_net_shared *);
 
 /* What a process is, for its sandbox. */
 enum vmm_profile {
 	VMM_PROFILE_VM = 0,	     /* a VM on KVM */
 	VMM_PROFILE_CONTROL = 1,     /* reads the control socket's clients */
 	VMM_PROFILE_VM_SOFTWARE = 2, /* a VM on the software engine */
+	VMM_PROFILE_SWITCH = 3,	     /* forwards packets between VMs: net.h */
 };
 
 /*

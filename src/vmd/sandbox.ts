@@ -1,8 +1,8 @@
 /** A process gives up what it no longer needs; native/sandbox.c. */
 import { hostLibrary, processLibrary, ptr, sandboxLibrary, Sentence } from "../vmm/native.ts";
 
-/** enum vmm_profile: a VM on KVM, one on the software engine, the reader of clients. */
-const PROFILE = { kvm: 0, control: 1, unicorn: 2 } as const;
+/** enum vmm_profile: a VM on KVM, one on the software engine, the reader of clients, a switch. */
+const PROFILE = { kvm: 0, control: 1, unicorn: 2, switch: 3 } as const;
 
 /** A process that can't be confined, in one sentence. It is to end. */
 export class SandboxError extends Error {

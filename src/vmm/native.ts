@@ -73,13 +73,12 @@ const ioFunctions = {
   vmm_io_wait: { args: [], returns: FFIType.void },
 } as const;
 
-const netFunctions = {
-  vmm_net_open: { args: [i32, u32], returns: pointer },
-  vmm_net_wake: { args: [pointer], returns: FFIType.void },
-  vmm_net_now: { args: [pointer, u32], returns: i32 },
-  vmm_net_inject: { args: [pointer, pointer, u32], returns: i32 },
-  vmm_net_stop: { args: [pointer], returns: FFIType.void },
-  vmm_net_offload: { args: [pointer, u32], returns: i32 },
+const portFunctions = {
+  vmm_port_open: { args: [i32, u32], returns: pointer },
+  vmm_port_wake: { args: [pointer], returns: FFIType.void },
+  vmm_port_now: { args: [pointer, u32], returns: i32 },
+  vmm_port_inject: { args: [pointer, pointer, u32], returns: i32 },
+  vmm_port_stop: { args: [pointer], returns: FFIType.void },
 } as const;
 
 const daemonFunctions = {
@@ -91,6 +90,22 @@ const daemonFunctions = {
   vmm_peer: { args: [i32, pointer], returns: i32 },
   vmm_pty: { args: [pointer, pointer, u64_fast], returns: i32 },
   vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
+} as const;
+
+const netFunctions = {
+  vmm_net_check: { args: [pointer, u32, u32], returns: i32 },
+  vmm_net_complete: { args: [pointer, u32, u32, pointer, u64_fast], returns: i64_fast },
+  vmm_tap_open: { args: [pointer, i64_fast], returns: i32 },
+  vmm_tap_offload: { args: [i32, u32], returns: i32 },
+  vmm_passt_pair: { args: [pointer], returns: i32 },
+  vmm_switch_pair: { args: [pointer], returns: i32 },
+  vmm_switch_open: { args: [i32, u32, u32], returns: pointer },
+  vmm_switch_close: { args: [pointer], returns: FFIType.void },
+  vmm_switch_add: { args: [pointer, i32, pointer], returns: i32 },
+  vmm_switch_remove: { args: [pointer, u32], returns: i32 },
+  vmm_switch_run: { args: [pointer, i32], returns: i32 },
+  vmm_switch_ended: { args: [pointer], returns: i32 },
+  vmm_switch_counts: { args: [pointer, u32, pointer], returns: i32 },
 } as const;
 
 /** VMM_ABI of native/vmm.h. */
@@ -195,12 +210,12 @@ export function ioLibrary() {
   return io;
 }
 
-let net: ReturnType<typeof load<typeof netFunctions>> | undefined;
+let port: ReturnType<typeof load<typeof portFunctions>> | undefined;
 
 /** The interface threads of libvmm.so. */
-export function netLibrary() {
-  net ??= load("libvmm.so", netFunctions);
-  return net;
+export function portLibrary() {
+  port ??= load("libvmm.so", portFunctions);
+  return port;
 }
 
 let daemon: ReturnType<typeof load<typeof daemonFunctions>> | undefined;
@@ -209,6 +224,14 @@ let daemon: ReturnType<typeof load<typeof daemonFunctions>> | undefined;
 export function daemonLibrary() {
   daemon ??= load("libvmm.so", daemonFunctions);
   return daemon;
+}
+
+let net: ReturnType<typeof load<typeof netFunctions>> | undefined;
+
+/** What libvmm.so has for networks: native/net.h. */
+export function netLibrary() {
+  net ??= load("libvmm.so", netFunctions);
+  return net;
 }
 
 /** Calls a function that explains its failure in a buffer; returns that sentence. */

@@ -1,8 +1,8 @@
 /**
- * A thread that moves frames between a descriptor and guest memory; native/net.c. Two rings lead to
+ * A thread that moves frames between a descriptor and guest memory; native/port.c. Two rings lead to
  * it: frames to send, and buffers to fill, both served in order.
  */
-import { hostBuffer, netLibrary, NativeError, type Pointer, ptr } from "./native.ts";
+import { hostBuffer, portLibrary, NativeError, type Pointer, ptr } from "./native.ts";
 
 /** enum vmm_net_kind. */
 export const NetKind = {
@@ -41,26 +41,25 @@ const SEGMENTS = 6;
 /** Bytes of a short frame. */
 const SHORT = 2048;
 
-/** Offloads of a tap: TUN_F_* of linux/if_tun.h. */
-export const TapOffload = { CSUM: 1, TSO4: 2, TSO6: 4 } as const;
-
 export class NetPort {
   /** Of the last frame that `receive` found: bytes with its header, and buffers that it took. */
   length = 0;
   buffers = 0;
+  readonly descriptor: number;
   readonly #shared: Pointer;
   readonly #words: Uint32Array;
   readonly #numbers: Float64Array;
   readonly #bytes: Uint8Array;
-  readonly #library = netLibrary();
+  readonly #library = portLibrary();
   #sent = 0;
   #at = 0;
 
   /** The descriptor doesn't block, and is the port's from now on. @throws NativeError */
   constructor(descriptor: number, kind: NetKind) {
-    const shared = this.#library.vmm_net_open(descriptor, kind);
+    const shared = this.#library.vmm_port_open(descriptor, kind);
     if (!shared) throw new NativeError("a network interface's thread", -11);
     this.#shared = shared as Pointer;
+    this.descriptor = descriptor;
     const buffer = hostBuffer(shared as unknown as number, SIZE);
     this.#words = new Uint32Array(buffer, 0, RECEIVED + 2 * NET_SLOTS);
     this.#numbers = new Float64Array(buffer);
@@ -72,13 +71,13 @@ export class NetPort {
     this.#sent = 0;
     this.#words[RX_MERGE] = merge ? 1 : 0;
     Atomics.store(this.#words, STOPPED, 0);
-    this.#library.vmm_net_wake(this.#shared);
+    this.#library.vmm_port_wake(this.#shared);
   }
 
   /** Nothing of the guest's is touched any more. */
   stop(): void {
     if (Atomics.load(this.#words, STOPPED) !== 0) return;
-    this.#library.vmm_net_stop(this.#shared);
+    this.#library.vmm_port_stop(this.#shared);
   }
 
   get stopped(): boolean {
@@ -131,7 +130,7 @@ export class NetPort {
     const tail = words[TX_TAIL];
     const idle =
       length <= SHORT && Atomics.load(words, TX_DONE) === tail && Atomics.load(words, ASLEEP) !== 0;
-    if (idle && this.#library.vmm_net_now(this.#shared, tail) !== -11) return true;
+    if (idle && this.#library.vmm_port_now(this.#shared, tail) !== -11) return true;
     Atomics.store(words, TX_TAIL, (tail + 1) >>> 0);
     return false;
   }
@@ -142,7 +141,7 @@ export class NetPort {
 
   /** After `send`s and `offer`s: the thread is to look. */
   flush(): void {
-    if (Atomics.load(this.#words, ASLEEP) !== 0) this.#library.vmm_net_wake(this.#shared);
+    if (Atomics.load(this.#words, ASLEEP) !== 0) this.#library.vmm_port_wake(this.#shared);
   }
 
   /** Before looking for what is done. False when there is nothing. */
@@ -175,11 +174,6 @@ export class NetPort {
 
   /** A frame of the host's own for the guest, without a header; false when there are too many. */
   inject(frame: Uint8Array): boolean {
-    return this.#library.vmm_net_inject(this.#shared, ptr(frame), frame.length) === 0;
-  }
-
-  /** What a tap may leave to the guest: bits of TapOffload. @returns a negative errno, or 0 */
-  offload(flags: number): number {
-    return this.#library.vmm_net_offload(this.#shared, flags);
+    return this.#library.vmm_port_inject(this.#shared, ptr(frame), frame.length) === 0;
   }
 }

@@ -1,6 +1,8 @@
 /** A descriptor behind a network interface: a tap, or a socket. */
-import { NET_SEGMENTS, NetKind, NetPort, TapOffload } from "../../vmm/net-port.ts";
+import { netLibrary, processLibrary, ptr } from "../../vmm/native.ts";
+import { NET_SEGMENTS, NetKind, type NetPort } from "../../vmm/net-port.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
+import { Offload, offloadMessage } from "../net/index.ts";
 import type { Chain } from "../virtio/chain.ts";
 import type { NetBackend, NetOffloads } from "../virtio/net.ts";
 
@@ -32,19 +34,23 @@ export class PortBackend implements NetBackend {
     this.#kind = kind;
     this.#memory = memory;
     this.#intercept = intercept;
-    this.offloads = kind === NetKind.TAP;
+    this.offloads = kind !== NetKind.STREAM;
   }
 
   start({ checksum, tso4, tso6 }: NetOffloads, merge: boolean): void {
-    if (this.#kind === NetKind.TAP) {
-      // A tap that can't is one that gives whole frames.
-      this.#port.offload(
-        (checksum ? TapOffload.CSUM : 0) |
-          (tso4 ? TapOffload.TSO4 : 0) |
-          (tso6 ? TapOffload.TSO6 : 0),
-      );
-    }
+    this.#offload(
+      (checksum ? Offload.CSUM : 0) | (tso4 ? Offload.TSO4 : 0) | (tso6 ? Offload.TSO6 : 0),
+    );
     this.#port.start(merge);
+  }
+
+  /** Who isn't told gives whole frames. */
+  #offload(bits: number): void {
+    const { descriptor } = this.#port;
+    if (this.#kind === NetKind.TAP) netLibrary().vmm_tap_offload(descriptor, bits);
+    if (this.#kind !== NetKind.PACKET) return;
+    const message = offloadMessage(bits);
+    processLibrary().vmm_write(descriptor, ptr(message), message.length);
   }
 
   stop(): void {

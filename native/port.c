@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: ISC
 /*
- * net.c: a thread for each network interface moves frames between a descriptor (a tap,
+ * port.c: a thread for each network interface moves frames between a descriptor (a tap,
  * a socket) and guest memory, without a copy, while the vCPU goes on.
  *
  * JavaScript checks what the guest offers, and puts it into two rings: frames to send,
@@ -22,13 +22,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include <linux/if_tun.h>
 
 #define STACK (64u << 10)
 #define HEADER VMM_NET_HEADER
@@ -420,7 +418,7 @@ static void *port_thread(void *argument)
 	}
 }
 
-struct vmm_net_shared *vmm_net_open(int32_t fd, uint32_t kind)
+struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind)
 {
 	struct port *port = mmap(NULL, sizeof *port, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -460,7 +458,7 @@ fail:
 	return NULL;
 }
 
-void vmm_net_wake(struct vmm_net_shared *shared)
+void vmm_port_wake(struct vmm_net_shared *shared)
 {
 	struct port *port = (struct port *)shared;
 	const uint64_t one = 1;
@@ -469,7 +467,7 @@ void vmm_net_wake(struct vmm_net_shared *shared)
 		return; // it is awake
 }
 
-int vmm_net_now(struct vmm_net_shared *shared, uint32_t slot)
+int vmm_port_now(struct vmm_net_shared *shared, uint32_t slot)
 {
 	struct port *port = (struct port *)shared;
 
@@ -478,7 +476,7 @@ int vmm_net_now(struct vmm_net_shared *shared, uint32_t slot)
 	return send_frame(port, &shared->tx[slot % VMM_NET_SLOTS]);
 }
 
-int vmm_net_inject(struct vmm_net_shared *shared, const uint8_t *frame, uint32_t length)
+int vmm_port_inject(struct vmm_net_shared *shared, const uint8_t *frame, uint32_t length)
 {
 	struct port *port = (struct port *)shared;
 	uint8_t *copy = length <= FRAME_MAX ? malloc(length) : NULL;
@@ -497,26 +495,17 @@ int vmm_net_inject(struct vmm_net_shared *shared, const uint8_t *frame, uint32_t
 	if (result < 0)
 		free(copy);
 	else
-		vmm_net_wake(shared);
+		vmm_port_wake(shared);
 	return result;
 }
 
-void vmm_net_stop(struct vmm_net_shared *shared)
+void vmm_port_stop(struct vmm_net_shared *shared)
 {
 	store(&shared->stopped, 1);
 	do {
-		vmm_net_wake(shared);
+		vmm_port_wake(shared);
 		sched_yield();
 	} while (!load(&shared->resting));
 	shared->tx_tail = shared->tx_done = 0;
 	shared->rx_tail = shared->rx_taken = shared->rx_done = shared->rx_seen = 0;
-}
-
-int vmm_net_offload(struct vmm_net_shared *shared, uint32_t flags)
-{
-	struct port *port = (struct port *)shared;
-
-	if (port->kind != VMM_NET_TAP)
-		return -EINVAL;
-	return ioctl(port->fd, TUNSETOFFLOAD, (unsigned long)flags) < 0 ? -errno : 0;
 }
