@@ -52,13 +52,7 @@ import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
 import { Blk, BLK_TYPE, type BlockBackend, BlkRegisters, BLK_CONFIG_SIZE } from "./virtio/blk.ts";
 import { PciClass, VirtioBus } from "./virtio/bus.ts";
-import {
-  Net,
-  NET_CONFIG_SIZE,
-  NET_TYPE,
-  type NetBackend,
-  type NetOptions,
-} from "./virtio/net.ts";
+import { Net, NET_CONFIG_SIZE, NET_TYPE, type NetBackend, type NetOptions } from "./virtio/net.ts";
 import { Rng, RNG_TYPE } from "./virtio/rng.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
 import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";

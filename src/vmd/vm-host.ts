@@ -75,7 +75,16 @@ export class VmHost {
    * @throws an errno error when there is no process to be had
    */
   constructor(launch: VmLaunch) {
-    const { options, files, trace, disks = [], interfaces = [], terminal, attach = [], confine } = launch;
+    const {
+      options,
+      files,
+      trace,
+      disks = [],
+      interfaces = [],
+      terminal,
+      attach = [],
+      confine,
+    } = launch;
     this.name = options.name;
     const [ours, theirs] = Channel.pair();
     this.#channel = new Channel(ours);

@@ -9,7 +9,7 @@ import { addStartOptions, type StartOptions } from "../start-options.ts";
 type StartRequest = Extract<RequestInput, { request: "start" }>;
 
 /** vmctl's texts for vmd's own codes. */
-const OWN = new Set(["BIOS", "DISK", "CDROM", "CDROMTYPE", "TEMPLATE"]);
+const OWN = new Set(["BIOS", "DISK", "NETWORK", "CDROM", "CDROMTYPE", "TEMPLATE"]);
 
 function reference(text: string): number | string {
   try {

@@ -5,7 +5,8 @@ import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/in
 import type { VirtioBackends } from "../machine.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
 import { DiskBackend } from "./block.ts";
-import { PortBackend } from "./net.ts";
+import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
+import { type Intercept, PortBackend } from "./net.ts";
 import { repeatableRandom } from "./random.ts";
 
 /** Threads for a VM's files. */
@@ -20,15 +21,23 @@ export interface DiskDescription {
 
 /** An interface by an open descriptor that doesn't block. */
 export interface InterfaceDescription {
-  kind: "tap" | "packet" | "stream";
+  kind: "tap" | "switch" | "passt";
   /** "fe:e1:bb:d1:00:01" */
   mac: string;
   /** Frames from other addresses are dropped. */
   locked: boolean;
   mtu?: number;
+  /** A local interface's: DHCP is answered here. */
+  lease?: LeaseDescription;
 }
 
-const KIND = { tap: NetKind.TAP, packet: NetKind.PACKET, stream: NetKind.STREAM } as const;
+/** LocalLease, with link addresses as text. */
+export interface LeaseDescription extends Omit<LocalLease, "mac" | "hostMac"> {
+  mac: string;
+  hostMac?: string;
+}
+
+const KIND = { tap: NetKind.TAP, switch: NetKind.PACKET, passt: NetKind.STREAM } as const;
 
 export interface HostDevicesOptions {
   readonly interfaces: readonly InterfaceDescription[];
@@ -74,12 +83,11 @@ export class HostDevices {
     });
     return {
       random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
-      interfaces: this.#interfaces.map(({ port, description: { kind, mac, locked, mtu } }) => ({
-        backend: new PortBackend(port, KIND[kind], memory),
-        mac: macBytes(mac),
-        locked,
-        mtu,
-      })),
+      interfaces: this.#interfaces.map(({ port, description }) => {
+        const { kind, mac, locked, mtu, lease } = description;
+        const backend = new PortBackend(port, KIND[kind], memory, answering(lease));
+        return { backend, mac: macBytes(mac), locked, mtu };
+      }),
       disks: this.#backends.map((backend, index) => ({ backend, id: `disk${index}` })),
     };
   }
@@ -107,5 +115,15 @@ export class HostDevices {
 }
 
 function macBytes(text: string): Uint8Array {
-  return Uint8Array.from(text.split(":").map((byte) => parseInt(byte, 16)));
+  const mac = parseMac(text);
+  if (mac === undefined) throw new TypeError(`${text} is no link address`);
+  return mac;
+}
+
+/** Who answers DHCP on a local interface. */
+function answering(lease: LeaseDescription | undefined): Intercept | undefined {
+  if (lease === undefined) return undefined;
+  const hostMac = lease.hostMac === undefined ? undefined : macBytes(lease.hostMac);
+  const whole = { ...lease, mac: macBytes(lease.mac), hostMac };
+  return (frame) => dhcpReply(frame, whole);
 }

@@ -6,6 +6,7 @@ import { VmHost } from "../vm-host.ts";
 import type { Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
 import type { Log } from "./log.ts";
+import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
 import type { Owner, VmSettings } from "./settings.ts";
@@ -26,6 +27,7 @@ export interface VmContext {
   readonly accounts: () => Accounts;
   /** Absent: VM processes are not confined. */
   readonly confine: Confinement | undefined;
+  readonly networks: Networks;
   /** Told when a VM has stopped. */
   readonly stopped: (vm: ManagedVm) => void;
 }
@@ -37,6 +39,9 @@ export class ManagedVm {
   #state: VmState = "stopped";
   #host: VmHost | undefined;
   #resources: Resources | undefined;
+  #ends: InterfaceEnd[] = [];
+  /** The VM process has what was opened for it. */
+  #given = false;
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -75,6 +80,11 @@ export class ManagedVm {
     return this.#resources?.tty;
   }
 
+  /** Where its interfaces lead, while it runs. */
+  get interfaces(): string[] {
+    return this.#ends.map(({ where }) => where);
+  }
+
   get lastEnding(): Ending | undefined {
     return this.#lastEnding;
   }
@@ -109,6 +119,7 @@ export class ManagedVm {
       const { settings } = this;
       const resources = new Resources(settings, accounts());
       this.#resources = resources;
+      await this.#openInterfaces();
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,
@@ -121,11 +132,13 @@ export class ManagedVm {
         files: resources.files,
         trace: resources.trace,
         disks: resources.disks,
+        interfaces: this.#ends.map(openedInterface),
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
       });
       resources.given();
+      this.#given = true;
       this.#host = host;
       host.onEvent = (event) => {
         if (event.kind === "rebooted") this.#rebooted(event.by);
@@ -145,8 +158,8 @@ export class ManagedVm {
       log.info("started", { vm: this.name, id: this.id, pid: host.pid, engine, tty: this.tty });
       if (why !== "") log.debug(why, { vm: this.name });
       if (unconfined !== "") log.warn(unconfined, { vm: this.name });
-      if (settings.interfaces.length > 0 || settings.cdrom !== undefined) {
-        log.warn("this machine has no network and CD-ROM devices yet", { vm: this.name });
+      if (settings.cdrom !== undefined) {
+        log.warn("this machine has no CD-ROM device yet", { vm: this.name });
       }
       return host.attached.at(0);
     } catch (error) {
@@ -157,6 +170,7 @@ export class ManagedVm {
         for (const descriptor of this.#host.attached) closeSync(descriptor);
         await this.#ended;
       }
+      if (error instanceof NetworkError) throw new RefusalError("NETWORK", error.message);
       if (error instanceof VmError) throw new RefusalError("EINVAL", error.message);
       throw error;
     }
@@ -311,7 +325,23 @@ export class ManagedVm {
     return ending;
   }
 
+  async #openInterfaces(): Promise<void> {
+    const { networks, log } = this.#context;
+    const { id, name } = this;
+    const bootNet = this.settings.bootDevice === "net";
+    this.#given = false;
+    for (const [place, request] of this.settings.interfaces.entries()) {
+      const end = await networks.open(request, { id, name, place, bootNet });
+      this.#ends.push(end);
+      log.debug("interface", { vm: name, place, where: end.where });
+    }
+  }
+
   #release(): void {
+    for (const end of this.#ends.splice(0)) {
+      if (!this.#given) closeSync(end.descriptor);
+      this.#context.networks.close(end);
+    }
     this.#resources?.[Symbol.dispose]();
     this.#resources = undefined;
   }

@@ -33,6 +33,8 @@ export interface InterfaceSettings {
   readonly local: boolean;
   readonly tap?: string;
   readonly lladdr?: string;
+  readonly lockedLladdr?: boolean;
+  readonly up?: boolean;
 }
 
 /** What users may choose for instances of a VM. */

@@ -17,6 +17,7 @@ export {
   type NetworksOptions,
   type SwitchRequest,
 } from "./networks.ts";
+export { openedInterface } from "./opened.ts";
 export { type PcapOptions, type PcapSink, PcapWriter } from "./pcap.ts";
 export { formatPortForward, parsePortForward, type PortForward } from "./port-forward.ts";
 export {
