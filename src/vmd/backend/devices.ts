@@ -3,6 +3,7 @@ import { IoThreads } from "../../vmm/io-threads.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/index.ts";
 import type { VirtioBackends } from "../machine.ts";
+import { netLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
 import { DiskBackend } from "./block.ts";
 import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
@@ -67,6 +68,8 @@ export class HostDevices {
       this.#disks.push({ disk: diskFromFiles(opened, { readOnly }), guessedRaw });
     }
     for (const description of interfaces) {
+      // What a backend uses later is loaded now.
+      netLibrary();
       const port = new NetPort(next(), KIND[description.kind]);
       this.#interfaces.push({ port, description });
     }

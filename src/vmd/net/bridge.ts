@@ -1,5 +1,6 @@
 /** A switch of vm.conf as a bridge of the host. Where there is none, it is made, and removed again. */
 import { NetworkError } from "./host-command.ts";
+import { formatMac, hostMacOf, randomMac } from "./mac.ts";
 import { findLink, ip, isLinkName } from "./link.ts";
 
 export interface BridgeOptions {
@@ -26,7 +27,10 @@ export class Bridge implements Disposable {
     }
     this.name = name;
     this.isMade = found === undefined;
-    if (this.isMade) ip("link", "add", "name", name, "type", "bridge");
+    // With an address of its own: else it is one of its members', and changes when a VM ends, while
+    // the others still send to the old one.
+    const address = formatMac(hostMacOf(randomMac(0)));
+    if (this.isMade) ip("link", "add", "name", name, "address", address, "type", "bridge");
     try {
       // One that was there keeps its description: it is somebody's.
       if (this.isMade && description !== undefined) {
