@@ -108,6 +108,8 @@ export class Blk implements VirtioDevice {
   readonly #reads = new Uint8Array(QUEUE_SIZE);
   readonly #free: number[] = [];
   #finished = false;
+  /** Chains were left in the queue. */
+  #more = false;
 
   /** @param id serial number: at most 20 bytes of ASCII. */
   constructor(
@@ -155,6 +157,7 @@ export class Blk implements VirtioDevice {
       this.#out[tag] = undefined;
       this.#free.push(tag);
     }
+    this.#more = false;
     this.#r.resetAll();
   }
 
@@ -171,10 +174,28 @@ export class Blk implements VirtioDevice {
   }
 
   notify(): void {
+    this.#serve();
+    // Some may be done already.
+    this.#backend.poll();
+    this.#tell();
+  }
+
+  poll(): void {
+    this.#backend.poll();
+    if (this.#more) this.#serve();
+    this.#tell();
+  }
+
+  /**
+   * Begins what waits, but no more than the queue holds: requests may be answered at once, and what
+   * they write may make others available, endlessly. The rest is for `poll`.
+   */
+  #serve(): void {
     const queue = this.#transport.queue(0);
+    let left = QUEUE_SIZE;
     do {
       queue.wantNotifications(false);
-      for (;;) {
+      for (; left > 0; left--) {
         const tag = this.#free[this.#free.length - 1];
         if (tag === undefined) break;
         const chain = queue.pop();
@@ -183,14 +204,8 @@ export class Blk implements VirtioDevice {
         this.#begin(tag, chain);
       }
       queue.wantNotifications(true);
-    } while (queue.waiting && this.#free.length > 0);
-    // Some may be done already.
-    this.poll();
-  }
-
-  poll(): void {
-    this.#backend.poll();
-    this.#tell();
+    } while (left > 0 && queue.waiting && this.#free.length > 0);
+    this.#more = queue.waiting;
   }
 
   #tell(): void {

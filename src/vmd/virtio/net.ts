@@ -106,6 +106,8 @@ export class Net implements VirtioDevice {
   readonly #view = new DataView(this.#head.buffer);
   readonly #two = new Uint8Array(2);
   #started = false;
+  /** Frames were left in the queue. */
+  #more = false;
 
   constructor(transport: VirtioTransport, backend: NetBackend, { mac, locked, mtu }: NetOptions) {
     this.#transport = transport;
@@ -130,6 +132,7 @@ export class Net implements VirtioDevice {
   reset(): void {
     if (this.#started) this.#backend.stop();
     this.#started = false;
+    this.#more = false;
     this.#buffers.length = 0;
     this.#frames.length = 0;
   }
@@ -163,9 +166,12 @@ export class Net implements VirtioDevice {
   }
 
   poll(): void {
-    if (!this.#started || !this.#backend.look()) return;
-    this.#completeSends();
-    this.#completeReceives();
+    if (!this.#started) return;
+    if (this.#backend.look()) {
+      this.#completeSends();
+      this.#completeReceives();
+    }
+    if (this.#more) this.#transmit(this.#transport.queue(TRANSMIT));
   }
 
   // --- receiving
@@ -225,9 +231,11 @@ export class Net implements VirtioDevice {
     const backend = this.#backend;
     let any = false;
     let gone = false;
+    // What is given back may lie where the driver's ring is, and make chains available endlessly.
+    let left = QUEUE_SIZE;
     do {
       queue.wantNotifications(false);
-      while (backend.canSend) {
+      for (; left > 0 && backend.canSend; left--) {
         const chain = queue.pop();
         if (chain === undefined) break;
         if (chain.readableBytes < NET_HEADER) {
@@ -246,7 +254,8 @@ export class Net implements VirtioDevice {
         any = true;
       }
       queue.wantNotifications(true);
-    } while (queue.waiting && backend.canSend);
+    } while (left > 0 && queue.waiting && backend.canSend);
+    this.#more = queue.waiting;
     if (any) backend.flush();
     if (gone) this.#transport.notifyUsed(queue);
   }
@@ -294,8 +303,6 @@ export class Net implements VirtioDevice {
     const count = this.#backend.sent();
     const queue = this.#transport.queue(TRANSMIT);
     for (let i = 0; i < count; i++) queue.push(this.#frames.shift() as Chain, 0);
-    // Some may have waited for room.
-    if (count > 0 && queue.waiting) this.#transmit(queue);
     if (count > 0) this.#transport.notifyUsed(queue);
   }
 }
