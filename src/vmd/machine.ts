@@ -50,10 +50,11 @@ import {
 import { Console } from "./console.ts";
 import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
-import { Blk, BLK_TYPE, type BlockBackend, BlkRegisters, BLK_CONFIG_SIZE } from "./virtio/blk.ts";
+import { Blk, BlkRegisters, type BlockBackend } from "./virtio/blk.ts";
 import { PciClass, VirtioBus } from "./virtio/bus.ts";
-import { Net, NET_CONFIG_SIZE, NET_TYPE, type NetBackend, type NetOptions } from "./virtio/net.ts";
-import { Rng, RNG_TYPE } from "./virtio/rng.ts";
+import { Net, type NetBackend, type NetOptions } from "./virtio/net.ts";
+import { Rng } from "./virtio/rng.ts";
+import { type CdromBackend, Scsi, ScsiRegisters } from "./virtio/scsi.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
 import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
 
@@ -75,6 +76,7 @@ export interface VirtioBackends {
   readonly interfaces: readonly ({ readonly backend: NetBackend } & NetOptions)[];
   /** With their serial numbers. */
   readonly disks: readonly { readonly backend: BlockBackend; readonly id: string }[];
+  readonly cdrom?: CdromBackend;
 }
 
 /** What a machine is made of. */
@@ -98,7 +100,7 @@ export interface MachineOptions {
    * the guest's clock is all there is, as in runs that repeat.
    */
   readonly hostTime?: () => number;
-  /** What firmware boots from; default: the first disk. */
+  /** What firmware boots from; default: the first disk, or without one the CD-ROM. */
   readonly bootDevice?: BootDevice;
   /** Default: random numbers of this process, and nothing else. */
   readonly backends?: (memory: GuestMemory) => VirtioBackends;
@@ -250,29 +252,24 @@ export class ClassicMachine implements Hardware {
     this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset, this.vmmci, this.pci, fwCfg];
   }
 
-  #addVirtio(image: MachineImage, { random, interfaces, disks }: VirtioBackends): void {
+  #addVirtio(image: MachineImage, backends: VirtioBackends): void {
     const bus = this.#virtio;
-    bus.add(
-      "rng",
-      PciClass.MISCELLANEOUS,
-      { type: RNG_TYPE, configSize: 0 },
-      (transport) => new Rng(transport, random),
-    );
-    interfaces.forEach(({ backend, ...options }, index) => {
-      bus.add(
-        `interface ${index}`,
-        PciClass.MISCELLANEOUS,
-        { type: NET_TYPE, configSize: NET_CONFIG_SIZE },
-        (transport) => new Net(transport, backend, options),
-      );
+    const { MISCELLANEOUS, SCSI } = PciClass;
+    bus.add("rng", MISCELLANEOUS, (transport) => new Rng(transport, backends.random));
+    backends.interfaces.forEach(({ backend, ...options }, index) => {
+      bus.add(`interface ${index}`, MISCELLANEOUS, (transport) => {
+        return new Net(transport, backend, options);
+      });
     });
-    disks.forEach(({ backend, id }, index) => {
-      bus.add(
-        `disk ${index}`,
-        PciClass.SCSI,
-        { type: BLK_TYPE, configSize: BLK_CONFIG_SIZE },
-        (transport) => new Blk(image.registers(BlkRegisters), transport, backend, id),
-      );
+    backends.disks.forEach(({ backend, id }, index) => {
+      bus.add(`disk ${index}`, SCSI, (transport) => {
+        return new Blk(image.registers(BlkRegisters), transport, backend, id);
+      });
+    });
+    const { cdrom } = backends;
+    if (cdrom === undefined) return;
+    bus.add("cdrom", SCSI, (transport) => {
+      return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
     });
   }
 
@@ -280,9 +277,14 @@ export class ClassicMachine implements Hardware {
   #bootOrder(): Uint8Array {
     const bus = this.#virtio;
     const disk = bus.numberOf("disk 0");
-    const device = this.options.bootDevice ?? "disk";
+    const cdrom = bus.numberOf("cdrom");
+    const device = this.options.bootDevice ?? (disk === undefined ? "cdrom" : "disk");
     const lines = ["HALT"];
     if (device === "disk" && disk !== undefined) lines.unshift(`/pci@i0cf8/*@${disk.toString(16)}`);
+    if (device === "cdrom" && cdrom !== undefined) {
+      // Target 0; the unit's number with flat space addressing: as vmd says it.
+      lines.unshift(`/pci@i0cf8/*@${cdrom.toString(16)}/*@0/*@0,40000100`);
+    }
     return new TextEncoder().encode(`${lines.join("\n")}\0`);
   }
 

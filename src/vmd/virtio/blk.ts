@@ -10,8 +10,7 @@ import { declareRegisters, u8, type Registers } from "../../vmm/registers.ts";
 import type { Chain } from "./chain.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
 
-export const BLK_TYPE = 2;
-export const SECTOR = 512;
+const SECTOR = 512;
 const QUEUE_SIZE = 128;
 /** Header and status are in segments of their own, in every driver. */
 const SEG_MAX = QUEUE_SIZE - 2;
@@ -57,7 +56,7 @@ const DISCARD_ALIGNMENT = 0x2c;
 const MAX_ZEROES_SECTORS = 0x30;
 const MAX_ZEROES_SEG = 0x34;
 const ZEROES_MAY_UNMAP = 0x38;
-export const BLK_CONFIG_SIZE = 0x3c;
+const CONFIG_SIZE = 0x3c;
 
 const declaration = {
   /** The driver wants writes to be durable when they are done. */
@@ -90,15 +89,15 @@ export interface BlockBackend {
 }
 
 export class Blk implements VirtioDevice {
-  readonly type = BLK_TYPE;
+  readonly type = 2;
   readonly features: readonly [number, number];
   readonly queueSizes = [QUEUE_SIZE];
-  readonly configSize = BLK_CONFIG_SIZE;
+  readonly configSize = CONFIG_SIZE;
   readonly #r: Registers<typeof declaration>;
   readonly #transport: VirtioTransport;
   readonly #backend: BlockBackend;
   readonly #sectors: number;
-  readonly #config = new Uint8Array(BLK_CONFIG_SIZE);
+  readonly #config = new Uint8Array(CONFIG_SIZE);
   readonly #id = new Uint8Array(ID_BYTES);
   readonly #header = new Uint8Array(HEADER);
   readonly #view = new DataView(this.#header.buffer);

@@ -7,7 +7,7 @@ import type { InterruptLine } from "../device.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
 import { VirtioFunction, virtioFunction } from "./pci-device.ts";
 import { VirtioRegisters } from "./registers.ts";
-import { Region, type Transport } from "./transport.ts";
+import { Region, Transport } from "./transport.ts";
 
 /** The lines that PCI functions get, in vmd's order; with more functions they are shared. */
 const LINES = [3, 5, 6, 7, 9, 10, 11, 12, 14, 15];
@@ -62,29 +62,25 @@ export class VirtioBus {
   add<D extends VirtioDevice>(
     name: string,
     classCode: number,
-    identity: { type: number; configSize: number },
     make: (transport: VirtioTransport) => D,
   ): D {
     const { image, pci, ports, line, broke } = this.#host;
     const { irq, port } = this.next();
-    const registers = {
-      function: image.registers(PciFunctionRegisters),
-      virtio: image.registers(VirtioRegisters),
-    };
-    const definition = virtioFunction(identity.type, classCode, identity.configSize, irq, port);
+    const transport = new Transport(image.registers(VirtioRegisters), image.memory, {
+      interrupt: (level) => pciFunction.interrupt(level),
+      broke: (why) => broke?.(name, why),
+    });
+    const device = make(transport);
     const pciFunction = new VirtioFunction(
-      registers,
-      definition,
+      image.registers(PciFunctionRegisters),
+      virtioFunction(device.type, classCode, device.configSize, irq, port),
       line(irq),
-      image.memory,
-      { broke: (why) => broke?.(name, why) },
-      (transport, bar, from, to) => {
+      transport,
+      (bar, from, to) => {
         if (from >= 0) ports.remove(from, bar.size);
         if (to >= 0) ports.add(to, bar.size, transport, 4);
       },
     );
-    const { transport } = pciFunction;
-    const device = make(transport);
     transport.attach(device);
     this.#numbers.set(name, pci.add(pciFunction));
     this.#transports.push(transport);

@@ -9,10 +9,9 @@ import type { Chain } from "./chain.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
 import type { Queue } from "./queue.ts";
 
-export const NET_TYPE = 1;
-export const NET_CONFIG_SIZE = 12;
+const CONFIG_SIZE = 12;
 /** struct virtio_net_hdr, § 5.1.6. */
-export const NET_HEADER = 12;
+const NET_HEADER = 12;
 const NUM_BUFFERS = 10;
 const ETHERNET_HEADER = 14;
 /** Of an Ethernet header. */
@@ -90,14 +89,14 @@ export interface NetOptions {
 }
 
 export class Net implements VirtioDevice {
-  readonly type = NET_TYPE;
+  readonly type = 1;
   readonly features: readonly [number, number];
   readonly queueSizes = [QUEUE_SIZE, QUEUE_SIZE];
-  readonly configSize = NET_CONFIG_SIZE;
+  readonly configSize = CONFIG_SIZE;
   readonly #transport: VirtioTransport;
   readonly #backend: NetBackend;
   readonly #locked: boolean;
-  readonly #config = new Uint8Array(NET_CONFIG_SIZE);
+  readonly #config = new Uint8Array(CONFIG_SIZE);
   /** What was offered to the backend and not filled, and what is on its way: in order. */
   readonly #buffers: Chain[] = [];
   readonly #frames: Chain[] = [];

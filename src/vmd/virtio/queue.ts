@@ -61,6 +61,11 @@ export class Queue {
     return this.#size !== 0;
   }
 
+  /** Descriptors; 0 while it doesn't run. No more chains are served in one go. */
+  get size(): number {
+    return this.#size;
+  }
+
   /**
    * Reads the registers of an enabled queue and checks where its parts lie: § 2.7 (alignment),
    * § 2.7.1. Also after a restore.

@@ -1,53 +1,54 @@
-/**
- * virtio-rng: random bytes. Virtio 1.2, § 5.4. One queue of buffers that the device fills.
- *
- * vmd ends a VM whose driver asks for more than 64 KiB at once; here it gets 64 KiB, which
- * § 5.4.6.2 allows (one byte or more).
- */
+/** Entropy device: virtio 1.2, § 5.4. */
+import type { Chain } from "./chain.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
+import { serve } from "./serve.ts";
 
-export const RNG_TYPE = 4;
-const QUEUE_SIZE = 64;
-/** Bytes given to one request. */
-const REQUEST_MAX = 65536;
-const PIECE = 4096;
+/** Fills all of `into` with random bytes. */
+export type Random = (into: Uint8Array) => void;
+
+const QUEUE = 64;
+/** No more bytes for one chain: § 5.4.6.2 allows less than the buffer holds. */
+const CHAIN_MAX = 65_536;
 
 export class Rng implements VirtioDevice {
-  readonly type = RNG_TYPE;
-  readonly features: readonly [number, number] = [0, 0];
-  readonly queueSizes = [QUEUE_SIZE];
+  readonly type = 4;
+  readonly features = [0, 0] as const;
+  readonly queueSizes = [QUEUE];
   readonly configSize = 0;
   readonly #transport: VirtioTransport;
-  readonly #random: (into: Uint8Array) => void;
-  readonly #bytes = new Uint8Array(PIECE);
+  readonly #random: Random;
+  // Linux asks for a cache line at a time: no page of entropy for that.
+  readonly #small = new Uint8Array(64);
+  readonly #large = new Uint8Array(4096);
 
-  /** @param random fills an array. */
-  constructor(transport: VirtioTransport, random: (into: Uint8Array) => void) {
+  constructor(transport: VirtioTransport, random: Random) {
     this.#transport = transport;
     this.#random = random;
   }
-
-  reset(): void {}
 
   readConfig(): number {
     return 0;
   }
 
   notify(): void {
-    const queue = this.#transport.queue(0);
-    // As many as there can be: the driver is let go on then.
-    for (let i = 0; i < QUEUE_SIZE; i++) {
-      const chain = queue.pop();
-      if (chain === undefined) break;
-      const length = Math.min(chain.writableBytes, REQUEST_MAX);
-      for (let done = 0; done < length;) {
-        const piece = this.#bytes.subarray(0, Math.min(PIECE, length - done));
-        this.#random(piece);
-        done += chain.write(done, piece);
-      }
-      queue.push(chain, length);
-    }
-    queue.wantNotifications(true);
-    this.#transport.notifyUsed(queue);
+    serve(this.#transport, this.#transport.queue(0), this.#answer);
   }
+
+  poll(): void {
+    if (this.#transport.queue(0).waiting) this.notify();
+  }
+
+  reset(): void {}
+
+  /** A chain without room gets nothing: only the driver is to blame, and only it is harmed. */
+  readonly #answer = (chain: Chain): number => {
+    const wanted = Math.min(chain.writableBytes, CHAIN_MAX);
+    const bytes = wanted > this.#small.length ? this.#large : this.#small;
+    let written = 0;
+    while (written < wanted) {
+      this.#random(bytes);
+      written += chain.write(written, bytes);
+    }
+    return written;
+  };
 }

@@ -7,7 +7,7 @@ import type { VirtioDevice } from "./device.ts";
 import { VirtioFunction, virtioFunction } from "./pci-device.ts";
 import { VirtioRegisters } from "./registers.ts";
 import { Driver, EVENT_IDX, INDIRECT_DESC, VERSION_1 } from "./testing.ts";
-import { COMMON_SIZE, Region, Status } from "./transport.ts";
+import { COMMON_SIZE, Region, Status, Transport } from "./transport.ts";
 
 const { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, FAILED } = Status;
 
@@ -224,13 +224,15 @@ describe("accesses", () => {
 describe("as a PCI function", () => {
   const make = () => {
     const ports: [number, number][] = [];
+    const transport = new Transport(VirtioRegisters.standalone(), GuestMemory.standalone(0x1000), {
+      interrupt: () => {},
+    });
     const f = new VirtioFunction(
-      { function: PciFunctionRegisters.standalone(), virtio: VirtioRegisters.standalone() },
+      PciFunctionRegisters.standalone(),
       virtioFunction(2, 0x010000, 8, 5, 0x2000),
       { set: () => {} },
-      GuestMemory.standalone(0x1000),
-      {},
-      (_, __, from, to) => void ports.push([from, to]),
+      transport,
+      (_, from, to) => void ports.push([from, to]),
     );
     f.transport.attach(new Plain());
     f.reset();
