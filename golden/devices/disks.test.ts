@@ -12,6 +12,7 @@ import { Vm, type VmOptions } from "../../src/index.ts";
 import { ENGINES, probe } from "../../src/vmm/engine.ts";
 import { selectEngine } from "../../src/vmm/select.ts";
 import { deviceGuest } from "../guests/devices.ts";
+import { iso9660 } from "../guests/iso9660.ts";
 import { linuxAmd64 } from "../guests/linux.ts";
 
 setDefaultTimeout(300_000);
@@ -115,6 +116,38 @@ dd if=/dev/zero of=/dev/vda bs=512 count=1 2>&1 | grep -c "Operation not permitt
       });
     }
   }
+
+  test("a CD-ROM is mounted and read, and can't be written", async () => {
+    const path = join(folder, "disc.iso");
+    const big = crypto.getRandomValues(new Uint8Array(65_536));
+    const data = new Uint8Array(40 * 65_536);
+    for (let i = 0; i < 40; i++) data.set(big, i * 65_536);
+    writeFileSync(
+      path,
+      iso9660("TESTDISC", {
+        "HELLO.TXT": new TextEncoder().encode("hello from the disc\n"),
+        "BIG.BIN": data,
+      }),
+    );
+    const sum = new Bun.CryptoHasher("md5").update(data).digest("hex");
+    const script = `
+sleep 1
+cat /proc/sys/dev/cdrom/info | grep "drive name"
+cat /sys/block/sr0/device/vendor /sys/block/sr0/device/model
+mount -t iso9660 -o ro /dev/sr0 /mnt && ls /mnt
+cat /mnt/hello.txt
+md5sum /mnt/big.bin
+dd if=/dev/zero of=/dev/sr0 bs=2048 count=1 2>&1 | grep -i "read-only\\|error\\|denied\\|can't open"
+`;
+    const modules = ["virtio_scsi", "sr_mod", "isofs"];
+    const guest = await deviceGuest({ name: "cdrom", modules, script });
+    const output = await run({ ...guest, engine: "unicorn", cdrom: path });
+    expect(output).toMatch(/drive name:\s+sr0/);
+    expect(output).toContain("OpenBSD");
+    expect(output).toContain("hello from the disc");
+    expect(output).toContain(`${sum}  /mnt/big.bin`);
+    expect(output.toLowerCase()).toMatch(/read-only|denied|can't open/);
+  });
 
   test("four disks at once are four disks, in order", async () => {
     const paths = [1, 2, 3, 4].map((i) => {

@@ -8,9 +8,17 @@ import { attach } from "./console.ts";
 import type { StartOptions } from "./start-options.ts";
 
 /** What a run on both engines can't do: it chooses engines and time by itself, and records nothing. */
-const ALONE = ["disk", "bootDevice", "engine", "traceExits", "virtualTime", "registers"] as const;
+const ALONE = [
+  "disk",
+  "cdrom",
+  "bootDevice",
+  "engine",
+  "traceExits",
+  "virtualTime",
+  "registers",
+] as const;
 /** What only vmd's VMs can have. */
-const BY_DAEMON = ["cdrom", "network", "local", "template"] as const;
+const BY_DAEMON = ["network", "local", "template"] as const;
 
 /** Exits with the code that the VM's end says. @throws UsageError, VmError */
 export async function startInForeground(vm: number | string, options: StartOptions): Promise<void> {
@@ -19,7 +27,7 @@ export async function startInForeground(vm: number | string, options: StartOptio
   if (other !== undefined) {
     throw new UsageError(`${flag(other)} doesn't go with a VM in the foreground`);
   }
-  if (!options.boot && (options.disk ?? []).length === 0) {
+  if (!options.boot && (options.disk ?? []).length === 0 && options.cdrom === undefined) {
     throw new UsageError("no kernel or disk/cdrom specified");
   }
   const { initrd } = options;
@@ -33,6 +41,7 @@ export async function startInForeground(vm: number | string, options: StartOptio
     cmdline: options.append,
     modules: options.module,
     disks: options.disk,
+    cdrom: options.cdrom,
     bootDevice: options.bootDevice,
     memory: options.memory,
     engine: options.engine,

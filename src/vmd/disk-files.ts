@@ -44,3 +44,11 @@ export function openVmDisk(
   });
   return { files, readOnly, guessedRaw: format === undefined && files[0].format === "raw" };
 }
+
+/** Opens a disc image: raw, for reading, and with others. @throws DiskError that names the file. */
+export function openDisc(
+  path: string,
+  open: (path: string, flags: number) => number = openSync,
+): OpenedDisk {
+  return openVmDisk({ path, format: "raw", readOnly: true }, open);
+}

@@ -77,6 +77,8 @@ export interface VirtioBackends {
   /** With their serial numbers. */
   readonly disks: readonly { readonly backend: BlockBackend; readonly id: string }[];
   readonly cdrom?: CdromBackend;
+  /** Looks for what is done. */
+  readonly poll?: () => void;
 }
 
 /** What a machine is made of. */
@@ -141,6 +143,7 @@ export class ClassicMachine implements Hardware {
   readonly #rtc: Mc146818;
   readonly #timeSync: TimeSync | undefined;
   readonly #virtio: VirtioBus;
+  readonly #backends: VirtioBackends;
   readonly #chips: Resettable[];
 
   /**
@@ -203,7 +206,8 @@ export class ClassicMachine implements Hardware {
     });
     // It keeps its line and ports, however many others there are.
     const { irq, port } = this.#virtio.next();
-    this.#addVirtio(image, options.backends?.(image.memory) ?? NO_BACKENDS);
+    this.#backends = options.backends?.(image.memory) ?? NO_BACKENDS;
+    this.#addVirtio(image, this.#backends);
     const vmmciPci = new PciFunction(
       image.registers(PciFunctionRegisters),
       vmmciFunction(irq, port),
@@ -310,6 +314,7 @@ export class ClassicMachine implements Hardware {
 
   /** The guest rests: hands on its output, and gives it input that was waiting. */
   idle(): void {
+    this.#backends.poll?.();
     this.#virtio.poll();
     this.flush();
     this.console.serve(this.#com1);

@@ -5,7 +5,7 @@ import { closeSync } from "node:fs";
 import { libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
-import type { InterfaceDescription } from "./backend/devices.ts";
+import type { DiskDescription, InterfaceDescription } from "./backend/devices.ts";
 import { Channel } from "./channel.ts";
 import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
@@ -30,6 +30,7 @@ export interface VmLaunch {
   /** An open file for the trace of its exits. */
   trace?: { path: string; descriptor: number };
   disks?: readonly OpenedDisk[];
+  cdrom?: OpenedDisk;
   interfaces?: readonly OpenedInterface[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
@@ -42,6 +43,10 @@ export interface VmLaunch {
 /** An interface's other end, open. */
 export interface OpenedInterface extends InterfaceDescription {
   descriptor: number;
+}
+
+function described({ files, ...disk }: OpenedDisk): DiskDescription {
+  return { ...disk, files: files.map(({ name, format }) => ({ name, format })) };
 }
 
 interface Question {
@@ -80,6 +85,7 @@ export class VmHost {
       files,
       trace,
       disks = [],
+      cdrom,
       interfaces = [],
       terminal,
       attach = [],
@@ -104,7 +110,8 @@ export class VmHost {
     });
     const descriptors = bootSetFiles(files).map(({ descriptor }) => descriptor);
     if (trace !== undefined) descriptors.push(trace.descriptor);
-    for (const disk of disks) descriptors.push(...disk.files.map((file) => file.descriptor));
+    const discs = cdrom === undefined ? disks : [...disks, cdrom];
+    for (const disk of discs) descriptors.push(...disk.files.map((file) => file.descriptor));
     descriptors.push(...interfaces.map(({ descriptor }) => descriptor));
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
     const pairs = attach.map(() => Channel.pair(true));
@@ -119,10 +126,8 @@ export class VmHost {
           initrd: files.initrd?.path,
           modules: (files.modules ?? []).map(({ path, args }) => ({ path, args })),
           trace: trace?.path,
-          disks: disks.map(({ files: images, ...disk }) => ({
-            ...disk,
-            files: images.map(({ name, format }) => ({ name, format })),
-          })),
+          disks: disks.map(described),
+          cdrom: cdrom && described(cdrom),
           interfaces: interfaces.map(({ descriptor: _, ...description }) => description),
         },
         terminal: terminal !== undefined,

@@ -41,6 +41,7 @@ export interface StartFiles {
   /** The trace's path. */
   trace?: string;
   disks: DiskDescription[];
+  cdrom?: DiskDescription;
   interfaces: InterfaceDescription[];
 }
 
@@ -65,7 +66,8 @@ export interface Confinement {
 
 /**
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules,
- * trace if there is one, the files of each disk, one for
+ * trace if there is one, the files of each disk and the
+ * CD-ROM, one for
  * each interface, pty master and slave if `terminal`, a stream socket
  * for each attachment.
  */

@@ -11,7 +11,7 @@ import { parseSize, SizeError } from "./size.ts";
 export interface VmOptions {
   /** For messages. Default "vm". */
   name?: string;
-  /** Path of a kernel or firmware image. Default, with a disk: the host's firmware. */
+  /** Path of a kernel or firmware image. Default, with a disk or a disc: the host's firmware. */
   kernel?: string;
   /** Path of an initial RAM disk. */
   initrd?: string;
@@ -21,6 +21,8 @@ export interface VmOptions {
   modules?: readonly string[];
   /** Disk images: paths, or what openVmDisk takes. */
   disks?: readonly (string | DiskOption)[];
+  /** Path of a disc image. */
+  cdrom?: string;
   /** Network interfaces, by open descriptors, which are the VM's from then on. */
   interfaces?: readonly OpenedInterface[];
   /** What firmware boots from; default: the first disk. */
@@ -96,7 +98,8 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   const memory = memorySize(options.memory);
   const epoch = options.epoch ?? (options.virtualTime ? VIRTUAL_EPOCH : Date.now());
   const wrong = (what: string) => new VmError(`${name}: ${what}`);
-  const kernel = options.kernel ?? ((options.disks?.length ?? 0) > 0 ? findFirmware() : undefined);
+  const bootable = (options.disks ?? []).length > 0 || options.cdrom !== undefined;
+  const kernel = options.kernel ?? (bootable ? findFirmware() : undefined);
   if (typeof kernel !== "string" || kernel === "") throw wrong("no kernel or firmware specified");
   if (!Number.isInteger(memory) || memory % PAGE !== 0) {
     throw wrong(`memory size ${memory} is not a whole number of pages`);

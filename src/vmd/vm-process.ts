@@ -76,6 +76,7 @@ class VmProcess {
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
     this.#devices = new HostDevices({
       disks: start.files.disks,
+      cdrom: start.files.cdrom,
       interfaces: start.files.interfaces,
       next,
       repeatable: start.options.virtualTime === true,

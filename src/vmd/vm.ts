@@ -11,7 +11,7 @@ import type { EngineName } from "../vmm/engine-library.ts";
 import { openBootFiles, openTraceFile } from "./boot-files.ts";
 import { type ConnectedStream, connectStream } from "./console-socket.ts";
 import type { ConsoleStream } from "./console-stream.ts";
-import { openVmDisk } from "./disk-files.ts";
+import { openDisc, openVmDisk } from "./disk-files.ts";
 import { parseDiskArgument } from "./disk/index.ts";
 import { ownConfinement } from "./confinement.ts";
 import { type Running, VmHost } from "./vm-host.ts";
@@ -99,6 +99,7 @@ export class Vm implements AsyncDisposable {
         files,
         trace,
         disks,
+        cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
         interfaces: checked.interfaces,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
         confine: checked.sandbox === false ? undefined : ownConfinement(),

@@ -120,8 +120,9 @@ export class DiskBackend implements BlockBackend, IoOwner {
     return this.#disk.readOnly;
   }
 
-  read(tag: number, chain: Chain, offset: number, length: number): void {
-    this.#start(Kind.READ, tag, chain, 0, offset, length);
+  /** @param at where in the device-writable part the data go. */
+  read(tag: number, chain: Chain, offset: number, length: number, at = 0): void {
+    this.#start(Kind.READ, tag, chain, at, offset, length);
   }
 
   write(tag: number, chain: Chain, at: number, offset: number, length: number): void {

@@ -7,6 +7,7 @@ import { netLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
 import { DiskBackend } from "./block.ts";
 import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
+import { DiscBackend } from "./cdrom.ts";
 import { type Intercept, PortBackend } from "./net.ts";
 import { repeatableRandom } from "./random.ts";
 
@@ -41,6 +42,8 @@ export interface LeaseDescription extends Omit<LocalLease, "mac" | "hostMac"> {
 const KIND = { tap: NetKind.TAP, switch: NetKind.PACKET, passt: NetKind.STREAM } as const;
 
 export interface HostDevicesOptions {
+  /** A disc image. */
+  readonly cdrom: DiskDescription | undefined;
   readonly interfaces: readonly InterfaceDescription[];
   readonly disks: readonly DiskDescription[];
   /** Next open descriptor, in the order in which files are described. */
@@ -53,6 +56,7 @@ export interface HostDevicesOptions {
 
 export class HostDevices {
   readonly #io: IoThreads | undefined;
+  readonly #cdrom: Disk | undefined;
   readonly #disks: { disk: Disk; guessedRaw: boolean }[] = [];
   readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
   readonly #repeatable: boolean;
@@ -60,20 +64,25 @@ export class HostDevices {
   #backends: DiskBackend[] = [];
 
   /** Before the process confines itself. @throws DiskError, NativeError */
-  constructor({ disks, interfaces, next, repeatable, failed }: HostDevicesOptions) {
+  constructor({ disks, cdrom, interfaces, next, repeatable, failed }: HostDevicesOptions) {
     this.#repeatable = repeatable;
     this.#failed = failed;
-    for (const { files, readOnly, guessedRaw } of disks) {
-      const opened = files.map((file) => ({ ...file, descriptor: next() }));
-      this.#disks.push({ disk: diskFromFiles(opened, { readOnly }), guessedRaw });
+    const open = ({ files, readOnly }: DiskDescription): Disk =>
+      diskFromFiles(
+        files.map((file) => ({ ...file, descriptor: next() })),
+        { readOnly },
+      );
+    for (const disk of disks) {
+      this.#disks.push({ disk: open(disk), guessedRaw: disk.guessedRaw });
     }
+    if (cdrom !== undefined) this.#cdrom = open(cdrom);
     for (const description of interfaces) {
       // What a backend uses later is loaded now.
       netLibrary();
       const port = new NetPort(next(), KIND[description.kind]);
       this.#interfaces.push({ port, description });
     }
-    if (disks.length === 0) return;
+    if (disks.length === 0 && cdrom === undefined) return;
     this.#io = IoThreads.open(THREADS);
     this.#io.synchronous = repeatable;
   }
@@ -84,6 +93,14 @@ export class HostDevices {
     this.#backends = this.#disks.map(({ disk, guessedRaw }) => {
       return new DiskBackend(disk, memory, io as IoThreads, { guessedRaw, failed: this.#failed });
     });
+    let disc: DiskBackend | undefined;
+    if (this.#cdrom !== undefined) {
+      const options = { guessedRaw: false, failed: this.#failed };
+      disc = new DiskBackend(this.#cdrom, memory, io as IoThreads, options);
+    }
+    const cdrom = disc && new DiscBackend(disc);
+    const disks = this.#backends.map((backend, index) => ({ backend, id: `disk${index}` }));
+    if (disc !== undefined) this.#backends.push(disc);
     return {
       random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
       interfaces: this.#interfaces.map(({ port, description }) => {
@@ -91,7 +108,9 @@ export class HostDevices {
         const backend = new PortBackend(port, KIND[kind], memory, answering(lease));
         return { backend, mac: macBytes(mac), locked, mtu };
       }),
-      disks: this.#backends.map((backend, index) => ({ backend, id: `disk${index}` })),
+      disks,
+      cdrom,
+      poll: () => io?.poll(),
     };
   }
 
@@ -105,7 +124,9 @@ export class HostDevices {
   /** Everything written becomes durable; files are closed. @returns what failed, in sentences */
   close(): string[] {
     this.abandon();
-    return this.#disks.splice(0).flatMap(({ disk }) => {
+    const disks = this.#disks.splice(0).map(({ disk }) => disk);
+    if (this.#cdrom !== undefined) disks.push(this.#cdrom);
+    return disks.flatMap((disk) => {
       try {
         disk.close();
         return [];

@@ -132,6 +132,7 @@ export class ManagedVm {
         files: resources.files,
         trace: resources.trace,
         disks: resources.disks,
+        cdrom: resources.cdrom,
         interfaces: this.#ends.map(openedInterface),
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
@@ -158,9 +159,6 @@ export class ManagedVm {
       log.info("started", { vm: this.name, id: this.id, pid: host.pid, engine, tty: this.tty });
       if (why !== "") log.debug(why, { vm: this.name });
       if (unconfined !== "") log.warn(unconfined, { vm: this.name });
-      if (settings.cdrom !== undefined) {
-        log.warn("this machine has no CD-ROM device yet", { vm: this.name });
-      }
       return host.attached.at(0);
     } catch (error) {
       if (this.#host === undefined) {

@@ -4,7 +4,7 @@ import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
 import type { Accounts } from "../accounts.ts";
 import { type BootFile, type BootSet, FileError, openBootFile } from "../boot-files.ts";
 import { DiskError } from "../disk/index.ts";
-import { type OpenedDisk, openVmDisk } from "../disk-files.ts";
+import { type OpenedDisk, openDisc, openVmDisk } from "../disk-files.ts";
 import { FIRMWARE, findFirmware } from "../firmware.ts";
 import { RefusalError } from "./refusal.ts";
 import { openAs, type OwnedDisk, type OwnedPath, type VmSettings } from "./settings.ts";
@@ -20,8 +20,7 @@ export class Resources implements Disposable {
   /** The pty's path. */
   readonly tty: string;
   readonly disks: readonly OpenedDisk[];
-  /** The CD-ROM. */
-  readonly #held: number[] = [];
+  readonly cdrom: OpenedDisk | undefined;
   #given = false;
 
   /** @throws RefusalError */
@@ -43,7 +42,10 @@ export class Resources implements Disposable {
         opened.push(...one.files.map(({ descriptor }) => descriptor));
         return one;
       });
-      if (settings.cdrom !== undefined) this.#held.push(openCdrom(settings.cdrom));
+      if (settings.cdrom !== undefined) {
+        this.cdrom = openCdrom(settings.cdrom);
+        opened.push(...this.cdrom.files.map(({ descriptor }) => descriptor));
+      }
       if (settings.trace !== undefined) {
         this.trace = traceFile(settings.trace);
         opened.push(this.trace.descriptor);
@@ -52,22 +54,21 @@ export class Resources implements Disposable {
       this.terminal = { master, slave };
       this.tty = path;
     } catch (error) {
-      for (const descriptor of [...opened, ...this.#held]) closeSync(descriptor);
+      for (const descriptor of opened) closeSync(descriptor);
       throw error;
     }
   }
 
-  /** The VM process has its own: only what is held stays the daemon's to close. */
+  /** The VM process has its own. */
   given(): void {
     this.#given = true;
   }
 
   [Symbol.dispose](): void {
-    for (const descriptor of this.#held.splice(0)) closeSync(descriptor);
     if (this.#given) return;
     this.#given = true;
     const { kernel, initrd, modules = [] } = this.files;
-    const images = this.disks.flatMap(({ files }) => files);
+    const images = this.disks.flatMap(({ files }) => files).concat(this.cdrom?.files ?? []);
     for (const one of [kernel, initrd, ...modules, this.trace, ...images]) {
       if (one !== undefined) closeSync(one.descriptor);
     }
@@ -111,16 +112,23 @@ function openDisk({ path, format, by }: OwnedDisk): OpenedDisk {
   throw refuse("not a regular file");
 }
 
-function openCdrom({ path, by }: OwnedPath): number {
-  let descriptor: number;
+function openCdrom({ path, by }: OwnedPath): OpenedDisk {
+  const wrong = () =>
+    new RefusalError("CDROMTYPE", `specified iso image is not a regular file: ${path}`);
+  let disc: OpenedDisk;
   try {
-    descriptor = openAs(path, READ, by);
-  } catch {
+    disc = openDisc(path, (name, flags) => openAs(name, flags, by));
+  } catch (error) {
+    if (!(error instanceof DiskError)) throw error;
+    // Without a code it is the file itself that won't do.
+    if (error.code === undefined || error.code === "EISDIR") throw wrong();
+    if (error.code === "EBUSY") throw new RefusalError("DISK", error.message);
     throw new RefusalError("CDROM", `could not find specified iso image: ${path}`);
   }
-  if (fstatSync(descriptor).isFile()) return descriptor;
+  const [{ descriptor }] = disc.files;
+  if (fstatSync(descriptor).isFile()) return disc;
   closeSync(descriptor);
-  throw new RefusalError("CDROMTYPE", `specified iso image is not a regular file: ${path}`);
+  throw wrong();
 }
 
 function traceFile({ path, by }: OwnedPath): BootFile {

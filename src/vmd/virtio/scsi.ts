@@ -28,6 +28,8 @@ export interface CdromBackend {
     length: number,
     done: (ok: boolean) => void,
   ): void;
+  /** Ends reads that are out: nothing of the guest's is touched any more. */
+  abandon?(): void;
 }
 
 const CONTROL = 0;
@@ -151,6 +153,7 @@ export class Scsi implements VirtioDevice {
   }
 
   reset(): void {
+    this.#backend.abandon?.();
     this.#r.resetAll();
     this.#generation++;
     // What a backend still writes goes nowhere: that memory is the driver's again.
