@@ -118,8 +118,12 @@ export class IoThreads {
 
   /** Tells owners of what is done. */
   poll(): void {
-    if (Atomics.load(this.#words, DONE_TAIL) === this.#seen) return;
-    if (!this.#synchronous) Atomics.store(this.#words, TOLD, 0);
+    const words = this.#words;
+    // What it tells of may have been seen already: it must be cleared all the same, or nobody is
+    // told of the next.
+    const told = Atomics.load(words, TOLD) !== 0;
+    if (!told && Atomics.load(words, DONE_TAIL) === this.#seen) return;
+    if (told && !this.#synchronous) Atomics.store(words, TOLD, 0);
     while (Atomics.load(this.#words, DONE_TAIL) !== this.#seen) {
       const slot = this.#words[DONE + (this.#seen % SLOTS)];
       this.#seen = (this.#seen + 1) >>> 0;
