@@ -224,7 +224,7 @@ test("whatever happens in which order, both streams arrive whole", () => {
     fc.constant({ poll: true }),
   );
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 80 }), fc.boolean(), (steps, plain) => {
+    fc.property(fc.array(step, { maxLength: 80, size: "max" }), fc.boolean(), (steps, plain) => {
       if (plain) driver.startPlain();
       else driver.start();
       const [receive, transmit] = driver.queues;

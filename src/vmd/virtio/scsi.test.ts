@@ -374,7 +374,7 @@ test("whatever is asked, each chain comes back once, and the device goes on", ()
   );
   const bytes = fc.uint8Array({ minLength: 9, maxLength: 9 });
   fc.assert(
-    fc.property(fc.array(fc.tuple(step, bytes), { maxLength: 60 }), (steps) => {
+    fc.property(fc.array(fc.tuple(step, bytes), { maxLength: 60, size: "max" }), (steps) => {
       driver.start();
       disc.waiting.length = 0;
       disc.later = true;
