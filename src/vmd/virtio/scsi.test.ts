@@ -251,7 +251,12 @@ describe("reads that take their time", () => {
     driver.queues[REQUEST].offer(999);
     driver.queues[REQUEST].kick(true);
     expect(driver.needsReset).toBe(true);
+    // The backend may still write its data, but nothing answers it.
+    let written = 0;
+    const end = driver.memory.observeWrites((_, length) => void (written += length));
     disc.waiting[0](true);
+    end();
+    expect(written).toBe(2048);
     expect(driver.queues[REQUEST].used()).toEqual([]);
   });
 
