@@ -61,7 +61,7 @@ test("whatever the chains, each comes back once, filled", () => {
     kick: fc.boolean(),
   });
   fc.assert(
-    fc.property(fc.array(chain, { maxLength: 100 }), fc.boolean(), (chains, plain) => {
+    fc.property(fc.array(chain, { maxLength: 100, size: "max" }), fc.boolean(), (chains, plain) => {
       if (plain) driver.startPlain();
       else driver.start();
       const [queue] = driver.queues;
