@@ -10,7 +10,7 @@ import {
   PAGE,
   Statistic,
 } from "./balloon.ts";
-import { MockDriver } from "./testing.ts";
+import { MockDriver } from "./mock-driver.ts";
 
 const SIZE = 2 ** 23;
 const PAGES = SIZE / PAGE;

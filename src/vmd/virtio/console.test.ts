@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { Console, ConsoleRegisters, INPUT_MAX } from "./console.ts";
-import { MockDriver } from "./testing.ts";
+import { MockDriver } from "./mock-driver.ts";
 
 const RECEIVE = 0;
 const TRANSMIT = 1;

@@ -12,7 +12,7 @@ import { Console, ConsoleRegisters } from "./console.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
 import { Rng } from "./rng.ts";
 import { Scsi, ScsiRegisters } from "./scsi.ts";
-import { MockDriver, type MockQueue, type Part } from "./testing.ts";
+import { MockDriver, type MockQueue, type Part } from "./mock-driver.ts";
 import { Region } from "./transport.ts";
 
 const SIZE = 2 ** 22;

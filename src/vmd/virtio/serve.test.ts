@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import type { Chain } from "./chain.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
 import { LATER, serve, TAKEN } from "./serve.ts";
-import { MockDriver } from "./testing.ts";
+import { MockDriver } from "./mock-driver.ts";
 
 const SIZE = 16;
 let answer: (chain: Chain) => number;
