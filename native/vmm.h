@@ -172,6 +172,8 @@ int64_t vmm_memory_map(uint64_t size, uint64_t head);
 int vmm_memory_unmap(uint64_t address, uint64_t size);
 /* Bytes of the mapping that have pages behind them, or -errno. */
 int64_t vmm_memory_resident(uint64_t address, uint64_t size);
+/* Gives whole pages of a mapping back: they read as zero, and take memory when written. */
+int vmm_memory_discard(uint64_t address, uint64_t size);
 
 /* The guest that tells a KVM that runs kernels from one that doesn't: its bytes,
  * see selftest.c. */

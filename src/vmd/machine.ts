@@ -16,7 +16,8 @@
  * | 0x1000 - 0x1fff | vmmci, IRQ 3, unless the guest moves it |
  * | 0x2000 … | 4 KiB for each virtio device, unless the guest moves it |
  *
- * On the PCI bus, in vmd's order: host bridge, rng, interfaces, disks, CD-ROM, and at last vmmci.
+ * On the PCI bus, in vmd's order: host bridge, rng, interfaces, disks, CD-ROM, what vmd hasn't got, and
+ * at last vmmci.
  */
 import { Clock, ClockRegisters, type TimeSource } from "../vmm/clock.ts";
 import type { MachineImage, RangeRequest } from "../vmm/image.ts";
@@ -50,8 +51,14 @@ import {
 import { Console } from "./console.ts";
 import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
+import { Balloon, type BalloonBackend, BalloonRegisters } from "./virtio/balloon.ts";
 import { Blk, BlkRegisters, type BlockBackend } from "./virtio/blk.ts";
 import { PciClass, VirtioBus } from "./virtio/bus.ts";
+import {
+  Console as VirtioConsole,
+  type ConsoleBackend,
+  ConsoleRegisters,
+} from "./virtio/console.ts";
 import { Net, type NetBackend, type NetOptions } from "./virtio/net.ts";
 import { Rng } from "./virtio/rng.ts";
 import { type CdromBackend, Scsi, ScsiRegisters } from "./virtio/scsi.ts";
@@ -77,6 +84,8 @@ export interface VirtioBackends {
   /** With their serial numbers. */
   readonly disks: readonly { readonly backend: BlockBackend; readonly id: string }[];
   readonly cdrom?: CdromBackend;
+  readonly balloon?: BalloonBackend;
+  readonly console?: ConsoleBackend;
   /** Looks for what is done. */
   readonly poll?: () => void;
 }
@@ -144,6 +153,8 @@ export class ClassicMachine implements Hardware {
   readonly #timeSync: TimeSync | undefined;
   readonly #virtio: VirtioBus;
   readonly #backends: VirtioBackends;
+  #balloon: Balloon | undefined;
+  #virtioConsole: VirtioConsole | undefined;
   readonly #chips: Resettable[];
 
   /**
@@ -258,7 +269,7 @@ export class ClassicMachine implements Hardware {
 
   #addVirtio(image: MachineImage, backends: VirtioBackends): void {
     const bus = this.#virtio;
-    const { MISCELLANEOUS, SCSI } = PciClass;
+    const { MISCELLANEOUS, SCSI, COMMUNICATION } = PciClass;
     bus.add("rng", MISCELLANEOUS, (transport) => new Rng(transport, backends.random));
     backends.interfaces.forEach(({ backend, ...options }, index) => {
       bus.add(`interface ${index}`, MISCELLANEOUS, (transport) => {
@@ -270,11 +281,22 @@ export class ClassicMachine implements Hardware {
         return new Blk(image.registers(BlkRegisters), transport, backend, id);
       });
     });
-    const { cdrom } = backends;
-    if (cdrom === undefined) return;
-    bus.add("cdrom", SCSI, (transport) => {
-      return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
-    });
+    const { cdrom, balloon, console } = backends;
+    if (cdrom !== undefined) {
+      bus.add("cdrom", SCSI, (transport) => {
+        return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
+      });
+    }
+    if (balloon !== undefined) {
+      this.#balloon = bus.add("balloon", MISCELLANEOUS, (transport) => {
+        return new Balloon(image.registers(BalloonRegisters), transport, image.memory, balloon);
+      });
+    }
+    if (console !== undefined) {
+      this.#virtioConsole = bus.add("console", COMMUNICATION, (transport) => {
+        return new VirtioConsole(image.registers(ConsoleRegisters), transport, console);
+      });
+    }
   }
 
   /** What firmware boots from, and that it then stops: SeaBIOS, docs/Runtime_config.md. */
@@ -303,6 +325,14 @@ export class ClassicMachine implements Hardware {
     this.#rtc.configure({ low, high: this.options.memory - low, cpus: 1 });
     this.#timeSync?.reset();
     this.event = undefined;
+  }
+
+  get balloon(): Balloon | undefined {
+    return this.#balloon;
+  }
+
+  get virtioConsole(): VirtioConsole | undefined {
+    return this.#virtioConsole;
   }
 
   /** The guest did not run for a while: it is to look at the clock, if a driver is there for that. */

@@ -33,6 +33,12 @@ export interface VmStatistics {
   watchers: number;
 }
 
+/** What a guest has given away, bytes. */
+export interface BalloonState {
+  target: number;
+  actual: number;
+}
+
 /** What leads to a VM's files: places in the descriptors of the start message. */
 export interface StartFiles {
   kernel: string;
@@ -46,7 +52,7 @@ export interface StartFiles {
 }
 
 /** A stream of a VM that can be watched. */
-export type StreamName = "console" | "debug";
+export type StreamName = "console" | "debug" | "virtio";
 
 /** Someone who follows a stream, and types there. */
 export interface Attachment {
@@ -91,6 +97,8 @@ export type ToVm =
   /** Asks the guest to shut down, by vmmci; its reset then ends the VM, unless it is to `reset`. */
   | { kind: "shutdown"; reset?: boolean }
   | { kind: "registers" }
+  /** How much the guest is to give away, bytes; absent: as it is. */
+  | { kind: "balloon"; target?: number }
   | { kind: "statistics" }
   /** Exits are counted from the first of these on, until one says off, which isn't answered. */
   | { kind: "count-exits"; on: boolean }
@@ -123,6 +131,8 @@ export type FromVm =
   /** The guest is about to halt, power off or reset, of its own accord. Told once until it resets. */
   | { kind: "shutting-down" }
   | { kind: "registers"; text: string }
+  /** Absent: the machine has no balloon. */
+  | { kind: "balloon"; balloon?: BalloonState }
   | { kind: "statistics"; statistics: VmStatistics }
   /** What was counted so far; absent while a trace is recorded. */
   | { kind: "exit-counts"; counts?: ExitCount[] }

@@ -7,6 +7,10 @@ import { findFirmware } from "./firmware.ts";
 import type { OpenedInterface } from "./vm-host.ts";
 import { parseSize, SizeError } from "./size.ts";
 
+/** Devices that a VM has when they are asked for. */
+export const EXTRA_DEVICES = ["balloon", "console"] as const;
+export type ExtraDevice = (typeof EXTRA_DEVICES)[number];
+
 /** What to start. */
 export interface VmOptions {
   /** For messages. Default "vm". */
@@ -23,6 +27,8 @@ export interface VmOptions {
   disks?: readonly (string | DiskOption)[];
   /** Path of a disc image. */
   cdrom?: string;
+  /** More devices: a memory balloon, a virtio console (the guest's hvc0). */
+  devices?: readonly ExtraDevice[];
   /** Network interfaces, by open descriptors, which are the VM's from then on. */
   interfaces?: readonly OpenedInterface[];
   /** What firmware boots from; default: the first disk. */
@@ -111,6 +117,11 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   }
   if (!FORMATS.includes(format)) throw wrong(`format ${format}: it is ${FORMATS.join(", ")}`);
   if (bits !== 32 && bits !== 64) throw wrong(`bits ${bits}: it is 32 or 64`);
+  for (const device of options.devices ?? []) {
+    if (!EXTRA_DEVICES.includes(device)) {
+      throw wrong(`device ${device}: it is ${EXTRA_DEVICES.join(" or ")}`);
+    }
+  }
   if (!Number.isFinite(epoch)) throw wrong(`epoch ${epoch} is no time`);
   return { ...options, name, kernel, memory, epoch };
 }

@@ -36,6 +36,10 @@ const LOOK = 100;
 /** So many failures are told: a guest may cause any number. */
 const TROUBLES = 100;
 
+const PAGE = 4096;
+/** Bytes that one reading of a stream's socket brings at most. */
+const VIRTIO_INPUT = 4096;
+
 /** Places whose counts fit into a message. */
 const COUNTS = 256;
 
@@ -47,9 +51,12 @@ class VmProcess {
   readonly #attention: Int32Array;
   readonly #console: ConsoleHub;
   readonly #debug: ConsoleHub;
+  readonly #virtio: ConsoleHub;
   readonly #started = Date.now();
   readonly #devices: HostDevices;
   #troubles = 0;
+  /** Pages; the guest's resets don't change what the host wants. */
+  #balloonTarget = 0;
   #life: VmLife | undefined;
   #recorder: Recorder | undefined;
   #counter: ExitCounter | undefined;
@@ -79,6 +86,14 @@ class VmProcess {
       cdrom: start.files.cdrom,
       interfaces: start.files.interfaces,
       next,
+      balloon: start.options.devices?.includes("balloon") === true,
+      console:
+        start.options.devices?.includes("console") === true
+          ? {
+              output: (bytes) => this.#virtio.push(bytes),
+              blocked: () => this.#virtio.blocked,
+            }
+          : undefined,
       repeatable: start.options.virtualTime === true,
       failed: (why) => this.#trouble(why),
     });
@@ -91,6 +106,7 @@ class VmProcess {
     watch(channel.descriptor, Watch.INPUT);
     this.#console = new ConsoleHub(watch);
     this.#debug = new ConsoleHub(watch);
+    this.#virtio = new ConsoleHub(watch);
     if (start.terminal) {
       this.#console.add(next(), { terminal: true });
       // The slave stays open here, so that the master has somebody at its other end.
@@ -144,6 +160,7 @@ class VmProcess {
       hostTime: options.virtualTime || this.#trace !== undefined ? undefined : Date.now,
     });
     this.#announced = false;
+    life.machine.balloon?.target(this.#balloonTarget);
     life.vcpu.attention = this.#attention;
     this.#life = life;
     this.#typed = 0;
@@ -203,6 +220,8 @@ class VmProcess {
       this.#debug.flush();
       this.#debug.read(() => true);
       this.#console.flush();
+      this.#virtio.flush();
+      this.#virtioInput(life);
       if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
       life?.machine.idle();
     } while (this.#paused && !this.#stopped);
@@ -211,6 +230,17 @@ class VmProcess {
   #sleep(): void {
     if (Atomics.load(this.#attention, 0) !== 0) return;
     pollInput(this.#channel.descriptor, LOOK);
+  }
+
+  /** What is typed at the virtio console; without one it goes nowhere. */
+  #virtioInput(life: VmLife | undefined): void {
+    const console = life?.machine.virtioConsole;
+    this.#virtio.read((bytes) => {
+      if (console === undefined) return true;
+      console.input(bytes);
+      // No more than it surely takes: the rest stays in the socket.
+      return console.room >= VIRTIO_INPUT;
+    });
   }
 
   #input(bytes: Uint8Array): boolean {
@@ -263,10 +293,13 @@ class VmProcess {
             now: life?.machine.clock.now ?? 0,
             resident: life?.image.resident ?? 0,
             exits: life?.vcpu.exits ?? 0,
-            printed: this.#console.printed + this.#debug.printed,
+            printed: this.#console.printed + this.#debug.printed + this.#virtio.printed,
             watchers: this.#console.watchers,
           },
         });
+        return;
+      case "balloon":
+        this.#balloon(life, message.target);
         return;
       case "shutdown":
         this.#shutDown(life, message.reset === true);
@@ -283,6 +316,18 @@ class VmProcess {
       case "start":
         return;
     }
+  }
+
+  #balloon(life: VmLife | undefined, target: number | undefined): void {
+    const balloon = life?.machine.balloon;
+    if (balloon === undefined) {
+      this.#post({ kind: "balloon" });
+      return;
+    }
+    if (target !== undefined) this.#balloonTarget = Math.floor(target / PAGE);
+    balloon.target(this.#balloonTarget);
+    const actual = balloon.actual * PAGE;
+    this.#post({ kind: "balloon", balloon: { target: this.#balloonTarget * PAGE, actual } });
   }
 
   // As vmd does it: the guest is to reset, since not every guest can power a machine off.
@@ -308,6 +353,7 @@ class VmProcess {
   }
 
   #hub(stream: StreamName): ConsoleHub {
+    if (stream === "virtio") return this.#virtio;
     return stream === "console" ? this.#console : this.#debug;
   }
 
@@ -321,9 +367,12 @@ class VmProcess {
 
   /** Gives the rest of the output to who is to lose nothing, unless they are gone or stop it. */
   drain(): void {
-    while ((this.#console.pending || this.#debug.pending) && !this.#stopped) {
+    while (
+      (this.#console.pending || this.#debug.pending || this.#virtio.pending) &&
+      !this.#stopped
+    ) {
       this.#attend(undefined);
-      if (this.#console.pending || this.#debug.pending) this.#sleep();
+      if (this.#console.pending || this.#debug.pending || this.#virtio.pending) this.#sleep();
     }
   }
 

@@ -47,6 +47,10 @@ const schema = v.variant("kind", [
   v.object({ kind: v.literal("shutting-down") }),
   v.object({ kind: v.literal("registers"), text: lines }),
   v.object({
+    kind: v.literal("balloon"),
+    balloon: v.optional(v.object({ target: count, actual: count })),
+  }),
+  v.object({
     kind: v.literal("statistics"),
     statistics: v.object({
       now: count,

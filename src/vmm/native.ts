@@ -38,6 +38,7 @@ const hostFunctions = {
   vmm_memory_map: { args: [u64_fast, u64_fast], returns: i64_fast },
   vmm_memory_unmap: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_memory_resident: { args: [u64_fast, u64_fast], returns: i64_fast },
+  vmm_memory_discard: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_file_size: { args: [i32], returns: i64_fast },
   vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },

@@ -112,6 +112,7 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
     reboot: options.reboot ? undefined : false,
     debugExit: options.debugExit,
     virtualTime: options.virtualTime,
+    devices: options.device,
     epoch: options.epoch,
     traceExits: options.traceExits === undefined ? undefined : absolute(options.traceExits),
   };

@@ -5,6 +5,8 @@ import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/in
 import type { VirtioBackends } from "../machine.ts";
 import { netLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
+import type { ConsoleBackend } from "../virtio/console.ts";
+import { hostBalloon } from "./balloon.ts";
 import { DiskBackend } from "./block.ts";
 import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
 import { DiscBackend } from "./cdrom.ts";
@@ -42,6 +44,9 @@ export interface LeaseDescription extends Omit<LocalLease, "mac" | "hostMac"> {
 const KIND = { tap: NetKind.TAP, switch: NetKind.PACKET, passt: NetKind.STREAM } as const;
 
 export interface HostDevicesOptions {
+  readonly balloon: boolean;
+  /** What a virtio console leads to; absent: there is none. */
+  readonly console: ConsoleBackend | undefined;
   /** A disc image. */
   readonly cdrom: DiskDescription | undefined;
   readonly interfaces: readonly InterfaceDescription[];
@@ -59,12 +64,17 @@ export class HostDevices {
   readonly #cdrom: Disk | undefined;
   readonly #disks: { disk: Disk; guessedRaw: boolean }[] = [];
   readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
+  readonly #balloon: boolean;
+  readonly #console: ConsoleBackend | undefined;
   readonly #repeatable: boolean;
   readonly #failed: (why: string) => void;
   #backends: DiskBackend[] = [];
 
   /** Before the process confines itself. @throws DiskError, NativeError */
-  constructor({ disks, cdrom, interfaces, next, repeatable, failed }: HostDevicesOptions) {
+  constructor(options: HostDevicesOptions) {
+    const { disks, cdrom, interfaces, next, repeatable, failed } = options;
+    this.#balloon = options.balloon;
+    this.#console = options.console;
     this.#repeatable = repeatable;
     this.#failed = failed;
     const open = ({ files, readOnly }: DiskDescription): Disk =>
@@ -110,6 +120,8 @@ export class HostDevices {
       }),
       disks,
       cdrom,
+      balloon: this.#balloon ? hostBalloon(memory) : undefined,
+      console: this.#console,
       poll: () => io?.poll(),
     };
   }

@@ -131,6 +131,9 @@ function settingsBy(vm: ConfigVm): VmSettings {
     owner: ownerOf(vm.owner ?? {}),
     instances: vm.instances,
     configured: true,
-    machine: vm.engine === undefined ? {} : { engine: vm.engine },
+    machine: {
+      ...(vm.engine === undefined ? {} : { engine: vm.engine }),
+      ...(vm.devices.length === 0 ? {} : { devices: vm.devices }),
+    },
   };
 }

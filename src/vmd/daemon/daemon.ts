@@ -179,6 +179,8 @@ export class Daemon {
         const descriptor = vm.attach(stream, { lossless, late });
         return { reply: { ...named(vm), tty: vm.tty ?? null }, descriptor };
       }
+      case "balloon":
+        return { reply: { balloon: await mine(request.vm).balloon(request.target) } };
       case "registers": {
         const vm = mine(request.vm);
         const { text } = await vm.host.ask({ kind: "registers" }, "registers");

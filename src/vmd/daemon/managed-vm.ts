@@ -3,7 +3,7 @@ import { closeSync, readFileSync } from "node:fs";
 import type { Accounts } from "../accounts.ts";
 import type { VmState, VmStatus } from "../protocol.ts";
 import { VmHost } from "../vm-host.ts";
-import type { Confinement, Ending, StreamName } from "../vm-messages.ts";
+import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
 import type { Log } from "./log.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
@@ -203,6 +203,13 @@ export class ManagedVm {
     await this.#running().ask({ kind: "pause" }, "paused");
     if (this.#state === "running") this.#state = "paused";
     this.#context.log.info("paused", { vm: this.name });
+  }
+
+  /** @throws RefusalError when it has no balloon */
+  async balloon(target: number | undefined): Promise<BalloonState> {
+    const { balloon } = await this.#running().ask({ kind: "balloon", target }, "balloon");
+    if (balloon === undefined) throw new RefusalError("EINVAL", "the vm has no balloon");
+    return balloon;
   }
 
   /** @throws RefusalError */

@@ -69,7 +69,7 @@ export interface VmSettings {
   readonly configured: boolean;
   readonly machine: Pick<
     VmOptions,
-    "engine" | "format" | "bits" | "reboot" | "debugExit" | "virtualTime" | "epoch"
+    "engine" | "format" | "bits" | "reboot" | "debugExit" | "virtualTime" | "epoch" | "devices"
   >;
   readonly trace?: OwnedPath;
 }

@@ -15,7 +15,11 @@ const FIRST_PORT = 0x1000;
 const FUNCTIONS_MAX = 15;
 
 /** Class codes, as vmd has them. */
-export const PciClass = { MISCELLANEOUS: 0x088000, SCSI: 0x010000 } as const;
+export const PciClass = {
+  MISCELLANEOUS: 0x088000,
+  SCSI: 0x010000,
+  COMMUNICATION: 0x078000,
+} as const;
 
 export interface VirtioBusHost {
   readonly image: MachineImage;
