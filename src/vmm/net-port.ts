@@ -52,6 +52,8 @@ export class NetPort {
   readonly #bytes: Uint8Array;
   readonly #library = portLibrary();
   #sent = 0;
+  /** Frames received since the last one was sent. */
+  #came = 0;
   #at = 0;
 
   /** The descriptor doesn't block, and is the port's from now on. @throws NativeError */
@@ -123,13 +125,18 @@ export class NetPort {
 
   /**
    * Sends what was begun, `length` bytes: true if it is gone already, else `sent` tells when.
-   * A short frame isn't worth waking the thread for.
+   * A short frame isn't worth waking the thread for; but where frames stream in, it is what has the
+   * host send the next ones, and that takes longer.
    */
   send(length: number): boolean {
     const words = this.#words;
     const tail = words[TX_TAIL];
     const idle =
-      length <= SHORT && Atomics.load(words, TX_DONE) === tail && Atomics.load(words, ASLEEP) !== 0;
+      length <= SHORT &&
+      this.#came <= 1 &&
+      Atomics.load(words, TX_DONE) === tail &&
+      Atomics.load(words, ASLEEP) !== 0;
+    this.#came = 0;
     if (idle && this.#library.vmm_port_now(this.#shared, tail) !== -11) return true;
     Atomics.store(words, TX_TAIL, (tail + 1) >>> 0);
     return false;
@@ -168,6 +175,7 @@ export class NetPort {
     const at = RECEIVED + 2 * (seen % NET_SLOTS);
     this.length = words[at];
     this.buffers = words[at + 1];
+    this.#came++;
     Atomics.store(words, RX_SEEN, (seen + 1) >>> 0);
     return true;
   }
