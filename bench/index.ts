@@ -9,13 +9,15 @@
  */
 import { Command, InvalidArgumentError } from "commander";
 import { formatTable } from "../src/vctl/table.ts";
+import { blkBench } from "./blk.ts";
 import { boot } from "./boot.ts";
 import { exit } from "./exit.ts";
 import { footprint } from "./footprint.ts";
 import { type Benchmark, digits, machine, type Row, wants } from "./lib.ts";
+import { netBench } from "./net.ts";
 import { vmd } from "./vmd.ts";
 
-const BENCHMARKS: readonly Benchmark[] = [exit, boot, footprint, vmd];
+const BENCHMARKS: readonly Benchmark[] = [exit, boot, footprint, vmd, blkBench, netBench];
 
 interface Options {
   json?: boolean;

@@ -24,7 +24,7 @@ async function library() {
 async function daemon() {
   await using vmd = await TestDaemon.start({ args: ["-v"] });
   const { kernel, initrd, memory } = options;
-  const files = ["-b", kernel, "-i", initrd!, "-a", cmdline, "-m", String(memory)];
+  const files = ["-b", kernel!, "-i", initrd!, "-a", cmdline, "-m", String(memory)];
   const started = await vmd.vctl(["start", "--engine", "kvm", ...files, "linux"]);
   let printed = 0;
   for (let i = 0; i < 60 && printed < 50; i++) {

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/if_tun.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -39,6 +40,9 @@
 static const int always[] = {
 	// messages, consoles, the trace
 	SYS_read, SYS_write, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_close, SYS_lseek,
+	// disks, interfaces
+	SYS_readv, SYS_recvfrom, SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_pread64, SYS_pwrite64, SYS_fdatasync,
+	SYS_fallocate, SYS_ftruncate,
 	// waiting: the halted guest, the watching thread, Bun's event loop
 	SYS_poll, SYS_ppoll, SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl,
 	SYS_nanosleep, SYS_clock_nanosleep, SYS_restart_syscall,
@@ -178,11 +182,20 @@ static void build(struct program *program, uint32_t profile)
 	give(program, SECCOMP_RET_ERRNO | ENOSYS);
 	// Kicks of our own threads.
 	when(program, SYS_tgkill, 0, 0xffffffff, (uint32_t)getpid());
+	// What the guest takes from its tap, when it has said so.
+	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE)
+		for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
 	// The guest, by descriptors that are open already.
 	if (profile == VMM_PROFILE_VM)
 		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
 	if (profile == VMM_PROFILE_SHARE)
 		share(program);
+	// Packets, many at once.
+	if (profile == VMM_PROFILE_SWITCH) {
+		const int packets[] = { SYS_recvmmsg, SYS_sendmmsg };
+
+		list(program, packets, 2, SECCOMP_RET_ALLOW);
+	}
 	// Names of threads and mappings, an engine's timer slack.
 	for_value(program, SYS_prctl, 0, PR_SET_NAME);
 	for_value(program, SYS_prctl, 0, PR_SET_TIMERSLACK);

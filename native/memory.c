@@ -65,3 +65,8 @@ int64_t vmm_memory_resident(uint64_t address, uint64_t size)
 	}
 	return resident * VMM_PAGE;
 }
+
+int vmm_memory_discard(uint64_t address, uint64_t size)
+{
+	return madvise((void *)(uintptr_t)address, size, MADV_DONTNEED) < 0 ? -errno : 0;
+}

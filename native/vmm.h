@@ -172,6 +172,8 @@ int64_t vmm_memory_map(uint64_t size, uint64_t head);
 int vmm_memory_unmap(uint64_t address, uint64_t size);
 /* Bytes of the mapping that have pages behind them, or -errno. */
 int64_t vmm_memory_resident(uint64_t address, uint64_t size);
+/* Gives whole pages of a mapping back: they read as zero, and take memory when written. */
+int vmm_memory_discard(uint64_t address, uint64_t size);
 
 /* The guest that tells a KVM that runs kernels from one that doesn't: its bytes,
  * see selftest.c. */
@@ -247,12 +249,126 @@ int vmm_watch(int32_t fd, int32_t events);
  * which no kick is under way. */
 int vmm_watch_target(const char *library, struct vmm *vmm);
 
+/*
+ * Threads that do file I/O for the guest. All numbers are doubles, as JavaScript has
+ * them: none is 2^53 or more. One set of threads a process.
+ */
+#define VMM_IO_SLOTS 256
+#define VMM_IO_SEGMENTS 128
+
+enum vmm_io_operation {
+	VMM_IO_READ = 0,	   /* preadv: the result is short at the file's end */
+	VMM_IO_WRITE = 1,	   /* pwritev */
+	VMM_IO_SYNC = 2,	   /* fdatasync */
+	VMM_IO_DISCARD = 3,	   /* the range is needed no more; nothing may happen */
+	VMM_IO_ZERO = 4,	   /* reads as zero, with no storage behind it if that can be */
+	VMM_IO_ZERO_ALLOCATED = 5, /* reads as zero, with storage */
+};
+
+struct vmm_io_slot {
+	double operation;
+	double fd;
+	double offset;
+	double length; /* of the last three operations */
+	double count;  /* segments, of the first two */
+	double result; /* bytes or 0, or -errno */
+	struct {
+		double address; /* of this process */
+		double length;
+	} segment[VMM_IO_SEGMENTS];
+};
+
+struct vmm_io_shared {
+	uint32_t done_tail; /* requests finished so far; wraps */
+	uint32_t told;	    /* the vCPU was kicked; who looks for finished ones clears it first */
+	uint32_t done[VMM_IO_SLOTS]; /* slots, in the order in which they finished */
+	struct vmm_io_slot slot[VMM_IO_SLOTS];
+};
+
+/* Starts the threads. NULL: it could not be done. */
+struct vmm_io_shared *vmm_io_open(uint32_t threads);
+
+/* Hands a slot to the threads. No slot may be handed over twice before it is done. */
+void vmm_io_submit(uint32_t slot);
+
+/* Does it at once, in the calling thread; its result. */
+double vmm_io_now(uint32_t slot);
+
+/* Waits until all is done. */
+void vmm_io_wait(void);
+
+/*
+ * Frames between a descriptor that doesn't block and guest memory: a thread for each
+ * interface. Frames begin with struct virtio_net_hdr of 12 bytes. Counters wrap.
+ */
+#define VMM_NET_SLOTS 256
+#define VMM_NET_SEGMENTS 64
+#define VMM_NET_HEADER 12 /* bytes */
+#define VMM_NET_MERGE 64  /* buffers that one received frame may take */
+#define VMM_NET_VECTOR 512
+#define VMM_NET_INJECTED 16
+
+enum vmm_net_kind {
+	VMM_NET_TAP = 0,    /* IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, with a header of 12 bytes */
+	VMM_NET_PACKET = 1, /* a socket that keeps bounds: header and frame */
+	VMM_NET_STREAM = 2, /* a length of 32 bits, big-endian, and a frame without a header */
+};
+
+/* A frame to send, or a buffer to fill. Addresses are of this process. */
+struct vmm_net_frame {
+	double count;
+	double header_length; /* bytes of `header` that come first; 0 for a buffer */
+	uint8_t header[32];
+	struct {
+		double address;
+		double length;
+	} segment[VMM_NET_SEGMENTS];
+};
+
+struct vmm_net_received {
+	uint32_t length; /* with its header */
+	uint32_t buffers;
+};
+
+struct vmm_net_shared {
+	/* JavaScript's */
+	uint32_t tx_tail;
+	uint32_t rx_tail;
+	uint32_t rx_seen;
+	uint32_t rx_merge; /* a frame may take several buffers */
+	uint32_t stopped;  /* nothing is touched */
+	/* the thread's */
+	uint32_t tx_done;
+	uint32_t tx_lost; /* frames that the host didn't take */
+	uint32_t rx_done; /* frames */
+	uint32_t rx_taken; /* buffers */
+	uint32_t asleep;  /* vmm_port_wake is needed */
+	uint32_t resting; /* it has seen `stopped` */
+	uint32_t ended;	  /* errno: the descriptor gives no more */
+	uint32_t told;	  /* the vCPU was kicked; who looks for what is done clears it first */
+	uint32_t reserved;
+	struct vmm_net_received received[VMM_NET_SLOTS];
+	struct vmm_net_frame tx[VMM_NET_SLOTS];
+	struct vmm_net_frame rx[VMM_NET_SLOTS];
+};
+
+/* Starts the thread, stopped. NULL: it could not be done. */
+struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind);
+void vmm_port_wake(struct vmm_net_shared *);
+/* Sends a frame of the ring at once, which must be empty and the thread asleep: 0 or -errno. */
+int vmm_port_now(struct vmm_net_shared *, uint32_t slot);
+/* A frame of the host's own, without a header, for the guest: 0 or -errno. */
+int vmm_port_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t length);
+/* Nothing of the guest's is touched any more when it returns; the rings are empty. */
+void vmm_port_stop(struct vmm_net_shared *);
+
 /* What a process is, for its sandbox. */
 enum vmm_profile {
 	VMM_PROFILE_VM = 0,	     /* a VM on KVM */
 	VMM_PROFILE_CONTROL = 1,     /* reads the control socket's clients */
 	VMM_PROFILE_VM_SOFTWARE = 2, /* a VM on the software engine */
-	VMM_PROFILE_SHARE = 3,	     /* serves a directory: see vmm_sandbox_tree */
+	VMM_PROFILE_SWITCH = 3,	     /* forwards packets between VMs: net.h */
+	VMM_PROFILE_SHARE = 4,	     /* serves a directory: see vmm_sandbox_tree */
 };
 
 /*

@@ -6,6 +6,7 @@
  * thread only says that something came: it sets a word, and kicks. It reads nothing.
  */
 #define _GNU_SOURCE
+#include "watch.h"
 #include "vmm.h"
 
 #include <dlfcn.h>
@@ -28,6 +29,14 @@ static struct {
 	int32_t attention;
 } watch = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll = -1 };
 
+void watch_kick(void)
+{
+	pthread_mutex_lock(&watch.lock);
+	if (watch.target)
+		watch.kick(watch.target);
+	pthread_mutex_unlock(&watch.lock);
+}
+
 static void *watch_thread(void *unused)
 {
 	struct epoll_event events[EVENTS];
@@ -37,10 +46,7 @@ static void *watch_thread(void *unused)
 		if (epoll_wait(watch.epoll, events, EVENTS, -1) < 0 && errno != EINTR)
 			return NULL;
 		__atomic_store_n(&watch.attention, 1, __ATOMIC_SEQ_CST);
-		pthread_mutex_lock(&watch.lock);
-		if (watch.target)
-			watch.kick(watch.target);
-		pthread_mutex_unlock(&watch.lock);
+		watch_kick();
 	}
 }
 

@@ -16,6 +16,9 @@ const forTests = {
   ...forBoot,
   binutils: ["as", "objcopy"],
   e2fsprogs: ["mke2fs"],
+  iproute2: ["/usr/share/doc/iproute2"],
+  nftables: ["/usr/sbin/nft"],
+  passt: ["passt"],
   "qemu-system-x86": ["qemu-system-x86_64"],
   "qemu-utils": ["qemu-img", "qemu-io"],
 };

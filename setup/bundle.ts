@@ -8,6 +8,7 @@ const programs = [
   "vctl/main.ts",
   "vmd/daemon/control.ts",
   "vmd/daemon/main.ts",
+  "vmd/net/switch-process.ts",
   "vmd/vm-process.ts",
 ];
 

@@ -103,6 +103,7 @@ main:
 	mov	$0x4d0, %edx
 	xor	%eax, %eax
 	in	%dx, %al
+	and	$(1 << IRQ), %eax
 	EXPECT	"its line is a level", 1 << IRQ
 
 	GATE	(0x20 + IRQ), interrupt

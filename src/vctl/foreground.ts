@@ -8,9 +8,18 @@ import { attach } from "./console.ts";
 import type { StartOptions } from "./start-options.ts";
 
 /** What a run on both engines can't do: it chooses engines and time by itself, and records nothing. */
-const ALONE = ["engine", "traceExits", "virtualTime", "registers"] as const;
+const ALONE = [
+  "disk",
+  "cdrom",
+  "bootDevice",
+  "device",
+  "engine",
+  "traceExits",
+  "virtualTime",
+  "registers",
+] as const;
 /** What only vmd's VMs can have. */
-const BY_DAEMON = ["disk", "cdrom", "bootDevice", "network", "local", "template"] as const;
+const BY_DAEMON = ["network", "local", "template"] as const;
 
 /** Exits with the code that the VM's end says. @throws UsageError, VmError */
 export async function startInForeground(vm: number | string, options: StartOptions): Promise<void> {
@@ -19,7 +28,7 @@ export async function startInForeground(vm: number | string, options: StartOptio
   if (other !== undefined) {
     throw new UsageError(`${flag(other)} doesn't go with a VM in the foreground`);
   }
-  if (options.boot === undefined || options.boot === "") {
+  if (!options.boot && (options.disk ?? []).length === 0 && options.cdrom === undefined) {
     throw new UsageError("no kernel or disk/cdrom specified");
   }
   const { initrd } = options;
@@ -32,6 +41,10 @@ export async function startInForeground(vm: number | string, options: StartOptio
     initrd: initrd?.path,
     cmdline: options.append,
     modules: options.module,
+    disks: options.disk,
+    cdrom: options.cdrom,
+    bootDevice: options.bootDevice,
+    devices: options.device,
     memory: options.memory,
     engine: options.engine,
     format: options.format,
@@ -53,6 +66,9 @@ export async function startInForeground(vm: number | string, options: StartOptio
 
 async function run(settings: VmOptions, registers: boolean): Promise<void> {
   const vm = await Vm.start(settings);
+  vm.onEvent((event) => {
+    if (event.kind === "trouble") say(event.text);
+  });
   if (vm.engineReason !== "") say(vm.engineReason);
   if (vm.unconfined !== "") say(vm.unconfined);
   say(`${vm.name}: ${vm.boot}; engine ${vm.engine}; ~. ends`);
@@ -75,8 +91,9 @@ function flag(option: string): string {
 async function checkOnBothEngines(settings: VmOptions): Promise<void> {
   const { BootFiles } = await import("../vmd/boot-files.ts");
   const { crossCheck } = await import("../vmd/cross-check.ts");
-  const { memory, epoch } = checkVmOptions(settings);
-  using files = BootFiles.open(settings);
+  const checked = checkVmOptions(settings);
+  const { memory, epoch } = checked;
+  using files = BootFiles.open(checked);
   const result = crossCheck({
     engines: ENGINES,
     memory,

@@ -2,6 +2,7 @@
 import { Command, type CommanderError } from "commander";
 import packageFile from "../../package.json" with { type: "json" };
 import { complain, print, setVerbose } from "./cli.ts";
+import { balloonCommand } from "./commands/balloon.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { consoleCommand } from "./commands/console.ts";
 import { createCommand } from "./commands/create.ts";
@@ -18,6 +19,7 @@ import { topCommand } from "./commands/top.ts";
 import { waitCommand } from "./commands/wait.ts";
 
 const commands = [
+  balloonCommand,
   consoleCommand,
   createCommand,
   exitsCommand,

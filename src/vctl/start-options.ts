@@ -1,8 +1,8 @@
 /** The options of vctl start: vmctl's, and ours. */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { parseSize } from "../vmd/size.ts";
-import type { VmOptions } from "../vmd/vm-options.ts";
-import { FORMATS, MAX_MEMORY } from "../vmd/vm-options.ts";
+import type { ExtraDevice, VmOptions } from "../vmd/vm-options.ts";
+import { EXTRA_DEVICES, FORMATS, MAX_MEMORY } from "../vmd/vm-options.ts";
 import { ENGINES } from "../vmm/engine-library.ts";
 
 const MIB = 2 ** 20;
@@ -36,6 +36,7 @@ export interface StartOptions {
   virtualTime?: boolean;
   crossCheck?: boolean;
   registers?: boolean;
+  device?: ExtraDevice[];
 }
 
 /** For an option that is given once at most. */
@@ -95,6 +96,14 @@ function upTo(limit: number, message: string) {
   };
 }
 
+function device(text: string, previous: ExtraDevice[] = []): ExtraDevice[] {
+  const found = EXTRA_DEVICES.find((one) => one === text);
+  if (found === undefined) {
+    throw new InvalidArgumentError(`it is ${EXTRA_DEVICES.join(" or ")}.`);
+  }
+  return previous.includes(found) ? previous : [...previous, found];
+}
+
 /** Adds them to the command. */
 export function addStartOptions(command: Command): Command {
   const option = (flags: string, description: string) => new Option(flags, description);
@@ -148,6 +157,11 @@ export function addStartOptions(command: Command): Command {
       option("--format <format>", "how to load the kernel (default: auto)").choices([...FORMATS]),
     )
     .option("--bits <32|64>", "enter the kernel in this mode, where it has the choice", bits)
+    .addOption(
+      option("--device <device>", "a device more (repeatable)")
+        .choices([...EXTRA_DEVICES])
+        .argParser(device),
+    )
     .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
     .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
     .option("--trace-exits <file>", "record every exit with its answer")

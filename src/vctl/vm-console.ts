@@ -1,4 +1,5 @@
 /** A console of a VM of vmd, in this terminal, until `~.` or the VM's end. */
+import type { StreamName } from "../vmd/vm-messages.ts";
 import { connectStream } from "../vmd/console-socket.ts";
 import { say, UsageError } from "./cli.ts";
 import { Client } from "./client.ts";
@@ -14,7 +15,7 @@ export interface ConsoleEnd {
 export async function followConsole(
   client: Client,
   vm: number | string,
-  { stream = "console", late = false }: { stream?: "console" | "debug"; late?: boolean } = {},
+  { stream = "console", late = false }: { stream?: StreamName; late?: boolean } = {},
 ): Promise<ConsoleEnd | undefined> {
   const { answer, descriptor } = client.callForDescriptor({ request: "console", vm, stream, late });
   return await followDescriptor(client, answer.vm, descriptor);

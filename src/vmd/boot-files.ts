@@ -7,9 +7,10 @@
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { basename } from "node:path";
 import { check, hostBuffer, hostLibrary } from "../vmm/native.ts";
+import { repeatableRandom } from "./backend/random.ts";
 import { type Boot, loadKernel, romRange } from "./boot/index.ts";
 import type { ClassicMachine } from "./machine.ts";
-import type { VmOptions } from "./vm-options.ts";
+import type { VcpuOptions, VmOptions } from "./vm-options.ts";
 
 /** No file is larger than the largest ArrayBuffer. */
 const LARGEST = 2 ** 32;
@@ -58,7 +59,7 @@ export function openPlainly(path: string): number {
  * @throws FileError that names the file
  */
 export function openBootFiles(
-  options: Pick<VmOptions, "kernel" | "initrd" | "modules">,
+  options: Pick<VcpuOptions, "kernel" | "initrd" | "modules">,
   open: (path: string) => number = openPlainly,
 ): BootSet {
   const opened: number[] = [];
@@ -157,7 +158,7 @@ export class BootFiles implements Disposable {
   }
 
   /** Opens the files that options name, for one boot. @throws FileError */
-  static open(options: VmOptions): BootFiles {
+  static open(options: VcpuOptions): BootFiles {
     const set = openBootFiles(options);
     const files = new BootFiles(options, set);
     for (const { descriptor } of bootSetFiles(set)) {
@@ -187,7 +188,7 @@ export class BootFiles implements Disposable {
       })),
       format,
       bits,
-      random: virtualTime ? repeatable() : undefined,
+      random: virtualTime ? repeatableRandom() : undefined,
       memory: machine.memory,
       e820: machine.e820,
     });
@@ -203,17 +204,4 @@ export class BootFiles implements Disposable {
   [Symbol.dispose](): void {
     this.#files.dispose();
   }
-}
-
-// Runs that repeat need the same "random" bytes: Marsaglia's xorshift32.
-function repeatable(): (into: Uint8Array) => void {
-  let state = 0x9e3779b9;
-  return (into) => {
-    for (let i = 0; i < into.length; i++) {
-      state ^= state << 13;
-      state ^= state >>> 17;
-      state ^= state << 5;
-      into[i] = state;
-    }
-  };
 }

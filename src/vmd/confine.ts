@@ -1,14 +1,18 @@
-/** How a VM process gives up what it doesn't need, before its guest's first instruction. */
-import type { EngineName } from "../vmm/engine-library.ts";
-import { enterSandbox } from "./sandbox.ts";
+/** How a process gives up what it doesn't need, before it meets what a guest has made. */
+import { enterSandbox, type SandboxOptions } from "./sandbox.ts";
 import type { Confinement } from "./vm-messages.ts";
 
 /** @returns what is missing, as a sentence; empty when nothing is. @throws SandboxError */
-export function confine(confinement: Confinement | undefined, engine: EngineName): string {
+export function confine(
+  confinement: Confinement | undefined,
+  profile: SandboxOptions["profile"],
+  tree?: SandboxOptions["tree"],
+): string {
   if (confinement === undefined) {
-    return "no sandbox: the VM's process keeps its user, namespaces, files and system calls";
+    const whose = profile === "switch" || profile === "share" ? profile : "VM";
+    return `no sandbox: the ${whose}'s process keeps its user, namespaces, files and system calls`;
   }
-  const { landlock } = enterSandbox({ profile: engine, ...confinement });
+  const { landlock } = enterSandbox({ profile, tree, ...confinement });
   const namespaces = process.env.VMD_NAMESPACES;
   const missing = [
     landlock === 0 ? "this kernel has no Landlock" : "",

@@ -14,6 +14,10 @@
  * | 0x510 0x511 0x514 - 0x51b | fw_cfg |
  * | 0xcf8, 0xcfc - 0xcff | PCI configuration |
  * | 0x1000 - 0x1fff | vmmci, IRQ 3, unless the guest moves it |
+ * | 0x2000 … | 4 KiB for each virtio device, unless the guest moves it |
+ *
+ * On the PCI bus, in vmd's order: host bridge, rng, interfaces, disks, CD-ROM, what vmd hasn't got, and
+ * at last vmmci.
  */
 import { Clock, ClockRegisters, type TimeSource } from "../vmm/clock.ts";
 import type { MachineImage, RangeRequest } from "../vmm/image.ts";
@@ -47,12 +51,21 @@ import {
 import { Console } from "./console.ts";
 import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
+import { Balloon, type BalloonBackend, BalloonRegisters } from "./virtio/balloon.ts";
+import { Blk, BlkRegisters, type BlockBackend } from "./virtio/blk.ts";
+import { PciClass, VirtioBus } from "./virtio/bus.ts";
+import {
+  Console as VirtioConsole,
+  type ConsoleBackend,
+  ConsoleRegisters,
+} from "./virtio/console.ts";
+import { Net, type NetBackend, type NetOptions } from "./virtio/net.ts";
+import { Rng } from "./virtio/rng.ts";
+import { type CdromBackend, Scsi, ScsiRegisters } from "./virtio/scsi.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
 import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
 
-const IRQ = { TIMER: 0, VMMCI: 3, COM1: 4, RTC: 8 } as const;
-/** Lines of PCI functions: they are shared by level. */
-const LEVEL_LINES = 1 << IRQ.VMMCI;
+const IRQ = { TIMER: 0, COM1: 4, RTC: 8 } as const;
 const ELCR = 0x4d0;
 /**
  * Guest time that a latch of timer counter 0 takes, ns: what the ISA bus took, about. Kernels that
@@ -60,6 +73,22 @@ const ELCR = 0x4d0;
  */
 const LATCH_WARP = 3000;
 const LOCAL_APIC = 0xfee00000;
+
+export type BootDevice = "cdrom" | "disk" | "net";
+
+/** What the virtio devices of a machine lead to; it has the devices that are named here. */
+export interface VirtioBackends {
+  /** Fills an array with random bytes. */
+  readonly random: (into: Uint8Array) => void;
+  readonly interfaces: readonly ({ readonly backend: NetBackend } & NetOptions)[];
+  /** With their serial numbers. */
+  readonly disks: readonly { readonly backend: BlockBackend; readonly id: string }[];
+  readonly cdrom?: CdromBackend;
+  readonly balloon?: BalloonBackend;
+  readonly console?: ConsoleBackend;
+  /** Looks for what is done. */
+  readonly poll?: () => void;
+}
 
 /** What a machine is made of. */
 export interface MachineOptions {
@@ -82,6 +111,12 @@ export interface MachineOptions {
    * the guest's clock is all there is, as in runs that repeat.
    */
   readonly hostTime?: () => number;
+  /** What firmware boots from; default: the first disk, or without one the CD-ROM. */
+  readonly bootDevice?: BootDevice;
+  /** Default: random numbers of this process, and nothing else. */
+  readonly backends?: (memory: GuestMemory) => VirtioBackends;
+  /** A driver broke a rule of its device, which now needs a reset. */
+  readonly broke?: (device: string, why: string) => void;
   /** The guest has seen what vmmci asked of it. */
   readonly acknowledged?: (command: number) => void;
   /** The guest says by vmmci that it is about to halt, power off or reset; perhaps often. */
@@ -116,6 +151,10 @@ export class ClassicMachine implements Hardware {
   readonly #com1: Ns8250;
   readonly #rtc: Mc146818;
   readonly #timeSync: TimeSync | undefined;
+  readonly #virtio: VirtioBus;
+  readonly #backends: VirtioBackends;
+  #balloon: Balloon | undefined;
+  #virtioConsole: VirtioConsole | undefined;
   readonly #chips: Resettable[];
 
   /**
@@ -169,10 +208,21 @@ export class ClassicMachine implements Hardware {
     }
     this.pci = new Pci(image.registers(PciRegisters));
     this.pci.add(new PciFunction(image.registers(PciFunctionRegisters), HOST_BRIDGE));
+    this.#virtio = new VirtioBus({
+      image,
+      pci: this.pci,
+      ports,
+      line: (irq) => pic.line(irq),
+      broke: options.broke,
+    });
+    // It keeps its line and ports, however many others there are.
+    const { irq, port } = this.#virtio.next();
+    this.#backends = options.backends?.(image.memory) ?? NO_BACKENDS;
+    this.#addVirtio(image, this.#backends);
     const vmmciPci = new PciFunction(
       image.registers(PciFunctionRegisters),
-      vmmciFunction(IRQ.VMMCI),
-      pic.line(IRQ.VMMCI),
+      vmmciFunction(irq, port),
+      pic.line(irq),
       (bar, from, to) => {
         if (from >= 0) ports.remove(from, bar.size);
         if (to < 0) return;
@@ -204,7 +254,7 @@ export class ClassicMachine implements Hardware {
         { name: "etc/e820", data: packE820(this.e820) },
         // No screen: SeaBIOS then says what it does on the serial port.
         { name: "etc/screen-and-debug", data: new Uint8Array(4) },
-        { name: "bootorder", data: new TextEncoder().encode("HALT\0") },
+        { name: "bootorder", data: this.#bootOrder() },
       ],
     });
     ports.add(0x510, 1, fwCfg, 2);
@@ -217,15 +267,72 @@ export class ClassicMachine implements Hardware {
     this.#chips = [pic, pit, port61, this.#rtc, this.#com1, reset, this.vmmci, this.pci, fwCfg];
   }
 
+  #addVirtio(image: MachineImage, backends: VirtioBackends): void {
+    const bus = this.#virtio;
+    const { MISCELLANEOUS, SCSI, COMMUNICATION } = PciClass;
+    bus.add("rng", MISCELLANEOUS, (transport) => new Rng(transport, backends.random));
+    backends.interfaces.forEach(({ backend, ...options }, index) => {
+      bus.add(`interface ${index}`, MISCELLANEOUS, (transport) => {
+        return new Net(transport, backend, options);
+      });
+    });
+    backends.disks.forEach(({ backend, id }, index) => {
+      bus.add(`disk ${index}`, SCSI, (transport) => {
+        return new Blk(image.registers(BlkRegisters), transport, backend, id);
+      });
+    });
+    const { cdrom, balloon, console } = backends;
+    if (cdrom !== undefined) {
+      bus.add("cdrom", SCSI, (transport) => {
+        return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
+      });
+    }
+    if (balloon !== undefined) {
+      this.#balloon = bus.add("balloon", MISCELLANEOUS, (transport) => {
+        return new Balloon(image.registers(BalloonRegisters), transport, image.memory, balloon);
+      });
+    }
+    if (console !== undefined) {
+      this.#virtioConsole = bus.add("console", COMMUNICATION, (transport) => {
+        return new VirtioConsole(image.registers(ConsoleRegisters), transport, console);
+      });
+    }
+  }
+
+  /** What firmware boots from, and that it then stops: SeaBIOS, docs/Runtime_config.md. */
+  #bootOrder(): Uint8Array {
+    const bus = this.#virtio;
+    const disk = bus.numberOf("disk 0");
+    const cdrom = bus.numberOf("cdrom");
+    const device = this.options.bootDevice ?? (disk === undefined ? "cdrom" : "disk");
+    const lines = ["HALT"];
+    if (device === "disk" && disk !== undefined) lines.unshift(`/pci@i0cf8/*@${disk.toString(16)}`);
+    if (device === "cdrom" && cdrom !== undefined) {
+      // Target 0; the unit's number with flat space addressing: as vmd says it.
+      lines.unshift(`/pci@i0cf8/*@${cdrom.toString(16)}/*@0/*@0,40000100`);
+    }
+    return new TextEncoder().encode(`${lines.join("\n")}\0`);
+  }
+
   /** As after power-on. RAM keeps what it holds. */
   reset(): void {
     this.clock.epoch = this.options.epoch * 1e6;
     for (const chip of this.#chips) chip.reset();
-    this.interrupts.write(ELCR, 1, LEVEL_LINES);
+    // Lines of PCI functions: they are shared by level.
+    this.interrupts.write(ELCR, 1, this.#virtio.lines & 0xff);
+    this.interrupts.write(ELCR + 1, 1, this.#virtio.lines >> 8);
     const low = Math.min(this.options.memory, HOLE_BASE);
     this.#rtc.configure({ low, high: this.options.memory - low, cpus: 1 });
     this.#timeSync?.reset();
     this.event = undefined;
+  }
+
+  get balloon(): Balloon | undefined {
+    return this.#balloon;
+  }
+
+  get virtioConsole(): VirtioConsole | undefined {
+    return this.#virtioConsole;
   }
 
   /** The guest did not run for a while: it is to look at the clock, if a driver is there for that. */
@@ -237,6 +344,8 @@ export class ClassicMachine implements Hardware {
 
   /** The guest rests: hands on its output, and gives it input that was waiting. */
   idle(): void {
+    this.#backends.poll?.();
+    this.#virtio.poll();
     this.flush();
     this.console.serve(this.#com1);
   }
@@ -246,6 +355,12 @@ export class ClassicMachine implements Hardware {
     this.debug.flush();
   }
 }
+
+const NO_BACKENDS: VirtioBackends = {
+  random: (into) => void crypto.getRandomValues(into),
+  interfaces: [],
+  disks: [],
+};
 
 const zeroes: MmioDevice = {
   read: (_address, data, size) => void data.fill(0, 0, size),

@@ -7,7 +7,7 @@
  */
 import * as v from "valibot";
 import { ENGINES } from "../vmm/engine-library.ts";
-import { FORMATS } from "./vm-options.ts";
+import { EXTRA_DEVICES, FORMATS } from "./vm-options.ts";
 
 export const PROTOCOL_VERSION = 1;
 /** A request is no longer, bytes; between vmd's processes quoting may double it. */
@@ -61,6 +61,7 @@ const start = v.strictObject({
   debugExit: v.optional(v.boolean()),
   virtualTime: v.optional(v.boolean()),
   epoch: v.optional(v.pipe(v.number(), v.finite())),
+  devices: v.optional(v.pipe(v.array(v.picklist([...EXTRA_DEVICES])), v.maxLength(2))),
   traceExits: v.optional(path),
   /** The reply brings a descriptor of the console, from its first byte on. */
   attach: flag,
@@ -85,7 +86,7 @@ const requests = {
   console: v.strictObject({
     request: v.literal("console"),
     vm,
-    stream: v.optional(v.picklist(["console", "debug"]), "console"),
+    stream: v.optional(v.picklist(["console", "debug", "virtio"]), "console"),
     /** The guest waits for this reader. */
     lossless: flag,
     late: flag,
@@ -95,6 +96,12 @@ const requests = {
     vm,
     /** For so long exits are counted, ms. */
     time: v.optional(v.pipe(v.number(), v.integer(), v.minValue(10), v.maxValue(60_000)), 1000),
+  }),
+  balloon: v.strictObject({
+    request: v.literal("balloon"),
+    vm,
+    /** How much the guest is to give away, bytes; absent: as it is. */
+    target: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2 ** 37))),
   }),
   registers: v.strictObject({ request: v.literal("registers"), vm }),
   metrics: v.strictObject({ request: v.literal("metrics") }),

@@ -5,7 +5,9 @@ import { closeSync } from "node:fs";
 import { libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
+import type { DiskDescription, InterfaceDescription } from "./backend/devices.ts";
 import { Channel } from "./channel.ts";
+import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
 import type { Attachment, Confinement, Ending, FromVm, StreamName, ToVm } from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
@@ -27,12 +29,24 @@ export interface VmLaunch {
   files: BootSet;
   /** An open file for the trace of its exits. */
   trace?: { path: string; descriptor: number };
+  disks?: readonly OpenedDisk[];
+  cdrom?: OpenedDisk;
+  interfaces?: readonly OpenedInterface[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
   /** Streams that are followed from the first byte on; their sockets are in `attached`. */
   attach?: readonly Attachment[];
   /** Absent: no sandbox. */
   confine?: Confinement;
+}
+
+/** An interface's other end, open. */
+export interface OpenedInterface extends InterfaceDescription {
+  descriptor: number;
+}
+
+function described({ files, ...disk }: OpenedDisk): DiskDescription {
+  return { ...disk, files: files.map(({ name, format }) => ({ name, format })) };
 }
 
 interface Question {
@@ -66,7 +80,17 @@ export class VmHost {
    * @throws an errno error when there is no process to be had
    */
   constructor(launch: VmLaunch) {
-    const { options, files, trace, terminal, attach = [], confine } = launch;
+    const {
+      options,
+      files,
+      trace,
+      disks = [],
+      cdrom,
+      interfaces = [],
+      terminal,
+      attach = [],
+      confine,
+    } = launch;
     this.name = options.name;
     const [ours, theirs] = Channel.pair();
     this.#channel = new Channel(ours);
@@ -86,6 +110,9 @@ export class VmHost {
     });
     const descriptors = bootSetFiles(files).map(({ descriptor }) => descriptor);
     if (trace !== undefined) descriptors.push(trace.descriptor);
+    const discs = cdrom === undefined ? disks : [...disks, cdrom];
+    for (const disk of discs) descriptors.push(...disk.files.map((file) => file.descriptor));
+    descriptors.push(...interfaces.map(({ descriptor }) => descriptor));
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
     const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
@@ -99,6 +126,9 @@ export class VmHost {
           initrd: files.initrd?.path,
           modules: (files.modules ?? []).map(({ path, args }) => ({ path, args })),
           trace: trace?.path,
+          disks: disks.map(described),
+          cdrom: cdrom && described(cdrom),
+          interfaces: interfaces.map(({ descriptor: _, ...description }) => description),
         },
         terminal: terminal !== undefined,
         attached: [...attach],

@@ -39,6 +39,7 @@ export class VmLife implements Disposable {
       memory: options.memory,
       epoch: options.epoch,
       debugExit: options.debugExit ?? false,
+      bootDevice: options.bootDevice,
       ...host,
     });
     this.machine.reset();

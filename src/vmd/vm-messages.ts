@@ -4,6 +4,7 @@
  */
 import type { EngineName } from "../vmm/engine-library.ts";
 import type { ExitCount } from "./exit-counter.ts";
+import type { DiskDescription, InterfaceDescription } from "./backend/devices.ts";
 import type { Attempt } from "./sandbox-probe.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 
@@ -32,6 +33,12 @@ export interface VmStatistics {
   watchers: number;
 }
 
+/** What a guest has given away, bytes. */
+export interface BalloonState {
+  target: number;
+  actual: number;
+}
+
 /** What leads to a VM's files: places in the descriptors of the start message. */
 export interface StartFiles {
   kernel: string;
@@ -39,10 +46,13 @@ export interface StartFiles {
   modules: { path: string; args?: string }[];
   /** The trace's path. */
   trace?: string;
+  disks: DiskDescription[];
+  cdrom?: DiskDescription;
+  interfaces: InterfaceDescription[];
 }
 
 /** A stream of a VM that can be watched. */
-export type StreamName = "console" | "debug";
+export type StreamName = "console" | "debug" | "virtio";
 
 /** Someone who follows a stream, and types there. */
 export interface Attachment {
@@ -62,7 +72,10 @@ export interface Confinement {
 
 /**
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules,
- * trace if there is one, pty master and slave if `terminal`, a stream socket for each attachment.
+ * trace if there is one, the files of each disk and the
+ * CD-ROM, one for
+ * each interface, pty master and slave if `terminal`, a stream socket
+ * for each attachment.
  */
 export interface StartMessage {
   kind: "start";
@@ -84,6 +97,8 @@ export type ToVm =
   /** Asks the guest to shut down, by vmmci; its reset then ends the VM, unless it is to `reset`. */
   | { kind: "shutdown"; reset?: boolean }
   | { kind: "registers" }
+  /** How much the guest is to give away, bytes; absent: as it is. */
+  | { kind: "balloon"; target?: number }
   | { kind: "statistics" }
   /** Exits are counted from the first of these on, until one says off, which isn't answered. */
   | { kind: "count-exits"; on: boolean }
@@ -103,6 +118,8 @@ export type FromVm =
       /** What of the sandbox is not there, as a sentence; empty when all is. */
       unconfined: string;
     }
+  /** Something of the host or of a guest's driver failed; for the log. */
+  | { kind: "trouble"; text: string }
   /** The guest reset its machine, which starts again. */
   | { kind: "rebooted"; by: string }
   | { kind: "paused" }
@@ -114,6 +131,8 @@ export type FromVm =
   /** The guest is about to halt, power off or reset, of its own accord. Told once until it resets. */
   | { kind: "shutting-down" }
   | { kind: "registers"; text: string }
+  /** Absent: the machine has no balloon. */
+  | { kind: "balloon"; balloon?: BalloonState }
   | { kind: "statistics"; statistics: VmStatistics }
   /** What was counted so far; absent while a trace is recorded. */
   | { kind: "exit-counts"; counts?: ExitCount[] }

@@ -1,21 +1,38 @@
 /** What a VM is started with, and the one place where that is checked. */
 import { ENGINES } from "../vmm/engine-library.ts";
+import type { DiskOption } from "./disk-files.ts";
 import type { EngineChoice } from "../vmm/select.ts";
 import type { BootFormat } from "./boot/index.ts";
+import { findFirmware } from "./firmware.ts";
+import type { OpenedInterface } from "./vm-host.ts";
 import { parseSize, SizeError } from "./size.ts";
+
+/** Devices that a VM has when they are asked for. */
+export const EXTRA_DEVICES = ["balloon", "console"] as const;
+export type ExtraDevice = (typeof EXTRA_DEVICES)[number];
 
 /** What to start. */
 export interface VmOptions {
   /** For messages. Default "vm". */
   name?: string;
-  /** Path of a kernel or firmware image. */
-  kernel: string;
+  /** Path of a kernel or firmware image. Default, with a disk or a disc: the host's firmware. */
+  kernel?: string;
   /** Path of an initial RAM disk. */
   initrd?: string;
   /** Kernel command line. */
   cmdline?: string;
   /** Multiboot modules: paths, each perhaps with arguments after a space. */
   modules?: readonly string[];
+  /** Disk images: paths, or what openVmDisk takes. */
+  disks?: readonly (string | DiskOption)[];
+  /** Path of a disc image. */
+  cdrom?: string;
+  /** More devices: a memory balloon, a virtio console (the guest's hvc0). */
+  devices?: readonly ExtraDevice[];
+  /** Network interfaces, by open descriptors, which are the VM's from then on. */
+  interfaces?: readonly OpenedInterface[];
+  /** What firmware boots from; default: the first disk. */
+  bootDevice?: "cdrom" | "disk" | "net";
   /** Bytes, or a size such as "512M". Default 512 MiB. */
   memory?: number | string;
   /** Default "auto": KVM where it runs guests, else Unicorn. */
@@ -41,6 +58,7 @@ export interface VmOptions {
 /** Options with what has a default filled in. */
 export interface VcpuOptions extends VmOptions {
   name: string;
+  kernel: string;
   memory: number;
   epoch: number;
 }
@@ -82,10 +100,12 @@ function memorySize(memory: number | string | undefined): number {
 
 /** Fills in defaults. @throws VmError that names what won't do. */
 export function checkVmOptions(options: VmOptions): VcpuOptions {
-  const { name = "vm", kernel, engine = "auto", format = "auto", bits = 64 } = options;
+  const { name = "vm", engine = "auto", format = "auto", bits = 64 } = options;
   const memory = memorySize(options.memory);
   const epoch = options.epoch ?? (options.virtualTime ? VIRTUAL_EPOCH : Date.now());
   const wrong = (what: string) => new VmError(`${name}: ${what}`);
+  const bootable = (options.disks ?? []).length > 0 || options.cdrom !== undefined;
+  const kernel = options.kernel ?? (bootable ? findFirmware() : undefined);
   if (typeof kernel !== "string" || kernel === "") throw wrong("no kernel or firmware specified");
   if (!Number.isInteger(memory) || memory % PAGE !== 0) {
     throw wrong(`memory size ${memory} is not a whole number of pages`);
@@ -97,6 +117,11 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   }
   if (!FORMATS.includes(format)) throw wrong(`format ${format}: it is ${FORMATS.join(", ")}`);
   if (bits !== 32 && bits !== 64) throw wrong(`bits ${bits}: it is 32 or 64`);
+  for (const device of options.devices ?? []) {
+    if (!EXTRA_DEVICES.includes(device)) {
+      throw wrong(`device ${device}: it is ${EXTRA_DEVICES.join(" or ")}`);
+    }
+  }
   if (!Number.isFinite(epoch)) throw wrong(`epoch ${epoch} is no time`);
-  return { ...options, name, memory, epoch };
+  return { ...options, name, kernel, memory, epoch };
 }

@@ -13,6 +13,7 @@ import { selectEngine } from "../vmm/select.ts";
 import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
 import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
+import { HostDevices } from "./backend/devices.ts";
 import { Channel, pollInput } from "./channel.ts";
 import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
@@ -22,6 +23,7 @@ import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { SandboxError } from "./sandbox.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { VmLife } from "./vm-life.ts";
+import { DiskError } from "./disk/index.ts";
 import type { Ending, FromVm, StartMessage, StreamName, ToVm } from "./vm-messages.ts";
 
 /** Where whoever started this process left the other end of its channel. */
@@ -30,6 +32,13 @@ const CHANNEL = 3;
 const INPUT_LIMIT = 2 ** 16;
 /** How long a question may wait while the guest prints to a full debug port, ms. */
 const LOOK = 100;
+
+/** So many failures are told: a guest may cause any number. */
+const TROUBLES = 100;
+
+const PAGE = 4096;
+/** Bytes that one reading of a stream's socket brings at most. */
+const VIRTIO_INPUT = 4096;
 
 /** Places whose counts fit into a message. */
 const COUNTS = 256;
@@ -42,7 +51,12 @@ class VmProcess {
   readonly #attention: Int32Array;
   readonly #console: ConsoleHub;
   readonly #debug: ConsoleHub;
+  readonly #virtio: ConsoleHub;
   readonly #started = Date.now();
+  readonly #devices: HostDevices;
+  #troubles = 0;
+  /** Pages; the guest's resets don't change what the host wants. */
+  #balloonTarget = 0;
   #life: VmLife | undefined;
   #recorder: Recorder | undefined;
   #counter: ExitCounter | undefined;
@@ -67,6 +81,22 @@ class VmProcess {
       modules: modules.map((module) => ({ ...module, descriptor: next() })),
     };
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
+    this.#devices = new HostDevices({
+      disks: start.files.disks,
+      cdrom: start.files.cdrom,
+      interfaces: start.files.interfaces,
+      next,
+      balloon: start.options.devices?.includes("balloon") === true,
+      console:
+        start.options.devices?.includes("console") === true
+          ? {
+              output: (bytes) => this.#virtio.push(bytes),
+              blocked: () => this.#virtio.blocked,
+            }
+          : undefined,
+      repeatable: start.options.virtualTime === true,
+      failed: (why) => this.#trouble(why),
+    });
     const word = watchLibrary().vmm_watch_open();
     if (!word) throw new NativeError("the watching thread", -11);
     this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
@@ -76,6 +106,7 @@ class VmProcess {
     watch(channel.descriptor, Watch.INPUT);
     this.#console = new ConsoleHub(watch);
     this.#debug = new ConsoleHub(watch);
+    this.#virtio = new ConsoleHub(watch);
     if (start.terminal) {
       this.#console.add(next(), { terminal: true });
       // The slave stays open here, so that the master has somebody at its other end.
@@ -123,10 +154,13 @@ class VmProcess {
         this.#announced = true;
         this.#post({ kind: "shutting-down" });
       },
+      backends: (memory) => this.#devices.connect(memory),
+      broke: (device, why) => this.#trouble(`${device}: its driver broke a rule: ${why}`),
       // Runs that repeat, and such as are to be replayed, know no time but their own.
       hostTime: options.virtualTime || this.#trace !== undefined ? undefined : Date.now,
     });
     this.#announced = false;
+    life.machine.balloon?.target(this.#balloonTarget);
     life.vcpu.attention = this.#attention;
     this.#life = life;
     this.#typed = 0;
@@ -160,6 +194,7 @@ class VmProcess {
         return life.ending(why === undefined ? stop : { kind: "crash", why });
       }
     } finally {
+      this.#devices.abandon();
       this.#life = undefined;
     }
   }
@@ -185,6 +220,8 @@ class VmProcess {
       this.#debug.flush();
       this.#debug.read(() => true);
       this.#console.flush();
+      this.#virtio.flush();
+      this.#virtioInput(life);
       if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
       life?.machine.idle();
     } while (this.#paused && !this.#stopped);
@@ -193,6 +230,17 @@ class VmProcess {
   #sleep(): void {
     if (Atomics.load(this.#attention, 0) !== 0) return;
     pollInput(this.#channel.descriptor, LOOK);
+  }
+
+  /** What is typed at the virtio console; without one it goes nowhere. */
+  #virtioInput(life: VmLife | undefined): void {
+    const console = life?.machine.virtioConsole;
+    this.#virtio.read((bytes) => {
+      if (console === undefined) return true;
+      console.input(bytes);
+      // No more than it surely takes: the rest stays in the socket.
+      return console.room >= VIRTIO_INPUT;
+    });
   }
 
   #input(bytes: Uint8Array): boolean {
@@ -245,10 +293,13 @@ class VmProcess {
             now: life?.machine.clock.now ?? 0,
             resident: life?.image.resident ?? 0,
             exits: life?.vcpu.exits ?? 0,
-            printed: this.#console.printed + this.#debug.printed,
+            printed: this.#console.printed + this.#debug.printed + this.#virtio.printed,
             watchers: this.#console.watchers,
           },
         });
+        return;
+      case "balloon":
+        this.#balloon(life, message.target);
         return;
       case "shutdown":
         this.#shutDown(life, message.reset === true);
@@ -265,6 +316,18 @@ class VmProcess {
       case "start":
         return;
     }
+  }
+
+  #balloon(life: VmLife | undefined, target: number | undefined): void {
+    const balloon = life?.machine.balloon;
+    if (balloon === undefined) {
+      this.#post({ kind: "balloon" });
+      return;
+    }
+    if (target !== undefined) this.#balloonTarget = Math.floor(target / PAGE);
+    balloon.target(this.#balloonTarget);
+    const actual = balloon.actual * PAGE;
+    this.#post({ kind: "balloon", balloon: { target: this.#balloonTarget * PAGE, actual } });
   }
 
   // As vmd does it: the guest is to reset, since not every guest can power a machine off.
@@ -290,6 +353,7 @@ class VmProcess {
   }
 
   #hub(stream: StreamName): ConsoleHub {
+    if (stream === "virtio") return this.#virtio;
     return stream === "console" ? this.#console : this.#debug;
   }
 
@@ -303,10 +367,23 @@ class VmProcess {
 
   /** Gives the rest of the output to who is to lose nothing, unless they are gone or stop it. */
   drain(): void {
-    while ((this.#console.pending || this.#debug.pending) && !this.#stopped) {
+    while (
+      (this.#console.pending || this.#debug.pending || this.#virtio.pending) &&
+      !this.#stopped
+    ) {
       this.#attend(undefined);
-      if (this.#console.pending || this.#debug.pending) this.#sleep();
+      if (this.#console.pending || this.#debug.pending || this.#virtio.pending) this.#sleep();
     }
+  }
+
+  /** Closes what the devices lead to. */
+  close(): void {
+    for (const why of this.#devices.close()) this.#trouble(why);
+  }
+
+  /** For the log; a guest can cause many. */
+  #trouble(text: string): void {
+    if (++this.#troubles <= TROUBLES) this.#post({ kind: "trouble", text });
   }
 
   #post(message: FromVm): void {
@@ -319,6 +396,7 @@ function isExpected(error: unknown): error is Error {
   return (
     error instanceof FileError ||
     error instanceof BootError ||
+    error instanceof DiskError ||
     error instanceof EngineError ||
     error instanceof TraceError ||
     error instanceof SandboxError ||
@@ -343,6 +421,7 @@ function main(): void {
   try {
     const vm = new VmProcess(channel, start, received.descriptors);
     const ending = vm.run();
+    vm.close();
     vm.drain();
     end({ kind: "ended", ending });
   } catch (error) {

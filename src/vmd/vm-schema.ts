@@ -38,6 +38,7 @@ const schema = v.variant("kind", [
     boot: line,
     unconfined: line,
   }),
+  v.object({ kind: v.literal("trouble"), text: line }),
   v.object({ kind: v.literal("rebooted"), by: line }),
   v.object({ kind: v.literal("paused") }),
   v.object({ kind: v.literal("unpaused") }),
@@ -45,6 +46,10 @@ const schema = v.variant("kind", [
   v.object({ kind: v.literal("acknowledged") }),
   v.object({ kind: v.literal("shutting-down") }),
   v.object({ kind: v.literal("registers"), text: lines }),
+  v.object({
+    kind: v.literal("balloon"),
+    balloon: v.optional(v.object({ target: count, actual: count })),
+  }),
   v.object({
     kind: v.literal("statistics"),
     statistics: v.object({

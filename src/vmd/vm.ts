@@ -11,11 +11,13 @@ import type { EngineName } from "../vmm/engine-library.ts";
 import { openBootFiles, openTraceFile } from "./boot-files.ts";
 import { type ConnectedStream, connectStream } from "./console-socket.ts";
 import type { ConsoleStream } from "./console-stream.ts";
+import { openDisc, openVmDisk } from "./disk-files.ts";
+import { parseDiskArgument } from "./disk/index.ts";
 import { ownConfinement } from "./confinement.ts";
 import { type Running, VmHost } from "./vm-host.ts";
 import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
-import type { Ending, VmStatistics } from "./vm-messages.ts";
+import type { BalloonState, Ending, VmStatistics } from "./vm-messages.ts";
 import { checkVmOptions, VmError, type VmOptions } from "./vm-options.ts";
 
 export type { Ending, VmStatistics } from "./vm-messages.ts";
@@ -28,13 +30,15 @@ export type VmEvent =
   /** It has seen that it is to shut down. */
   | { kind: "acknowledged" }
   /** It is about to halt, power off or reset, of its own accord. */
-  | { kind: "shutting-down" };
+  | { kind: "shutting-down" }
+  /** Something of the host or of a driver in the guest failed. */
+  | { kind: "trouble"; text: string };
 
 function isVmEvent(event: { kind: string }): event is VmEvent {
-  return ["rebooted", "acknowledged", "shutting-down"].includes(event.kind);
+  return ["rebooted", "acknowledged", "shutting-down", "trouble"].includes(event.kind);
 }
 
-const STREAMS = ["console", "debug"] as const;
+const STREAMS = ["console", "debug", "virtio"] as const;
 
 export class Vm implements AsyncDisposable {
   readonly name: string;
@@ -42,6 +46,8 @@ export class Vm implements AsyncDisposable {
   readonly pid: number;
   /** The first serial port. */
   readonly console: ConsoleStream;
+  /** The virtio console, if the VM has one. */
+  readonly virtio: ConsoleStream;
   /** What firmware writes to the debug ports 0x402 and 0xe9; takes no input. */
   readonly debug: ConsoleStream;
   /** Resolves when the VM is gone, and all it said has been heard. Never rejects. */
@@ -59,7 +65,7 @@ export class Vm implements AsyncDisposable {
   private constructor(host: VmHost, running: Running, streams: readonly ConnectedStream[]) {
     this.name = host.name;
     this.pid = host.pid;
-    [this.console, this.debug] = streams.map(({ stream }) => stream);
+    [this.console, this.debug, this.virtio] = streams.map(({ stream }) => stream);
     this.engine = running.engine;
     this.engineReason = running.why;
     this.boot = running.boot;
@@ -85,12 +91,18 @@ export class Vm implements AsyncDisposable {
     let host: VmHost;
     try {
       const files = openBootFiles(checked);
+      const disks = (checked.disks ?? []).map((disk) =>
+        openVmDisk(typeof disk === "string" ? parseDiskArgument(disk) : disk),
+      );
       const trace =
         checked.traceExits === undefined ? undefined : openTraceFile(checked.traceExits);
       host = new VmHost({
         options: checked,
         files,
         trace,
+        disks,
+        cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
+        interfaces: checked.interfaces,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
         confine: checked.sandbox === false ? undefined : ownConfinement(),
       });
@@ -100,6 +112,15 @@ export class Vm implements AsyncDisposable {
     const streams = await Promise.all(host.attached.map(connectStream));
     const running = await host.running;
     return new Vm(host, running, streams);
+  }
+
+  /**
+   * How much memory the guest has given away, bytes.
+   * @param target how much it is to give away.
+   * @returns undefined when the VM has no balloon.
+   */
+  async balloon(target?: number): Promise<BalloonState | undefined> {
+    return (await this.#host.ask({ kind: "balloon", target }, "balloon")).balloon;
   }
 
   /** Stops the vCPU at once and gives back everything. */

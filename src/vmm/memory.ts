@@ -177,6 +177,11 @@ export class GuestMemory {
     this.#written(address, length);
   }
 
+  /** Somebody else wrote here, by `pointer`: whoever observes writes is told. */
+  written(address: number, length: number): void {
+    this.#written(address, length);
+  }
+
   /** Host address of a checked range, for host calls that read or write guest memory. */
   pointer(address: number, length: number): number {
     for (const range of this.ranges) {

@@ -38,6 +38,7 @@ const hostFunctions = {
   vmm_memory_map: { args: [u64_fast, u64_fast], returns: i64_fast },
   vmm_memory_unmap: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_memory_resident: { args: [u64_fast, u64_fast], returns: i64_fast },
+  vmm_memory_discard: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_file_size: { args: [i32], returns: i64_fast },
   vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },
@@ -88,6 +89,21 @@ const watchFunctions = {
   vmm_watch_target: { args: [pointer, pointer], returns: i32 },
 } as const;
 
+const ioFunctions = {
+  vmm_io_open: { args: [u32], returns: pointer },
+  vmm_io_submit: { args: [u32], returns: FFIType.void },
+  vmm_io_now: { args: [u32], returns: f64 },
+  vmm_io_wait: { args: [], returns: FFIType.void },
+} as const;
+
+const portFunctions = {
+  vmm_port_open: { args: [i32, u32], returns: pointer },
+  vmm_port_wake: { args: [pointer], returns: FFIType.void },
+  vmm_port_now: { args: [pointer, u32], returns: i32 },
+  vmm_port_inject: { args: [pointer, pointer, u32], returns: i32 },
+  vmm_port_stop: { args: [pointer], returns: FFIType.void },
+} as const;
+
 const daemonFunctions = {
   vmm_connect: { args: [pointer], returns: i32 },
   vmm_listen: { args: [pointer, u32], returns: i32 },
@@ -97,6 +113,22 @@ const daemonFunctions = {
   vmm_peer: { args: [i32, pointer], returns: i32 },
   vmm_pty: { args: [pointer, pointer, u64_fast], returns: i32 },
   vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
+} as const;
+
+const netFunctions = {
+  vmm_net_check: { args: [pointer, u32, u32], returns: i32 },
+  vmm_net_complete: { args: [pointer, u32, u32, pointer, u64_fast], returns: i64_fast },
+  vmm_tap_open: { args: [pointer, i64_fast], returns: i32 },
+  vmm_tap_offload: { args: [i32, u32], returns: i32 },
+  vmm_passt_pair: { args: [pointer], returns: i32 },
+  vmm_switch_pair: { args: [pointer], returns: i32 },
+  vmm_switch_open: { args: [i32, u32, u32], returns: pointer },
+  vmm_switch_close: { args: [pointer], returns: FFIType.void },
+  vmm_switch_add: { args: [pointer, i32, pointer], returns: i32 },
+  vmm_switch_remove: { args: [pointer, u32], returns: i32 },
+  vmm_switch_run: { args: [pointer, i32], returns: i32 },
+  vmm_switch_ended: { args: [pointer], returns: i32 },
+  vmm_switch_counts: { args: [pointer, u32, pointer], returns: i32 },
 } as const;
 
 /** VMM_ABI of native/vmm.h. */
@@ -201,12 +233,36 @@ export function watchLibrary() {
   return watch;
 }
 
+let io: ReturnType<typeof load<typeof ioFunctions>> | undefined;
+
+/** The I/O threads of libvmm.so. */
+export function ioLibrary() {
+  io ??= load("libvmm.so", ioFunctions);
+  return io;
+}
+
+let port: ReturnType<typeof load<typeof portFunctions>> | undefined;
+
+/** The interface threads of libvmm.so. */
+export function portLibrary() {
+  port ??= load("libvmm.so", portFunctions);
+  return port;
+}
+
 let daemon: ReturnType<typeof load<typeof daemonFunctions>> | undefined;
 
 /** What the daemon and its clients have of libvmm.so beside that. */
 export function daemonLibrary() {
   daemon ??= load("libvmm.so", daemonFunctions);
   return daemon;
+}
+
+let net: ReturnType<typeof load<typeof netFunctions>> | undefined;
+
+/** What libvmm.so has for networks: native/net.h. */
+export function netLibrary() {
+  net ??= load("libvmm.so", netFunctions);
+  return net;
 }
 
 /** Calls a function that explains its failure in a buffer; returns that sentence. */

@@ -9,7 +9,7 @@ import { addStartOptions, type StartOptions } from "../start-options.ts";
 type StartRequest = Extract<RequestInput, { request: "start" }>;
 
 /** vmctl's texts for vmd's own codes. */
-const OWN = new Set(["BIOS", "DISK", "CDROM", "CDROMTYPE", "TEMPLATE"]);
+const OWN = new Set(["BIOS", "DISK", "NETWORK", "CDROM", "CDROMTYPE", "TEMPLATE"]);
 
 function reference(text: string): number | string {
   try {
@@ -112,6 +112,7 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
     reboot: options.reboot ? undefined : false,
     debugExit: options.debugExit,
     virtualTime: options.virtualTime,
+    devices: options.device,
     epoch: options.epoch,
     traceExits: options.traceExits === undefined ? undefined : absolute(options.traceExits),
   };

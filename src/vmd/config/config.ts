@@ -67,6 +67,7 @@ export interface ConfigVm extends Place {
   append?: string;
   modules: string[];
   engine?: "auto" | "kvm" | "unicorn";
+  devices: ("balloon" | "console")[];
 }
 
 export interface ConfigSwitch extends Place {

@@ -216,6 +216,7 @@ class VmConfParser extends CstParser {
       { ALT: () => this.CONSUME(k.append) },
       { ALT: () => this.CONSUME(k.module) },
       { ALT: () => this.CONSUME(k.engine) },
+      { ALT: () => this.CONSUME(k.device) },
     ]);
     this.SUBRULE(this.string);
   });

@@ -40,6 +40,7 @@ class VmReader {
       disks: [],
       interfaces: [],
       modules: [],
+      devices: [],
       file,
       line,
     };
@@ -218,6 +219,10 @@ class VmReader {
         return;
       case "module":
         this.#module(value);
+        return;
+      case "device":
+        if (value !== "balloon" && value !== "console") this.#error(`unknown device: ${value}`);
+        else if (!vm.devices.includes(value)) vm.devices.push(value);
         return;
       case "engine":
         if (value === "auto" || value === "kvm" || value === "unicorn") vm.engine = value;

@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { cpus } from "node:os";
 import type { ConfigOwner, ConfigVm } from "../config/index.ts";
+import type { LocalPrefix, SwitchRequest } from "../net/index.ts";
 import type { Log } from "./log.ts";
 import { RefusalError } from "./refusal.ts";
 import { DEFAULT_MEMORY, type Owner, type VmSettings } from "./settings.ts";
@@ -9,7 +10,9 @@ import type { Stagger } from "./staggered.ts";
 
 export interface Configuration {
   vms: readonly { settings: VmSettings; enable: boolean }[];
-  switches: readonly { name: string }[];
+  switches: readonly SwitchRequest[];
+  /** Of local interfaces; absent: vmd's. */
+  localPrefix: LocalPrefix | undefined;
   socketOwner: Owner | undefined;
   stagger: Stagger;
 }
@@ -34,7 +37,13 @@ export async function readConfiguration(
 ): Promise<Configuration> {
   const stagger = { parallel: cpus().length, delay: DELAY };
   if (path === undefined || (optional && !existsSync(path))) {
-    return { vms: [], switches: [], socketOwner: undefined, stagger };
+    return {
+      vms: [],
+      switches: [],
+      localPrefix: undefined,
+      socketOwner: undefined,
+      stagger,
+    };
   }
   // A parser takes time and memory that a daemon without a file saves.
   const { format, parseConfig } = await import("../config/index.ts");
@@ -51,6 +60,7 @@ export async function readConfiguration(
   return {
     vms: vms.map(({ settings, vm }) => ({ settings, enable: vm.enable })),
     switches: config.switches,
+    localPrefix: config.localPrefix,
     socketOwner: config.socketOwner === undefined ? undefined : ownerOf(config.socketOwner),
     stagger: config.staggered ?? stagger,
   };
@@ -121,6 +131,9 @@ function settingsBy(vm: ConfigVm): VmSettings {
     owner: ownerOf(vm.owner ?? {}),
     instances: vm.instances,
     configured: true,
-    machine: vm.engine === undefined ? {} : { engine: vm.engine },
+    machine: {
+      ...(vm.engine === undefined ? {} : { engine: vm.engine }),
+      ...(vm.devices.length === 0 ? {} : { devices: vm.devices }),
+    },
   };
 }

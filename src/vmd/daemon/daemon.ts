@@ -5,6 +5,7 @@
 import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
+import { Networks } from "../net/index.ts";
 import type { Confinement } from "../vm-messages.ts";
 import { type Answer, type Client, FrontDoor } from "./front-door.ts";
 import type { Log } from "./log.ts";
@@ -42,6 +43,7 @@ export class Daemon {
   readonly #registry: Registry;
   readonly #stagger: StaggeredStart;
   readonly #door: FrontDoor;
+  readonly #networks: Networks;
   readonly #uid = process.geteuid!();
   readonly #ended = Promise.withResolvers<number>();
   #configuration: Configuration;
@@ -64,10 +66,17 @@ export class Daemon {
     this.#log = options.log;
     const { log, confine } = options;
     this.#configuration = configuration;
+    this.#networks = new Networks({
+      switches: configuration.switches,
+      localPrefix: configuration.localPrefix,
+      confine,
+      warn: (message) => log.warn(message),
+    });
     const context: VmContext = {
       log,
       accounts: () => this.#accountsNow(),
       confine,
+      networks: this.#networks,
       stopped: (vm) => this.#stopped(vm),
     };
     this.#registry = new Registry(context);
@@ -115,6 +124,7 @@ export class Daemon {
     for (const vm of running) if (vm.isUp) vm.host.kill();
     await Promise.race([all, Bun.sleep(1000)]);
     this.#door.close();
+    this.#networks[Symbol.dispose]();
     this.#log.info("ended", { pid: process.pid });
     this.#ended.resolve(code);
   }
@@ -169,6 +179,8 @@ export class Daemon {
         const descriptor = vm.attach(stream, { lossless, late });
         return { reply: { ...named(vm), tty: vm.tty ?? null }, descriptor };
       }
+      case "balloon":
+        return { reply: { balloon: await mine(request.vm).balloon(request.target) } };
       case "registers": {
         const vm = mine(request.vm);
         const { text } = await vm.host.ask({ kind: "registers" }, "registers");
@@ -218,7 +230,10 @@ export class Daemon {
       bootDevice: bootDevice ?? null,
       disks: disks.map(({ path, format }) => ({ path, format: format ?? null })),
       cdrom: cdrom?.path ?? null,
-      interfaces,
+      interfaces: interfaces.map((one, place) => ({
+        ...one,
+        where: vm.interfaces[place] ?? null,
+      })),
       machine,
       instances: settings.instances ?? null,
       statistics,
@@ -304,7 +319,10 @@ export class Daemon {
   }
 
   async #reset(what: "all" | "switches" | "vms"): Promise<Record<string, unknown>> {
-    if (what !== "vms") this.#configuration = { ...this.#configuration, switches: [] };
+    if (what !== "vms") {
+      this.#configuration = { ...this.#configuration, switches: [] };
+      this.#networks.switches = [];
+    }
     if (what !== "switches") {
       this.#stagger.remove();
       const up = this.#registry.all.filter((vm) => vm.pid !== undefined);
@@ -323,6 +341,7 @@ export class Daemon {
 
   #apply(configuration: Configuration): void {
     this.#configuration = configuration;
+    this.#networks.switches = configuration.switches;
     const added: ManagedVm[] = [];
     for (const { settings, enable } of configuration.vms) {
       if (this.#registry.find(settings.name) !== undefined) {

@@ -3,9 +3,10 @@ import { closeSync, readFileSync } from "node:fs";
 import type { Accounts } from "../accounts.ts";
 import type { VmState, VmStatus } from "../protocol.ts";
 import { VmHost } from "../vm-host.ts";
-import type { Confinement, Ending, StreamName } from "../vm-messages.ts";
+import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
 import type { Log } from "./log.ts";
+import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
 import type { Owner, VmSettings } from "./settings.ts";
@@ -26,6 +27,7 @@ export interface VmContext {
   readonly accounts: () => Accounts;
   /** Absent: VM processes are not confined. */
   readonly confine: Confinement | undefined;
+  readonly networks: Networks;
   /** Told when a VM has stopped. */
   readonly stopped: (vm: ManagedVm) => void;
 }
@@ -37,6 +39,9 @@ export class ManagedVm {
   #state: VmState = "stopped";
   #host: VmHost | undefined;
   #resources: Resources | undefined;
+  #ends: InterfaceEnd[] = [];
+  /** The VM process has what was opened for it. */
+  #given = false;
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -75,6 +80,11 @@ export class ManagedVm {
     return this.#resources?.tty;
   }
 
+  /** Where its interfaces lead, while it runs. */
+  get interfaces(): string[] {
+    return this.#ends.map(({ where }) => where);
+  }
+
   get lastEnding(): Ending | undefined {
     return this.#lastEnding;
   }
@@ -109,6 +119,7 @@ export class ManagedVm {
       const { settings } = this;
       const resources = new Resources(settings, accounts());
       this.#resources = resources;
+      await this.#openInterfaces();
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,
@@ -116,19 +127,25 @@ export class ManagedVm {
           kernel: resources.files.kernel.path,
           cmdline: settings.cmdline,
           memory: settings.memory,
+          bootDevice: settings.bootDevice,
         }),
         files: resources.files,
         trace: resources.trace,
+        disks: resources.disks,
+        cdrom: resources.cdrom,
+        interfaces: this.#ends.map(openedInterface),
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
       });
       resources.given();
+      this.#given = true;
       this.#host = host;
       host.onEvent = (event) => {
         if (event.kind === "rebooted") this.#rebooted(event.by);
         else if (event.kind === "acknowledged") this.#acknowledged();
         else if (event.kind === "shutting-down") this.#shuttingDown();
+        else if (event.kind === "trouble") log.warn(event.text, { vm: this.name });
         else if (event.kind !== "shutdown")
           log.debug("unexpected message", { vm: this.name, kind: event.kind });
       };
@@ -142,9 +159,6 @@ export class ManagedVm {
       log.info("started", { vm: this.name, id: this.id, pid: host.pid, engine, tty: this.tty });
       if (why !== "") log.debug(why, { vm: this.name });
       if (unconfined !== "") log.warn(unconfined, { vm: this.name });
-      if (settings.disks.length + settings.interfaces.length > 0 || settings.cdrom !== undefined) {
-        log.warn("this machine has no disk and network devices yet", { vm: this.name });
-      }
       return host.attached.at(0);
     } catch (error) {
       if (this.#host === undefined) {
@@ -154,6 +168,7 @@ export class ManagedVm {
         for (const descriptor of this.#host.attached) closeSync(descriptor);
         await this.#ended;
       }
+      if (error instanceof NetworkError) throw new RefusalError("NETWORK", error.message);
       if (error instanceof VmError) throw new RefusalError("EINVAL", error.message);
       throw error;
     }
@@ -188,6 +203,13 @@ export class ManagedVm {
     await this.#running().ask({ kind: "pause" }, "paused");
     if (this.#state === "running") this.#state = "paused";
     this.#context.log.info("paused", { vm: this.name });
+  }
+
+  /** @throws RefusalError when it has no balloon */
+  async balloon(target: number | undefined): Promise<BalloonState> {
+    const { balloon } = await this.#running().ask({ kind: "balloon", target }, "balloon");
+    if (balloon === undefined) throw new RefusalError("EINVAL", "the vm has no balloon");
+    return balloon;
   }
 
   /** @throws RefusalError */
@@ -308,7 +330,23 @@ export class ManagedVm {
     return ending;
   }
 
+  async #openInterfaces(): Promise<void> {
+    const { networks, log } = this.#context;
+    const { id, name } = this;
+    const bootNet = this.settings.bootDevice === "net";
+    this.#given = false;
+    for (const [place, request] of this.settings.interfaces.entries()) {
+      const end = await networks.open(request, { id, name, place, bootNet });
+      this.#ends.push(end);
+      log.debug("interface", { vm: name, place, where: end.where });
+    }
+  }
+
   #release(): void {
+    for (const end of this.#ends.splice(0)) {
+      if (!this.#given) closeSync(end.descriptor);
+      this.#context.networks.close(end);
+    }
     this.#resources?.[Symbol.dispose]();
     this.#resources = undefined;
   }

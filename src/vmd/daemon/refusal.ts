@@ -16,6 +16,8 @@ export type RefusalCode =
   | "BIOS"
   /** A disk that can't be opened. */
   | "DISK"
+  /** An interface that can't be had. */
+  | "NETWORK"
   /** It isn't running. */
   | "NOTRUNNING"
   /** No such ISO image. */

@@ -16,9 +16,9 @@ export function requestedSettings(
     path === undefined ? undefined : { path, by: caller };
   const { kernel, initrd, cmdline, modules, memory, disks, cdrom, bootDevice } = request;
   const { interfaces, interfaceCount, traceExits } = request;
-  const { engine, format, bits, reboot, debugExit, virtualTime, epoch } = request;
+  const { engine, format, bits, reboot, debugExit, virtualTime, epoch, devices } = request;
   const machine = Object.fromEntries(
-    Object.entries({ engine, format, bits, reboot, debugExit, virtualTime, epoch }).filter(
+    Object.entries({ engine, format, bits, reboot, debugExit, virtualTime, epoch, devices }).filter(
       ([, value]) => value !== undefined,
     ),
   );

@@ -1,19 +1,16 @@
 /** What the daemon opens for a VM, with the rights of whoever named it. */
-import { chmodSync, chownSync, closeSync, constants, existsSync, fstatSync } from "node:fs";
+import { chmodSync, chownSync, closeSync, constants, fstatSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
 import type { Accounts } from "../accounts.ts";
 import { type BootFile, type BootSet, FileError, openBootFile } from "../boot-files.ts";
+import { DiskError } from "../disk/index.ts";
+import { type OpenedDisk, openDisc, openVmDisk } from "../disk-files.ts";
+import { FIRMWARE, findFirmware } from "../firmware.ts";
 import { RefusalError } from "./refusal.ts";
 import { openAs, type OwnedDisk, type OwnedPath, type VmSettings } from "./settings.ts";
 
 const READ = constants.O_RDONLY | constants.O_NONBLOCK;
 const NAME_SIZE = 64;
-
-/**
- * Where firmware is looked for: vmd's place, then Debian's. Not SeaBIOS's build of 256 KiB: it expects
- * RAM below its 128 KiB that this machine hasn't got.
- */
-export const FIRMWARE = ["/etc/firmware/vmm-bios", "/usr/share/seabios/bios.bin"];
 
 /** Descriptors that a VM process gets, and those that the daemon holds meanwhile. */
 export class Resources implements Disposable {
@@ -22,8 +19,8 @@ export class Resources implements Disposable {
   readonly terminal: { master: number; slave: number } | undefined;
   /** The pty's path. */
   readonly tty: string;
-  /** Disks and the CD-ROM: open and locked while the VM is there. */
-  readonly #held: number[] = [];
+  readonly disks: readonly OpenedDisk[];
+  readonly cdrom: OpenedDisk | undefined;
   #given = false;
 
   /** @throws RefusalError */
@@ -40,8 +37,15 @@ export class Resources implements Disposable {
         initrd: settings.initrd === undefined ? undefined : file(settings.initrd),
         modules: settings.modules.map((module) => ({ ...file(module), args: module.args })),
       };
-      for (const disk of settings.disks) this.#held.push(openDisk(disk));
-      if (settings.cdrom !== undefined) this.#held.push(openCdrom(settings.cdrom));
+      this.disks = settings.disks.map((disk) => {
+        const one = openDisk(disk);
+        opened.push(...one.files.map(({ descriptor }) => descriptor));
+        return one;
+      });
+      if (settings.cdrom !== undefined) {
+        this.cdrom = openCdrom(settings.cdrom);
+        opened.push(...this.cdrom.files.map(({ descriptor }) => descriptor));
+      }
       if (settings.trace !== undefined) {
         this.trace = traceFile(settings.trace);
         opened.push(this.trace.descriptor);
@@ -50,22 +54,22 @@ export class Resources implements Disposable {
       this.terminal = { master, slave };
       this.tty = path;
     } catch (error) {
-      for (const descriptor of [...opened, ...this.#held]) closeSync(descriptor);
+      for (const descriptor of opened) closeSync(descriptor);
       throw error;
     }
   }
 
-  /** The VM process has its own: only what is held stays the daemon's to close. */
+  /** The VM process has its own. */
   given(): void {
     this.#given = true;
   }
 
   [Symbol.dispose](): void {
-    for (const descriptor of this.#held.splice(0)) closeSync(descriptor);
     if (this.#given) return;
     this.#given = true;
     const { kernel, initrd, modules = [] } = this.files;
-    for (const one of [kernel, initrd, ...modules, this.trace]) {
+    const images = this.disks.flatMap(({ files }) => files).concat(this.cdrom?.files ?? []);
+    for (const one of [kernel, initrd, ...modules, this.trace, ...images]) {
       if (one !== undefined) closeSync(one.descriptor);
     }
     if (this.terminal !== undefined) {
@@ -85,43 +89,46 @@ function bootFile({ path, by }: OwnedPath): BootFile {
 }
 
 function defaultFirmware(firmware: readonly string[]): OwnedPath {
-  const path = firmware.find((one) => existsSync(one));
+  const path = findFirmware(firmware);
   if (path === undefined) throw new RefusalError("BIOS", "vmm bios firmware file not found.");
   return { path };
 }
 
-function openDisk({ path, by }: OwnedDisk): number {
+/** The image, and those that it is based on, with the rights of whoever named it. */
+function openDisk({ path, format, by }: OwnedDisk): OpenedDisk {
   const refuse = (why: string) =>
     new RefusalError("DISK", `could not open disk image(s): ${path}: ${why}`);
-  let descriptor: number;
+  let disk: OpenedDisk;
   try {
-    descriptor = openAs(path, constants.O_RDWR | constants.O_NONBLOCK, by);
+    disk = openVmDisk({ path, format }, (name, flags) => openAs(name, flags, by));
   } catch (error) {
-    throw refuse((error as NodeJS.ErrnoException).code ?? (error as Error).message);
+    if (!(error instanceof DiskError)) throw error;
+    throw refuse(error.message.replace(`${path}: `, ""));
   }
-  try {
-    const status = fstatSync(descriptor);
-    if (!status.isFile() && !(status.isBlockDevice() && by === undefined)) {
-      throw refuse("not a regular file");
-    }
-    if (daemonLibrary().vmm_lock(descriptor, 1) < 0) throw refuse("in use by another VM");
-    return descriptor;
-  } catch (error) {
-    closeSync(descriptor);
-    throw error;
-  }
+  // Devices of the host are the administrator's to give away.
+  if (by === undefined || by.uid === 0) return disk;
+  if (disk.files.every(({ descriptor }) => fstatSync(descriptor).isFile())) return disk;
+  for (const { descriptor } of disk.files) closeSync(descriptor);
+  throw refuse("not a regular file");
 }
 
-function openCdrom({ path, by }: OwnedPath): number {
-  let descriptor: number;
+function openCdrom({ path, by }: OwnedPath): OpenedDisk {
+  const wrong = () =>
+    new RefusalError("CDROMTYPE", `specified iso image is not a regular file: ${path}`);
+  let disc: OpenedDisk;
   try {
-    descriptor = openAs(path, READ, by);
-  } catch {
+    disc = openDisc(path, (name, flags) => openAs(name, flags, by));
+  } catch (error) {
+    if (!(error instanceof DiskError)) throw error;
+    // Without a code it is the file itself that won't do.
+    if (error.code === undefined || error.code === "EISDIR") throw wrong();
+    if (error.code === "EBUSY") throw new RefusalError("DISK", error.message);
     throw new RefusalError("CDROM", `could not find specified iso image: ${path}`);
   }
-  if (fstatSync(descriptor).isFile()) return descriptor;
+  const [{ descriptor }] = disc.files;
+  if (fstatSync(descriptor).isFile()) return disc;
   closeSync(descriptor);
-  throw new RefusalError("CDROMTYPE", `specified iso image is not a regular file: ${path}`);
+  throw wrong();
 }
 
 function traceFile({ path, by }: OwnedPath): BootFile {

@@ -33,6 +33,8 @@ export interface InterfaceSettings {
   readonly local: boolean;
   readonly tap?: string;
   readonly lladdr?: string;
+  readonly lockedLladdr?: boolean;
+  readonly up?: boolean;
 }
 
 /** What users may choose for instances of a VM. */
@@ -67,7 +69,7 @@ export interface VmSettings {
   readonly configured: boolean;
   readonly machine: Pick<
     VmOptions,
-    "engine" | "format" | "bits" | "reboot" | "debugExit" | "virtualTime" | "epoch"
+    "engine" | "format" | "bits" | "reboot" | "debugExit" | "virtualTime" | "epoch" | "devices"
   >;
   readonly trace?: OwnedPath;
 }

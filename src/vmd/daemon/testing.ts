@@ -17,6 +17,8 @@ export interface TestDaemonOptions {
   args?: string[];
   /** Run everything as this user, without root's rights. */
   user?: number;
+  /** In a network namespace of its own; needs root. */
+  ownNetwork?: boolean;
   /** Made, but not run yet: see run(). */
   delayed?: boolean;
 }
@@ -38,7 +40,7 @@ export class TestDaemon implements AsyncDisposable {
   readonly #command: string[];
   #process!: Bun.Subprocess<"ignore", "ignore", "pipe">;
 
-  private constructor({ config = "", args = [], user }: TestDaemonOptions) {
+  private constructor({ config = "", args = [], user, ownNetwork }: TestDaemonOptions) {
     this.folder = mkdtempSync(join(tmpdir(), "vmd-"));
     if (user !== undefined) chmodSync(this.folder, 0o1777);
     else chmodSync(this.folder, 0o755);
@@ -46,7 +48,8 @@ export class TestDaemon implements AsyncDisposable {
     this.config = join(this.folder, "vm.conf");
     writeFileSync(this.config, config.replaceAll("FOLDER", this.folder));
     const command = [process.execPath, VMD, "-d", "--socket", this.socket, "-f", this.config];
-    this.#command = [...as(user), ...command, ...args];
+    const alone = ownNetwork === true ? ["unshare", "--net", "--"] : [];
+    this.#command = [...alone, ...as(user), ...command, ...args];
   }
 
   /** Runs it. Resolves when it listens. */

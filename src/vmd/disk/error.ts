@@ -27,6 +27,23 @@ const TEXTS: Record<string, string> = {
   ETXTBSY: "Text file busy",
 };
 
+/** Linux's numbers of those, on x86. */
+const ERRNO: Record<number, string> = {
+  1: "EPERM",
+  4: "EINTR",
+  5: "EIO",
+  6: "ENXIO",
+  9: "EBADF",
+  12: "ENOMEM",
+  16: "EBUSY",
+  19: "ENODEV",
+  22: "EINVAL",
+  27: "EFBIG",
+  28: "ENOSPC",
+  30: "EROFS",
+  122: "EDQUOT",
+};
+
 /** An image that can't be used, or a request that can't be answered: "file: field: sentence". */
 export class DiskError extends Error {
   override name = "DiskError";
@@ -43,6 +60,11 @@ export class DiskError extends Error {
 /** strerror(3) of an errno name. */
 export function strerror(code: string): string {
   return TEXTS[code] ?? code;
+}
+
+/** "ENOSPC" of 28, for what files fail with. */
+export function errnoName(errno: number): string {
+  return ERRNO[errno] ?? `error ${errno}`;
 }
 
 /** The DiskError for what a function of node:fs threw; other errors are passed on. */

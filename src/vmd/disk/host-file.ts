@@ -8,6 +8,8 @@ export interface HostFile {
   readonly name: string;
   /** Present size. */
   readonly size: number;
+  /** To reach it by other means than these; undefined where there are none. */
+  readonly descriptor: number | undefined;
   /** A block device can't become longer. */
   readonly regular: boolean;
   /** Reads into `into[start .. start + length)`; gives the count, short only at the file's end. */
@@ -18,6 +20,8 @@ export interface HostFile {
   resize(size: number): void;
   /** Makes the data, and what is needed to find them, durable: fdatasync(2). */
   sync(): void;
+  /** Whoever was to make it durable by the descriptor failed: no `sync` succeeds any more. */
+  lost(error: DiskError): void;
   close(): void;
 }
 
@@ -25,14 +29,14 @@ export interface HostFile {
 export class DescriptorFile implements HostFile {
   readonly name: string;
   readonly regular: boolean;
-  readonly #descriptor: number;
+  readonly descriptor: number;
   #size: number;
   #lost: DiskError | undefined;
 
   /** @throws DiskError unless it is a regular file or a block device. */
   constructor(name: string, descriptor: number) {
     this.name = name;
-    this.#descriptor = descriptor;
+    this.descriptor = descriptor;
     const status = this.#host(() => fstatSync(descriptor));
     if (status.isDirectory()) throw new DiskError(`${name}: Is a directory`, "EISDIR");
     this.regular = status.isFile();
@@ -51,7 +55,7 @@ export class DescriptorFile implements HostFile {
       let done = 0;
       while (done < length) {
         const at = start + done;
-        const count = readSync(this.#descriptor, into, at, length - done, position + done);
+        const count = readSync(this.descriptor, into, at, length - done, position + done);
         if (count === 0) break;
         done += count;
       }
@@ -65,7 +69,7 @@ export class DescriptorFile implements HostFile {
     try {
       for (let done = 0; done < length;) {
         const at = start + done;
-        done += writeSync(this.#descriptor, from, at, length - done, position + done);
+        done += writeSync(this.descriptor, from, at, length - done, position + done);
       }
     } catch (error) {
       throw hostError(this.name, error);
@@ -74,7 +78,7 @@ export class DescriptorFile implements HostFile {
   }
 
   resize(size: number): void {
-    this.#host(() => ftruncateSync(this.#descriptor, size));
+    this.#host(() => ftruncateSync(this.descriptor, size));
     this.#size = size;
   }
 
@@ -82,7 +86,7 @@ export class DescriptorFile implements HostFile {
   sync(): void {
     if (this.#lost !== undefined) throw this.#lost;
     try {
-      fdatasyncSync(this.#descriptor);
+      fdatasyncSync(this.descriptor);
     } catch (error) {
       const lost = hostError(this.name, error);
       if (lost instanceof DiskError) this.#lost = lost;
@@ -90,8 +94,12 @@ export class DescriptorFile implements HostFile {
     }
   }
 
+  lost(error: DiskError): void {
+    this.#lost ??= error;
+  }
+
   close(): void {
-    this.#host(() => closeSync(this.#descriptor));
+    this.#host(() => closeSync(this.descriptor));
   }
 
   #host<T>(work: () => T): T {

@@ -10,8 +10,8 @@ export {
   createRaw,
   type Qcow2Options,
 } from "./create.ts";
-export type { Disk, DiskFormat } from "./disk.ts";
-export { DiskError, strerror } from "./error.ts";
+export { type Disk, type DiskFormat, emptyExtent, type Extent, ExtentKind } from "./disk.ts";
+export { DiskError, errnoName, strerror } from "./error.ts";
 export {
   detectFormat,
   type DiskFile,
@@ -21,3 +21,4 @@ export {
   type OpenOptions,
   parseDiskArgument,
 } from "./open.ts";
+export { Qcow2Disk } from "./qcow2.ts";

@@ -23,6 +23,8 @@ export interface OpenOptions {
   /** What the image is; by default, detectFormat finds out. */
   format?: DiskFormat;
   readOnly?: boolean;
+  /** Opens a file, with flags of open(2); by default with this process's rights. */
+  open?: (path: string, flags: number) => number;
 }
 
 /** "raw:disk.img", "qcow2:disk.img" or "disk.img", whose format isn't given. */
@@ -81,7 +83,7 @@ export function openDiskFiles(path: string, options: OpenOptions = {}): DiskFile
         throw new DiskError(`${path}: more than ${CHAIN_MAX} images are based on one another`);
       }
       const writable = files.length === 0 && options.readOnly !== true;
-      const opened = openFile(next.path, next.format, writable);
+      const opened = openFile(next.path, next.format, writable, options.open ?? openSync);
       files.push(opened);
       next = opened.format === "qcow2" ? baseOf(opened, next.path) : undefined;
     }
@@ -92,12 +94,17 @@ export function openDiskFiles(path: string, options: OpenOptions = {}): DiskFile
   }
 }
 
-function openFile(path: string, format: DiskFormat | undefined, writable: boolean): DiskFile {
+function openFile(
+  path: string,
+  format: DiskFormat | undefined,
+  writable: boolean,
+  open: (path: string, flags: number) => number,
+): DiskFile {
   let descriptor: number;
   try {
     // Not to wait for the other end of a pipe, which isn't taken anyway.
     const access = writable ? constants.O_RDWR : constants.O_RDONLY;
-    descriptor = openSync(path, access | constants.O_NONBLOCK);
+    descriptor = open(path, access | constants.O_NONBLOCK);
   } catch (error) {
     throw hostError(path, error);
   }

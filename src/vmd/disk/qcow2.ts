@@ -6,7 +6,7 @@
  * are freed after that is durable. So a crash at any point loses clusters at worst, and only what
  * wasn't flushed.
  */
-import { checkRange, checkWritable, type Disk } from "./disk.ts";
+import { checkRange, checkWritable, type Disk, type Extent, ExtentKind } from "./disk.ts";
 import { DiskError, hex } from "./error.ts";
 import { type HostFile, readPadded } from "./host-file.ts";
 import { decompress } from "./qcow2/compressed.ts";
@@ -23,6 +23,8 @@ const { UNALLOCATED, ZERO, DATA, COMPRESSED } = ClusterKind;
 export class Qcow2Disk implements Disk {
   readonly size: number;
   readonly readOnly: boolean;
+  /** Called before tables are written outside a flush: what was located must be written by then. */
+  beforeCommit: (() => void) | undefined;
   readonly #file: HostFile;
   readonly #header: Qcow2Header;
   readonly #clusterSize: number;
@@ -126,13 +128,23 @@ export class Qcow2Disk implements Disk {
   }
 
   flush(): void {
+    for (const _ of this.flushing()) this.#file.sync();
+  }
+
+  /** Its files are one: bases are not written. */
+  *flushing(): Generator<number, void> {
     if (this.#writing === undefined) return;
-    this.#commit();
-    this.#file.sync();
+    const descriptor = this.#file.descriptor ?? -1;
+    for (const _ of this.#committing()) yield descriptor;
+    yield descriptor;
     const releases = this.#releases;
     this.#releases = [];
     for (const offset of releases) this.#writing.refcounts.release(offset);
     this.#writing.refcounts.write();
+  }
+
+  lost(error: DiskError): void {
+    this.#file.lost(error);
   }
 
   close(): void {
@@ -165,15 +177,121 @@ export class Qcow2Disk implements Disk {
     return offset + known < base.size ? Math.min(length, known) : length;
   }
 
-  /** Reference counts and data, then L2 tables, then the L1 table: what is named is durable. */
+  /** In the middle of a request: a cache is full. */
   #commit(): void {
+    this.beforeCommit?.();
+    for (const _ of this.#committing()) this.#file.sync();
+  }
+
+  /**
+   * Reference counts and data, then L2 tables, then the L1 table: what is named is durable. At each
+   * yield the file must become so.
+   */
+  *#committing(): Generator<undefined, void> {
     this.#refcounts.write();
     if (!this.#mapping.dirty) return;
-    this.#file.sync();
+    yield;
     this.#mapping.writeTables();
     if (!this.#mapping.l1Dirty) return;
-    this.#file.sync();
+    yield;
     this.#mapping.writeL1();
+  }
+
+  locate(offset: number, length: number, writing: boolean, extent: Extent): void {
+    checkRange(this, offset, length);
+    const within = offset % this.#clusterSize;
+    const cluster = (offset - within) / this.#clusterSize;
+    const first = Math.min(this.#clusterSize - within, length);
+    const mapping = this.#mapping;
+    if (writing) {
+      checkWritable(this);
+      if (this.#autoclear) this.#clearFeatures();
+    }
+    const { descriptor } = this.#file;
+    let kind = mapping.lookup(cluster);
+    extent.length = first;
+    extent.kind = ExtentKind.INDIRECT;
+    if (descriptor === undefined) return;
+    if (writing && !(kind === DATA && mapping.copied)) {
+      if (!this.#allocateFor(cluster, within, first, kind)) return;
+      kind = mapping.lookup(cluster);
+    }
+    if (kind === DATA) {
+      const { host } = mapping;
+      if (writing) this.#checkData(host);
+      extent.length = this.#run(cluster, host, first, length, writing);
+      extent.kind = ExtentKind.FILE;
+      extent.descriptor = descriptor;
+      extent.position = host + within;
+    } else if (kind === ZERO) {
+      extent.kind = ExtentKind.ZERO;
+    } else if (kind === UNALLOCATED) {
+      this.#locateInBase(offset, first, extent);
+    }
+  }
+
+  #locateInBase(offset: number, length: number, extent: Extent): void {
+    const there = Math.max(0, Math.min(length, (this.#base?.size ?? 0) - offset));
+    if (there > 0) this.#base?.locate(offset, there, false, extent);
+    else extent.kind = ExtentKind.ZERO;
+  }
+
+  /**
+   * A new place for a cluster that is about to be written, in whole or so that the rest of the place
+   * reads as the cluster did; false when it takes more than that.
+   */
+  #allocateFor(cluster: number, within: number, length: number, kind: ClusterKind): boolean {
+    const whole = within === 0 && length === this.#clusterSize;
+    const empty =
+      kind === ZERO ||
+      (kind === UNALLOCATED && cluster * this.#clusterSize >= (this.#base?.size ?? 0));
+    const { host: old, copied } = this.#mapping;
+    // A place that was used before keeps what was there; compressed ones are shared.
+    if (kind === COMPRESSED || (kind === ZERO && old !== 0 && copied) || !(whole || empty)) {
+      return false;
+    }
+    const host = this.#refcounts.allocate();
+    if (!whole && !this.#refcounts.fresh) {
+      this.#refcounts.release(host);
+      return false;
+    }
+    try {
+      this.#mapping.set(cluster, host);
+    } catch (error) {
+      this.#refcounts.release(host);
+      throw error;
+    }
+    if (old !== 0) this.#releases.push(old);
+    return true;
+  }
+
+  clear(offset: number, length: number, discard: boolean, extent: Extent): void {
+    checkWritable(this);
+    checkRange(this, offset, length);
+    if (this.#autoclear) this.#clearFeatures();
+    const within = offset % this.#clusterSize;
+    const cluster = (offset - within) / this.#clusterSize;
+    const end = Math.min(this.size, (cluster + 1) * this.#clusterSize);
+    extent.length = Math.min(length, end - offset);
+    extent.kind = ExtentKind.ZERO;
+    const mapping = this.#mapping;
+    const kind = mapping.lookup(cluster);
+    const base = cluster * this.#clusterSize < (this.#base?.size ?? 0);
+    if (kind === ZERO || (kind === UNALLOCATED && !base)) return;
+    const whole = within === 0 && offset + extent.length === end;
+    // Version 2 can't say that a cluster hides what its base has.
+    if (!whole || (base && this.#header.version === 2)) {
+      if (!discard) this.locate(offset, extent.length, true, extent);
+      return;
+    }
+    const { host: old, length: oldLength } = mapping;
+    mapping.unset(cluster, base);
+    if (old === 0) return;
+    if (kind !== COMPRESSED) this.#releases.push(old);
+    else this.#releaseCompressed(old, oldLength);
+    // A flush gives the clusters back; a discard of all of a large disk is many of them.
+    if (this.#releases.length > RELEASES_MAX) this.beforeCommit?.();
+    if (this.#releases.length > RELEASES_MAX) this.flush();
   }
 
   get #refcounts(): Refcounts {

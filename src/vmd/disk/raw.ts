@@ -1,5 +1,5 @@
 /** Raw images: the bytes of the disk are the bytes of the file or block device. */
-import { checkRange, checkWritable, type Disk } from "./disk.ts";
+import { checkRange, checkWritable, type Disk, type Extent, ExtentKind } from "./disk.ts";
 import { DiskError } from "./error.ts";
 import type { HostFile } from "./host-file.ts";
 
@@ -33,6 +33,31 @@ export class RawDisk implements Disk {
 
   flush(): void {
     if (!this.readOnly) this.#file.sync();
+  }
+
+  *flushing(): Generator<number, void> {
+    if (this.readOnly) return;
+    const { descriptor } = this.#file;
+    if (descriptor === undefined) this.#file.sync();
+    else yield descriptor;
+  }
+
+  locate(offset: number, length: number, writing: boolean, extent: Extent): void {
+    if (writing) checkWritable(this);
+    checkRange(this, offset, length);
+    const { descriptor } = this.#file;
+    extent.kind = descriptor === undefined ? ExtentKind.INDIRECT : ExtentKind.FILE;
+    extent.length = length;
+    extent.descriptor = descriptor ?? -1;
+    extent.position = offset;
+  }
+
+  clear(offset: number, length: number, _: boolean, extent: Extent): void {
+    this.locate(offset, length, true, extent);
+  }
+
+  lost(error: DiskError): void {
+    this.#file.lost(error);
   }
 
   close(): void {

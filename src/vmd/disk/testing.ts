@@ -8,6 +8,7 @@ const PAGE = 16384;
 /** A file in memory. */
 export class MemoryFile implements HostFile {
   readonly regular = true;
+  readonly descriptor = undefined;
   /** A missing page is all zero. */
   #pages: (Uint8Array | undefined)[] = [];
   /** Pages that no clone has too. */
@@ -85,6 +86,8 @@ export class MemoryFile implements HostFile {
   }
 
   sync(): void {}
+
+  lost(): void {}
 
   close(): void {}
 

@@ -2,7 +2,6 @@
  * A virtio device as a PCI function: its identity, its BAR, and the capabilities that say where in
  * the BAR the transport's structures lie (virtio 1.2, § 4.1.2, § 4.1.4).
  */
-import type { GuestMemory } from "../../vmm/memory.ts";
 import {
   type CapabilityDefinition,
   type BarChange,
@@ -11,8 +10,7 @@ import {
   type PciFunctionRegisterSet,
 } from "../chips/index.ts";
 import type { InterruptLine, Size } from "../device.ts";
-import { type TransportHost, COMMON_SIZE, Region, Transport } from "./transport.ts";
-import type { VirtioRegisterSet } from "./registers.ts";
+import { COMMON_SIZE, Region, type Transport } from "./transport.ts";
 
 const VENDOR = 0x1af4;
 /** The PCI device ID is this plus the virtio device ID: § 4.1.2.1. */
@@ -94,21 +92,17 @@ export class VirtioFunction extends PciFunction {
   readonly transport: Transport;
 
   constructor(
-    registers: { function: PciFunctionRegisterSet; virtio: VirtioRegisterSet },
+    registers: PciFunctionRegisterSet,
     definition: PciDefinition,
     line: InterruptLine,
-    memory: GuestMemory,
-    host: Omit<TransportHost, "interrupt">,
-    barChange: (transport: Transport, ...change: Parameters<BarChange>) => void,
+    transport: Transport,
+    barChange: BarChange,
   ) {
-    super(registers.function, definition, line, (bar, from, to) => {
-      if (to >= 0) this.transport.base = to;
-      barChange(this.transport, bar, from, to);
+    super(registers, definition, line, (bar, from, to) => {
+      if (to >= 0) transport.base = to;
+      barChange(bar, from, to);
     });
-    this.transport = new Transport(registers.virtio, memory, {
-      ...host,
-      interrupt: (level) => this.interrupt(level),
-    });
+    this.transport = transport;
   }
 
   override reset(): void {

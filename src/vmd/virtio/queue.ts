@@ -61,6 +61,11 @@ export class Queue {
     return this.#size !== 0;
   }
 
+  /** Descriptors; 0 while it doesn't run. No more chains are served in one go. */
+  get size(): number {
+    return this.#size;
+  }
+
   /**
    * Reads the registers of an enabled queue and checks where its parts lie: § 2.7 (alignment),
    * § 2.7.1. Also after a restore.
@@ -218,7 +223,8 @@ export class Queue {
       if ((this.#flags & INDIRECT) !== 0) {
         if (!this.#indirect) return this.#reject("an indirect descriptor was not negotiated");
         if (inTable) return this.#reject("an indirect table refers to another");
-        if ((this.#flags & NEXT) !== 0) return this.#reject("an indirect descriptor has a next one");
+        if ((this.#flags & NEXT) !== 0)
+          return this.#reject("an indirect descriptor has a next one");
         if (this.#length === 0 || this.#length % DESCRIPTOR !== 0) {
           return this.#reject(`an indirect table has ${this.#length} bytes`);
         }
@@ -234,7 +240,8 @@ export class Queue {
         continue;
       }
       const write = (this.#flags & WRITE) !== 0;
-      if (writable && !write) return this.#reject("a device-readable segment follows a writable one");
+      if (writable && !write)
+        return this.#reject("a device-readable segment follows a writable one");
       writable = write;
       if (!this.#segment(chain, write)) return false;
       if ((this.#flags & NEXT) === 0) return true;

@@ -29,7 +29,7 @@ test.skipIf(missing !== undefined)(
 test.skipIf(missing !== undefined)("vctl stop waits for a guest that acknowledged", async () => {
   await using vmd = await TestDaemon.start({ args: ["-v"] });
   const { kernel, initrd, cmdline, memory } = await guestOptions(obedient);
-  const files = ["-b", kernel, "-i", initrd!, "-a", cmdline!, "-m", String(memory)];
+  const files = ["-b", kernel!, "-i", initrd!, "-a", cmdline!, "-m", String(memory)];
   const { code } = await vmd.vctl(["start", "--engine", "unicorn", ...files, "linux"]);
   expect(code).toBe(0);
   for (let i = 0; i < 300; i++) {

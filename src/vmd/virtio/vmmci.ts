@@ -39,8 +39,8 @@ const SECONDS = 0x18;
 const MICROSECONDS = 0x20;
 const END = 0x28;
 
-/** What it is on the bus. @param irq what INTA# is wired to. */
-export function vmmciFunction(irq: number): PciDefinition {
+/** What it is on the bus. @param irq what INTA# is wired to. @param port where its BAR lies. */
+export function vmmciFunction(irq: number, port: number): PciDefinition {
   return {
     vendor: 0x0b5d,
     device: 0x0777,
@@ -50,7 +50,7 @@ export function vmmciFunction(irq: number): PciDefinition {
     irq,
     // Without firmware nobody else would.
     command: 1,
-    bars: [{ index: 0, space: "io", size: PORTS, address: 0x1000 }],
+    bars: [{ index: 0, space: "io", size: PORTS, address: port }],
   };
 }
 

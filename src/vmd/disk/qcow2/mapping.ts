@@ -159,6 +159,15 @@ export class Mapping {
     this.#tables.changed(table, index * 8, index * 8 + 8);
   }
 
+  /** Maps a cluster to none: it reads as zero, or if `zero` isn't asked for, as the base has it. */
+  unset(cluster: number, zero: boolean): void {
+    const index = cluster % this.#entries;
+    const table = this.#writable((cluster - index) / this.#entries);
+    table.view.setUint32(index * 8, 0);
+    table.view.setUint32(index * 8 + 4, zero ? ZERO : 0);
+    this.#tables.changed(table, index * 8, index * 8 + 8);
+  }
+
   /** The L2 table of an L1 entry: allocated if there is none, copied if a snapshot uses it too. */
   #writable(l1: number): Table {
     const old = this.#tableOffset(l1);

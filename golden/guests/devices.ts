@@ -1,0 +1,56 @@
+// Linux with drivers for virtio devices, and a script of the test's own as process 1's work.
+
+import { existsSync, readFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { initramfsFile, prepare } from "./initramfs.ts";
+import { linuxAmd64 } from "./linux.ts";
+import { moduleFiles } from "./modules.ts";
+
+export interface DeviceGuest {
+  /** In names of files. */
+  name: string;
+  /** Kernel modules, beside virtio_pci. */
+  modules: string[];
+  /** Lines of a shell script; it prints on the console. */
+  script: string;
+  /** Programs of the host's to take along, by path, with their libraries. */
+  programs?: string[];
+  /** More files, by path without a leading slash. */
+  files?: Record<string, Uint8Array | string>;
+}
+
+/** What a VM of it is started with: a kernel, an initramfs and a command line. */
+export async function deviceGuest({ name, modules, script, programs = [], files }: DeviceGuest) {
+  const { files: drivers, load } = moduleFiles("virtio_pci", ...modules);
+  const init = `${prepare}${load}
+export LD_LIBRARY_PATH=/lib64
+${script}
+echo "script: done"
+poweroff -f
+`;
+  return {
+    kernel: await linuxAmd64.kernel(),
+    initrd: await initramfsFile(name, {
+      init,
+      files: { ...drivers, ...programs.reduce(withLibraries, {}), ...files },
+    }),
+    // SVM as TCG emulates it, in the lab, doesn't intercept XSETBV.
+    cmdline: `console=ttyS0 quiet${process.env.VMD_LAB === undefined ? "" : " noxsave"}`,
+    memory: "256M",
+  };
+}
+
+/** Adds a program of the host's, and what ldd(1) finds that it needs. */
+function withLibraries(files: Record<string, Uint8Array>, path: string) {
+  const name = path.slice(path.lastIndexOf("/") + 1);
+  files[`bin/${name}`] = readFileSync(path);
+  const { stdout } = Bun.spawnSync(["ldd", path]);
+  for (const [, library] of stdout.toString().matchAll(/(\/[^ ]+) \(0x/g)) {
+    if (!existsSync(library)) continue;
+    // The loader has to be where the program says.
+    const loader = dirname(library) === "/lib64";
+    files[loader ? library.slice(1) : `lib64/${library.slice(library.lastIndexOf("/") + 1)}`] =
+      readFileSync(library);
+  }
+  return files;
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: ISC
+/*
+ * io.c: threads that read and write files for the guest, straight from and into its
+ * memory, while the vCPU goes on.
+ *
+ * Requests are slots in memory that JavaScript sees as numbers (doubles: offsets and
+ * addresses are below 2^53). Who submits one doesn't touch it until it is done. A
+ * finished request kicks the vCPU, once until somebody has looked.
+ */
+#define _GNU_SOURCE
+#include "vmm.h"
+#include "watch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define STACK (64u << 10)
+
+static const uint8_t zeroes[64u << 10];
+
+struct vmm_io {
+	// What JavaScript sees, first.
+	struct vmm_io_shared shared;
+	pthread_mutex_t lock;
+	pthread_cond_t work;
+	pthread_cond_t idle;
+	uint32_t todo[VMM_IO_SLOTS];
+	uint32_t todo_head, todo_tail;
+	uint32_t busy;
+	uint32_t sleepers;
+};
+
+// One a process, as its engine is.
+static struct vmm_io *io;
+
+// As preadv(2) and pwritev(2), for all of it: a file that ends gives less.
+static double transfer(const struct vmm_io_slot *slot)
+{
+	struct iovec vector[VMM_IO_SEGMENTS];
+	const int write = slot->operation == VMM_IO_WRITE;
+	uint32_t count = (uint32_t)slot->count;
+	uint32_t first = 0;
+	double done = 0;
+
+	if (count > VMM_IO_SEGMENTS)
+		return -EINVAL;
+	for (uint32_t i = 0; i < count; i++) {
+		vector[i].iov_base = (void *)(uintptr_t)slot->segment[i].address;
+		vector[i].iov_len = (size_t)slot->segment[i].length;
+	}
+	while (first < count) {
+		const off_t at = (off_t)(slot->offset + done);
+		ssize_t moved = write ? pwritev((int)slot->fd, vector + first, (int)(count - first), at)
+				      : preadv((int)slot->fd, vector + first, (int)(count - first), at);
+
+		if (moved < 0 && errno == EINTR)
+			continue;
+		if (moved < 0)
+			return -errno;
+		if (moved == 0)
+			break;
+		done += (double)moved;
+		while (first < count && (size_t)moved >= vector[first].iov_len)
+			moved -= (ssize_t)vector[first++].iov_len;
+		if (first < count) {
+			vector[first].iov_base = (uint8_t *)vector[first].iov_base + moved;
+			vector[first].iov_len -= (size_t)moved;
+		}
+	}
+	return done;
+}
+
+// For files that can't do it by themselves.
+static double write_zeroes(int fd, double offset, double length)
+{
+	for (double done = 0; done < length;) {
+		const double left = length - done;
+		ssize_t moved = pwrite(fd, zeroes, left < sizeof zeroes ? (size_t)left : sizeof zeroes,
+				       (off_t)(offset + done));
+
+		if (moved < 0 && errno == EINTR)
+			continue;
+		if (moved < 0)
+			return -errno;
+		done += (double)moved;
+	}
+	return 0;
+}
+
+static double deallocate(const struct vmm_io_slot *slot, int mode)
+{
+	const int fd = (int)slot->fd;
+
+	while (fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)slot->offset, (off_t)slot->length) < 0) {
+		if (errno != EINTR)
+			return -errno;
+	}
+	return 0;
+}
+
+static double perform(const struct vmm_io_slot *slot)
+{
+	double result;
+
+	switch ((int)slot->operation) {
+	case VMM_IO_READ:
+	case VMM_IO_WRITE:
+		return transfer(slot);
+	case VMM_IO_SYNC:
+		return fdatasync((int)slot->fd) < 0 ? -errno : 0;
+	case VMM_IO_DISCARD:
+		result = deallocate(slot, FALLOC_FL_PUNCH_HOLE);
+		// A hint: who can't, needn't.
+		return result == -EOPNOTSUPP || result == -ENODEV ? 0 : result;
+	case VMM_IO_ZERO:
+		result = deallocate(slot, FALLOC_FL_PUNCH_HOLE);
+		if (result == -EOPNOTSUPP || result == -ENODEV)
+			result = write_zeroes((int)slot->fd, slot->offset, slot->length);
+		return result;
+	case VMM_IO_ZERO_ALLOCATED:
+		result = deallocate(slot, FALLOC_FL_ZERO_RANGE);
+		if (result == -EOPNOTSUPP || result == -ENODEV)
+			result = write_zeroes((int)slot->fd, slot->offset, slot->length);
+		return result;
+	default:
+		return -EINVAL;
+	}
+}
+
+// With the lock held.
+static void finish(uint32_t index, double result)
+{
+	struct vmm_io_shared *shared = &io->shared;
+
+	shared->slot[index].result = result;
+	shared->done[shared->done_tail % VMM_IO_SLOTS] = index;
+	__atomic_store_n(&shared->done_tail, shared->done_tail + 1, __ATOMIC_RELEASE);
+	io->busy--;
+	if (io->busy == 0)
+		pthread_cond_broadcast(&io->idle);
+}
+
+static void *worker(void *unused)
+{
+	(void)unused;
+	pthread_mutex_lock(&io->lock);
+	for (;;) {
+		while (io->todo_head == io->todo_tail) {
+			io->sleepers++;
+			pthread_cond_wait(&io->work, &io->lock);
+			io->sleepers--;
+		}
+
+		const uint32_t index = io->todo[io->todo_head++ % VMM_IO_SLOTS];
+
+		pthread_mutex_unlock(&io->lock);
+
+		const double result = perform(&io->shared.slot[index]);
+
+		pthread_mutex_lock(&io->lock);
+		finish(index, result);
+		if (!__atomic_exchange_n(&io->shared.told, 1, __ATOMIC_SEQ_CST)) {
+			pthread_mutex_unlock(&io->lock);
+			watch_kick();
+			pthread_mutex_lock(&io->lock);
+		}
+	}
+	return NULL;
+}
+
+struct vmm_io_shared *vmm_io_open(uint32_t threads)
+{
+	pthread_attr_t attributes;
+	sigset_t all, before;
+	uint32_t started = 0;
+
+	if (io)
+		return &io->shared;
+	// Pages come when a slot is used first.
+	io = mmap(NULL, sizeof *io, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (io == MAP_FAILED) {
+		io = NULL;
+		return NULL;
+	}
+	pthread_mutex_init(&io->lock, NULL);
+	pthread_cond_init(&io->work, NULL);
+	pthread_cond_init(&io->idle, NULL);
+	pthread_attr_init(&attributes);
+	pthread_attr_setstacksize(&attributes, STACK > PTHREAD_STACK_MIN ? STACK : PTHREAD_STACK_MIN);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	// As in watch.c: the sandbox reaches every thread by SIGSYS.
+	sigfillset(&all);
+	sigdelset(&all, SIGSYS);
+	pthread_sigmask(SIG_BLOCK, &all, &before);
+	for (uint32_t i = 0; i < threads; i++) {
+		pthread_t thread;
+
+		if (pthread_create(&thread, &attributes, worker, NULL) == 0)
+			started++;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	if (started == 0) {
+		munmap(io, sizeof *io);
+		io = NULL;
+		return NULL;
+	}
+	return &io->shared;
+}
+
+void vmm_io_submit(uint32_t index)
+{
+	pthread_mutex_lock(&io->lock);
+	io->todo[io->todo_tail++ % VMM_IO_SLOTS] = index;
+	io->busy++;
+
+	const int wake = io->sleepers > 0;
+
+	pthread_mutex_unlock(&io->lock);
+	if (wake)
+		pthread_cond_signal(&io->work);
+}
+
+double vmm_io_now(uint32_t index)
+{
+	return perform(&io->shared.slot[index]);
+}
+
+void vmm_io_wait(void)
+{
+	pthread_mutex_lock(&io->lock);
+	while (io->busy > 0)
+		pthread_cond_wait(&io->idle, &io->lock);
+	pthread_mutex_unlock(&io->lock);
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: ISC */
+/* watch.h: what other threads of libvmm.so have of the watching thread's target. */
+#ifndef WATCH_H
+#define WATCH_H
+
+#pragma GCC visibility push(hidden)
+
+/* Kicks the vCPU that vmm_watch_target named, if there is one. */
+void watch_kick(void);
+
+#pragma GCC visibility pop
+
+#endif

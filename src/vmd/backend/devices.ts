@@ -1,0 +1,165 @@
+/** What a VM's devices lead to on this host, over all lives of its machine. */
+import { IoThreads } from "../../vmm/io-threads.ts";
+import type { GuestMemory } from "../../vmm/memory.ts";
+import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/index.ts";
+import type { VirtioBackends } from "../machine.ts";
+import { netLibrary } from "../../vmm/native.ts";
+import { NetKind, NetPort } from "../../vmm/net-port.ts";
+import type { ConsoleBackend } from "../virtio/console.ts";
+import { hostBalloon } from "./balloon.ts";
+import { DiskBackend } from "./block.ts";
+import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
+import { DiscBackend } from "./cdrom.ts";
+import { type Intercept, PortBackend } from "./net.ts";
+import { repeatableRandom } from "./random.ts";
+
+/** Threads for a VM's files. */
+const THREADS = 2;
+
+/** A disk in files that are open. */
+export interface DiskDescription {
+  files: { name: string; format: DiskFormat }[];
+  readOnly: boolean;
+  guessedRaw: boolean;
+}
+
+/** An interface by an open descriptor that doesn't block. */
+export interface InterfaceDescription {
+  kind: "tap" | "switch" | "passt";
+  /** "fe:e1:bb:d1:00:01" */
+  mac: string;
+  /** Frames from other addresses are dropped. */
+  locked: boolean;
+  mtu?: number;
+  /** A local interface's: DHCP is answered here. */
+  lease?: LeaseDescription;
+}
+
+/** LocalLease, with link addresses as text. */
+export interface LeaseDescription extends Omit<LocalLease, "mac" | "hostMac"> {
+  mac: string;
+  hostMac?: string;
+}
+
+const KIND = { tap: NetKind.TAP, switch: NetKind.PACKET, passt: NetKind.STREAM } as const;
+
+export interface HostDevicesOptions {
+  readonly balloon: boolean;
+  /** What a virtio console leads to; absent: there is none. */
+  readonly console: ConsoleBackend | undefined;
+  /** A disc image. */
+  readonly cdrom: DiskDescription | undefined;
+  readonly interfaces: readonly InterfaceDescription[];
+  readonly disks: readonly DiskDescription[];
+  /** Next open descriptor, in the order in which files are described. */
+  readonly next: () => number;
+  /** Runs must be the same each time. */
+  readonly repeatable: boolean;
+  /** Told what the host could not do for a device. */
+  readonly failed: (why: string) => void;
+}
+
+export class HostDevices {
+  readonly #io: IoThreads | undefined;
+  readonly #cdrom: Disk | undefined;
+  readonly #disks: { disk: Disk; guessedRaw: boolean }[] = [];
+  readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
+  readonly #balloon: boolean;
+  readonly #console: ConsoleBackend | undefined;
+  readonly #repeatable: boolean;
+  readonly #failed: (why: string) => void;
+  #backends: DiskBackend[] = [];
+
+  /** Before the process confines itself. @throws DiskError, NativeError */
+  constructor(options: HostDevicesOptions) {
+    const { disks, cdrom, interfaces, next, repeatable, failed } = options;
+    this.#balloon = options.balloon;
+    this.#console = options.console;
+    this.#repeatable = repeatable;
+    this.#failed = failed;
+    const open = ({ files, readOnly }: DiskDescription): Disk =>
+      diskFromFiles(
+        files.map((file) => ({ ...file, descriptor: next() })),
+        { readOnly },
+      );
+    for (const disk of disks) {
+      this.#disks.push({ disk: open(disk), guessedRaw: disk.guessedRaw });
+    }
+    if (cdrom !== undefined) this.#cdrom = open(cdrom);
+    for (const description of interfaces) {
+      // What a backend uses later is loaded now.
+      netLibrary();
+      const port = new NetPort(next(), KIND[description.kind]);
+      this.#interfaces.push({ port, description });
+    }
+    if (disks.length === 0 && cdrom === undefined) return;
+    this.#io = IoThreads.open(THREADS);
+    this.#io.synchronous = repeatable;
+  }
+
+  /** For a machine that begins; those of the one before are abandoned. */
+  connect(memory: GuestMemory): VirtioBackends {
+    const io = this.#io;
+    this.#backends = this.#disks.map(({ disk, guessedRaw }) => {
+      return new DiskBackend(disk, memory, io as IoThreads, { guessedRaw, failed: this.#failed });
+    });
+    let disc: DiskBackend | undefined;
+    if (this.#cdrom !== undefined) {
+      const options = { guessedRaw: false, failed: this.#failed };
+      disc = new DiskBackend(this.#cdrom, memory, io as IoThreads, options);
+    }
+    const cdrom = disc && new DiscBackend(disc);
+    const disks = this.#backends.map((backend, index) => ({ backend, id: `disk${index}` }));
+    if (disc !== undefined) this.#backends.push(disc);
+    return {
+      random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
+      interfaces: this.#interfaces.map(({ port, description }) => {
+        const { kind, mac, locked, mtu, lease } = description;
+        const backend = new PortBackend(port, KIND[kind], memory, answering(lease));
+        return { backend, mac: macBytes(mac), locked, mtu };
+      }),
+      disks,
+      cdrom,
+      balloon: this.#balloon ? hostBalloon(memory) : undefined,
+      console: this.#console,
+      poll: () => io?.poll(),
+    };
+  }
+
+  /** Ends what is under way: guest memory is about to go. */
+  abandon(): void {
+    for (const backend of this.#backends) backend.abandon();
+    this.#backends = [];
+    for (const { port } of this.#interfaces) port.stop();
+  }
+
+  /** Everything written becomes durable; files are closed. @returns what failed, in sentences */
+  close(): string[] {
+    this.abandon();
+    const disks = this.#disks.splice(0).map(({ disk }) => disk);
+    if (this.#cdrom !== undefined) disks.push(this.#cdrom);
+    return disks.flatMap((disk) => {
+      try {
+        disk.close();
+        return [];
+      } catch (error) {
+        if (error instanceof DiskError) return [error.message];
+        throw error;
+      }
+    });
+  }
+}
+
+function macBytes(text: string): Uint8Array {
+  const mac = parseMac(text);
+  if (mac === undefined) throw new TypeError(`${text} is no link address`);
+  return mac;
+}
+
+/** Who answers DHCP on a local interface. */
+function answering(lease: LeaseDescription | undefined): Intercept | undefined {
+  if (lease === undefined) return undefined;
+  const hostMac = lease.hostMac === undefined ? undefined : macBytes(lease.hostMac);
+  const whole = { ...lease, mac: macBytes(lease.mac), hostMac };
+  return (frame) => dhcpReply(frame, whole);
+}

@@ -1,0 +1,104 @@
+/** Where a machine's virtio devices go: device numbers, ports and interrupt lines, in their order. */
+import type { MachineImage } from "../../vmm/image.ts";
+import type { GuestMemory } from "../../vmm/memory.ts";
+import type { PortBus } from "../bus.ts";
+import { type Pci, PciFunctionRegisters } from "../chips/index.ts";
+import type { InterruptLine } from "../device.ts";
+import type { VirtioDevice, VirtioTransport } from "./device.ts";
+import { VirtioFunction, virtioFunction } from "./pci-device.ts";
+import { VirtioRegisters } from "./registers.ts";
+import { Region, Transport } from "./transport.ts";
+
+/** The lines that PCI functions get, in vmd's order; with more functions they are shared. */
+const LINES = [3, 5, 6, 7, 9, 10, 11, 12, 14, 15];
+const FIRST_PORT = 0x1000;
+const FUNCTIONS_MAX = 15;
+
+/** Class codes, as vmd has them. */
+export const PciClass = {
+  MISCELLANEOUS: 0x088000,
+  SCSI: 0x010000,
+  COMMUNICATION: 0x078000,
+} as const;
+
+export interface VirtioBusHost {
+  readonly image: MachineImage;
+  readonly pci: Pci;
+  readonly ports: PortBus;
+  readonly line: (irq: number) => InterruptLine;
+  /** A driver broke a rule of its device, which needs a reset now. */
+  readonly broke?: (device: string, why: string) => void;
+}
+
+export class VirtioBus {
+  readonly #host: VirtioBusHost;
+  readonly #transports: Transport[] = [];
+  readonly #numbers = new Map<string, number>();
+  #functions = 0;
+
+  constructor(host: VirtioBusHost) {
+    this.#host = host;
+  }
+
+  get memory(): GuestMemory {
+    return this.#host.image.memory;
+  }
+
+  /** ELCR bits of the lines that were given away. */
+  get lines(): number {
+    return LINES.slice(0, this.#functions).reduce((mask, irq) => mask | (1 << irq), 0);
+  }
+
+  /**
+   * The next function's line and port. @throws RangeError when there is no room for another.
+   */
+  next(): { irq: number; port: number } {
+    if (this.#functions === FUNCTIONS_MAX) throw new RangeError("too many PCI devices");
+    const index = this.#functions++;
+    return { irq: LINES[index % LINES.length], port: FIRST_PORT + Region.END * index };
+  }
+
+  /**
+   * Puts a device on the bus.
+   * @param name for the log.
+   * @param make makes it; its registers come from the machine image.
+   */
+  add<D extends VirtioDevice>(
+    name: string,
+    classCode: number,
+    make: (transport: VirtioTransport) => D,
+  ): D {
+    const { image, pci, ports, line, broke } = this.#host;
+    const { irq, port } = this.next();
+    const transport = new Transport(image.registers(VirtioRegisters), image.memory, {
+      interrupt: (level) => pciFunction.interrupt(level),
+      broke: (why) => broke?.(name, why),
+    });
+    const device = make(transport);
+    const pciFunction = new VirtioFunction(
+      image.registers(PciFunctionRegisters),
+      virtioFunction(device.type, classCode, device.configSize, irq, port),
+      line(irq),
+      transport,
+      (bar, from, to) => {
+        if (from >= 0) ports.remove(from, bar.size);
+        if (to >= 0) ports.add(to, bar.size, transport, 4);
+      },
+    );
+    transport.attach(device);
+    this.#numbers.set(name, pci.add(pciFunction));
+    this.#transports.push(transport);
+    return device;
+  }
+
+  /** A device's number on the bus; undefined when there is none of that name. */
+  numberOf(name: string): number | undefined {
+    return this.#numbers.get(name);
+  }
+
+  /** Looks for what backends have for their devices. */
+  poll(): void {
+    const transports = this.#transports;
+    for (let i = 0; i < transports.length; i++) transports[i].poll();
+  }
+}
