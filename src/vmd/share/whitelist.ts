@@ -16,6 +16,8 @@ export { GlobError } from "./glob.ts";
 
 const GLOBS_MAX = 256;
 const NAMES_MAX = 128;
+/** Characters of all of them: they go in one message. */
+const CHARACTERS_MAX = 8192;
 
 export interface WhitelistGlobs {
   allow?: readonly string[];
@@ -56,11 +58,18 @@ export class Whitelist {
   /** @throws GlobError */
   constructor({ allow = [], deny = [] }: WhitelistGlobs = {}) {
     if (allow.length + deny.length > GLOBS_MAX) throw new GlobError(`more than ${GLOBS_MAX} globs`);
+    const length = [...allow, ...deny].reduce((sum, glob) => sum + glob.length, 0);
+    if (length > CHARACTERS_MAX) throw new GlobError("the globs are too long");
     this.#all = allow.length === 0;
     const compile = (globs: readonly string[]) =>
       globs.map((glob, id) => ({ id, steps: compilePath(glob), at: 0 }));
     const root = this.#place(spread(compile(allow)), spread(compile(deny)));
     this.root = root.verdict === "hidden" ? { ...root, verdict: "passage" } : root;
+  }
+
+  /** Only to see whether globs can be read: sentences are for who wrote them. @throws GlobError */
+  static check(globs: WhitelistGlobs): void {
+    void new Whitelist(globs);
   }
 
   /** The place of a name in a directory. @param name a character a byte */
