@@ -51,6 +51,7 @@ import {
 import { Console } from "./console.ts";
 import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
+import { NineP, type NinePBackend } from "./virtio/9p.ts";
 import { Balloon, type BalloonBackend, BalloonRegisters } from "./virtio/balloon.ts";
 import { Blk, BlkRegisters, type BlockBackend } from "./virtio/blk.ts";
 import { PciClass, VirtioBus } from "./virtio/bus.ts";
@@ -86,6 +87,8 @@ export interface VirtioBackends {
   readonly cdrom?: CdromBackend;
   readonly balloon?: BalloonBackend;
   readonly console?: ConsoleBackend;
+  /** With what guests mount them by. */
+  readonly shares?: readonly { readonly tag: string; readonly backend: NinePBackend }[];
   /** Looks for what is done. */
   readonly poll?: () => void;
 }
@@ -281,7 +284,7 @@ export class ClassicMachine implements Hardware {
         return new Blk(image.registers(BlkRegisters), transport, backend, id);
       });
     });
-    const { cdrom, balloon, console } = backends;
+    const { cdrom, balloon, console, shares = [] } = backends;
     if (cdrom !== undefined) {
       bus.add("cdrom", SCSI, (transport) => {
         return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
@@ -296,6 +299,9 @@ export class ClassicMachine implements Hardware {
       this.#virtioConsole = bus.add("console", COMMUNICATION, (transport) => {
         return new VirtioConsole(image.registers(ConsoleRegisters), transport, console);
       });
+    }
+    for (const { tag, backend } of shares) {
+      bus.add(`share ${tag}`, MISCELLANEOUS, (transport) => new NineP(transport, tag, backend));
     }
   }
 
