@@ -172,9 +172,7 @@ describe("out of the root", () => {
     const child = Bun.spawn([process.execPath, "-e", script], { cwd: at(), stderr: "inherit" });
     const client = share();
     const seen = new Map<string, number>();
-    let done = false;
-    void child.exited.then(() => (done = true));
-    for (let round = 0; !done; round++) {
+    for (let round = 0; child.exitCode === null; round++) {
       for (let i = 0; i < 200; i++) {
         let result: string;
         try {

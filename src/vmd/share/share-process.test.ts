@@ -22,6 +22,7 @@ import {
   decodeReply,
   encodeRequest,
   NONE,
+  type Reply,
   type RequestKind,
   type RequestOf,
   VERSION,
@@ -62,17 +63,19 @@ function start(policy: SharePolicy = {}, confine = ownConfinement()): ShareHost 
 const buffer = new Uint8Array(2 ** 20);
 
 /** One request and its reply. */
-function ask<K extends RequestKind>(client: ShareClient, kind: K, values: RequestOf<K>) {
+function ask<K extends RequestKind>(
+  client: ShareClient,
+  kind: K,
+  values: RequestOf<K>,
+): Reply | undefined {
   client.send(encodeRequest(buffer, kind, 5, values).slice());
-  let reply: ReturnType<typeof decodeReply> | undefined;
-  while (reply === undefined && !client.gone) {
-    client.receive((bytes) => {
-      reply = decodeReply(bytes.slice());
-    });
+  const replies: Reply[] = [];
+  while (replies.length === 0 && !client.gone) {
+    client.receive((bytes) => void replies.push(decodeReply(bytes.slice())));
     // What waits for room is sent when there is some.
-    if (reply === undefined) pollInput(client.descriptor, client.backlog > 0 ? 1 : 10_000);
+    if (replies.length === 0) pollInput(client.descriptor, client.backlog > 0 ? 1 : 10_000);
   }
-  return reply;
+  return replies[0];
 }
 
 const attach = (client: ShareClient, msize = 2 ** 20) => {
