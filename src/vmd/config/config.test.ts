@@ -307,3 +307,50 @@ test("the example is right, and has every statement", () => {
     if (!without.has(word)) expect(said).toContain(word);
   }
 });
+
+describe("shares", () => {
+  const share = (...lines: string[]) => vm("memory 1G", 'share "/srv/www" {', ...lines, "}");
+
+  test("one with everything, and one with nothing", () => {
+    const text = share(
+      'tag "web", rw',
+      'allow "src/**"',
+      'allow "*.md", deny "**/*.pem"',
+      'map user "alice"',
+    );
+    expect(config(text).vms[0].shares).toEqual([
+      {
+        path: "/srv/www",
+        tag: "web",
+        readonly: false,
+        allow: ["src/**", "*.md"],
+        deny: ["**/*.pem"],
+        user: "alice",
+      },
+    ]);
+    const plain = { readonly: true, allow: [], deny: [], user: undefined };
+    expect(config(vm("share /srv/www", "share /home { ro }")).vms[0].shares).toEqual([
+      { ...plain, path: "/srv/www", tag: "www" },
+      { ...plain, path: "/home", tag: "home" },
+    ]);
+  });
+
+  test.each([
+    ["a directory that is not there", vm("share /missing"), ["2: share path not found: /missing"]],
+    ["no path", vm("share { ro }"), ["2: syntax error"]],
+    ["an empty one", vm('share ""'), ["2: missing share path"]],
+    ["no name of its own", vm("share /"), ["2: a share without a tag"]],
+    ["a tag too long", share(`tag ${"x".repeat(256)}`), ["3: share tag too long"]],
+    [
+      "a glob",
+      share('allow "["', 'deny "../x"', "ro"),
+      ['4: glob "[" has a [ without a ]', '5: glob "../x" is no path below the share'],
+    ],
+    ["a user", share("map user bob"), ["4: unknown user: bob"]],
+    ["an option", share("tag", "frob", "rw"), ["4: syntax error", "5: syntax error"]],
+    ["two of a tag", vm("share /a/x", "share /b/x"), ['3: share tag "x" specified more than once']],
+    ["too many", vm(...[1, 2, 3, 4, 5].map((n) => `share /${n}`)), ["6: too many shares"]],
+  ])("bad: %s", (_, text, wanted) => {
+    expect(errors(text)).toEqual(wanted);
+  });
+});

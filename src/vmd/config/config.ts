@@ -33,6 +33,19 @@ export interface ConfigInterface {
   up: boolean;
 }
 
+/** A directory of the host's that a guest can mount: virtio-9p. */
+export interface ConfigShare {
+  path: string;
+  /** What the guest mounts it by. */
+  tag: string;
+  readonly: boolean;
+  /** Globs over paths in it: share/whitelist.ts. */
+  allow: string[];
+  deny: string[];
+  /** Whom its files are read and made as; absent: the user of VM processes. */
+  user?: string;
+}
+
 /** What users may choose for instances of a VM. */
 export interface ConfigInstance {
   boot: boolean;
@@ -68,6 +81,7 @@ export interface ConfigVm extends Place {
   modules: string[];
   engine?: "auto" | "kvm" | "unicorn";
   devices: ("balloon" | "console")[];
+  shares: ConfigShare[];
 }
 
 export interface ConfigSwitch extends Place {

@@ -198,6 +198,7 @@ class VmConfParser extends CstParser {
       { ALT: () => this.SUBRULE(this.bootOption) },
       { ALT: () => this.SUBRULE(this.diskOption) },
       { ALT: () => this.SUBRULE(this.interfaceOption) },
+      { ALT: () => this.SUBRULE(this.shareBlock) },
       { ALT: () => this.SUBRULE(this.valueOption) },
       { ALT: () => this.CONSUME(k.seves) },
       { ALT: () => this.CONSUME(k.sev) },
@@ -285,6 +286,48 @@ class VmConfParser extends CstParser {
           this.OPTION1(() => this.CONSUME(k.locked));
           this.CONSUME(k.lladdr);
           this.OPTION2(() => this.SUBRULE4(this.string, { LABEL: "address" }));
+        },
+      },
+    ]);
+  });
+
+  readonly shareBlock = this.RULE("shareBlock", () => {
+    this.CONSUME(k.share);
+    this.SUBRULE(this.string);
+    this.OPTION(() => {
+      this.CONSUME(LeftBrace);
+      this.#statements(this.shareOption);
+      this.CONSUME(RightBrace);
+    });
+  });
+
+  readonly shareOption = this.RULE("shareOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.ro) },
+      { ALT: () => this.CONSUME(k.rw) },
+      {
+        ALT: () => {
+          this.CONSUME(k.tag);
+          this.SUBRULE1(this.string, { LABEL: "tagName" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.allow);
+          this.SUBRULE2(this.string, { LABEL: "allowed" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.deny);
+          this.SUBRULE3(this.string, { LABEL: "denied" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.map);
+          this.CONSUME(k.user);
+          this.SUBRULE4(this.string, { LABEL: "userName" });
         },
       },
     ]);

@@ -104,6 +104,13 @@ const rights = fc.record({
   ...{ instance: fc.boolean(), interface: fc.boolean(), memory: fc.boolean() },
   owner: maybe(owner),
 });
+const share = fc.record({
+  path: path.filter((text) => /[^/]/.test(text)),
+  readonly: fc.boolean(),
+  allow: fc.array(fc.constantFrom("src/**", "[a-z]*", "a b/c\\*"), { maxLength: 3 }),
+  deny: fc.array(fc.constantFrom("**/.git", "*.pem", "secret/"), { maxLength: 3 }),
+  user: maybe(fc.constantFrom("alice", "root")),
+});
 const machine = fc.record({
   name,
   enable: fc.boolean(),
@@ -122,9 +129,13 @@ const machine = fc.record({
   append: maybe(fc.stringMatching(/^[ -~]{0,50}$/)),
   modules: fc.array(path, { maxLength: 3 }),
   engine: maybe(fc.constantFrom("auto", "kvm", "unicorn")),
+  devices: fc.subarray(["balloon", "console"]),
+  // Their tags are their numbers.
+  shares: fc.array(share, { maxLength: 4 }),
 });
 type Network = typeof network extends fc.Arbitrary<infer T> ? T : never;
 type Card = typeof card extends fc.Arbitrary<infer T> ? T : never;
+type Share = typeof share extends fc.Arbitrary<infer T> ? T : never;
 type Machine = typeof machine extends fc.Arbitrary<infer T> ? T : never;
 
 /** Writes data as a file: in parts that a macro holds, in pieces, on one line or on several. */
@@ -196,6 +207,16 @@ function cardText(writer: Writer, one: Card, names: readonly string[]): string {
   ]);
 }
 
+function shareText(writer: Writer, one: Share, tag: number): string {
+  return writer.block(`share ${writer.string(one.path)}`, [
+    `tag ${writer.string(`${tag}`)}`,
+    one.readonly ? "ro" : "rw",
+    ...one.allow.map((glob) => `allow ${writer.string(glob)}`),
+    ...one.deny.map((glob) => `deny ${writer.string(glob)}`),
+    one.user !== undefined && `map user ${writer.string(one.user)}`,
+  ]);
+}
+
 function vmText(writer: Writer, one: Machine, names: readonly string[]): string {
   const text = (word: string, value: string | undefined) =>
     value !== undefined && `${word} ${writer.string(value)}`;
@@ -223,6 +244,8 @@ function vmText(writer: Writer, one: Machine, names: readonly string[]): string 
     text("append", one.append),
     ...one.modules.map((module) => text("module", module)),
     optional("engine", one.engine),
+    ...one.devices.map((device) => `device ${device}`),
+    ...one.shares.map((each, index) => shareText(writer, each, index)),
   ])}\n`;
 }
 
@@ -248,6 +271,7 @@ test("2,000 files written from data are read as the data", () => {
             ...one,
             ...place,
             interfaces: interfaces.map((each) => ({ ...each, switch: names[each.switch ?? 99] })),
+            shares: one.shares.map((each, index) => ({ ...each, tag: `${index}` })),
             memory: memory === undefined ? undefined : memory * 2 ** 20,
             owner: owned?.[1],
             instances: instances && { ...instances, owner: instances.owner?.[1] },

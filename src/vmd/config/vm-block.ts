@@ -2,6 +2,7 @@
 import { parseSize } from "../size.ts";
 import type { ConfigInstance, ConfigInterface, ConfigVm } from "./config.ts";
 import type { Node } from "./grammar.ts";
+import { readShare } from "./share-block.ts";
 import { has, isBroken, nodes, type Values } from "./values.ts";
 
 const MIB = 2 ** 20;
@@ -9,6 +10,7 @@ const MAX_MEMORY = 128 * 2 ** 30;
 const MAX_DISKS = 4;
 const MAX_INTERFACES = 4;
 const MAX_CPUS = 64;
+const MAX_SHARES = 4;
 const MAX_MODULES = 16;
 const LONGEST_NAME = 63;
 const LONGEST_PATH = 1023;
@@ -41,6 +43,7 @@ class VmReader {
       interfaces: [],
       modules: [],
       devices: [],
+      shares: [],
       file,
       line,
     };
@@ -50,7 +53,7 @@ class VmReader {
     const vm = this.#vm;
     for (const option of nodes(this.#node, "vmOption")) {
       // A block in a statement may be broken, and the rest of it not.
-      if (has(option, "interfaceOption") || has(option, "allowBlock")) {
+      if (["interfaceOption", "allowBlock", "shareBlock"].some((name) => has(option, name))) {
         this.#values.block(option, () => this.#option(option));
       } else {
         this.#values.whole(option, () => this.#option(option));
@@ -83,6 +86,7 @@ class VmReader {
     const [boot] = nodes(option, "bootOption");
     const [disk] = nodes(option, "diskOption");
     const [card] = nodes(option, "interfaceOption");
+    const [share] = nodes(option, "shareBlock");
     const [value] = nodes(option, "valueOption");
     if (has(option, "enable") || has(option, "disable")) vm.enable = has(option, "enable");
     else if (has(option, "sev") || has(option, "seves")) {
@@ -91,6 +95,7 @@ class VmReader {
     else if (boot !== undefined) this.#values.whole(boot, () => this.#boot(boot));
     else if (disk !== undefined) this.#values.whole(disk, () => this.#disk(disk));
     else if (card !== undefined) this.#interface(card);
+    else if (share !== undefined) this.#share(share);
     else if (value !== undefined) this.#values.whole(value, () => this.#value(value));
   }
 
@@ -171,6 +176,16 @@ class VmReader {
     }
   }
 
+  #share(node: Node): void {
+    const { shares } = this.#vm;
+    const place = { ...this.#values.place };
+    const share = readShare(node, this.#values);
+    if (shares.some(({ tag }) => tag === share.tag)) {
+      this.#values.error(`share tag "${share.tag}" specified more than once`, place);
+    } else if (shares.length === MAX_SHARES) this.#values.error("too many shares", place);
+    else shares.push(share);
+  }
+
   #cardOption(card: ConfigInterface, option: Node): void {
     const values = this.#values;
     if (has(option, "up") || has(option, "down")) card.up = has(option, "up");
@@ -191,7 +206,8 @@ class VmReader {
     const vm = this.#vm;
     const value = this.#values.string(node);
     const [what] = Object.keys(node.children).filter((name) => name !== "string");
-    if (what !== "module" && !this.#once(what)) return;
+    const again = what === "module" || what === "device";
+    if (!again && !this.#once(what)) return;
     switch (what) {
       case "cdrom":
         vm.cdrom = value;
