@@ -60,6 +60,7 @@ import {
   ConsoleRegisters,
 } from "./virtio/console.ts";
 import { Net, type NetBackend, type NetOptions } from "./virtio/net.ts";
+import { RateLimit, RateLimitRegisters, type RateLimits } from "./virtio/rate-limit.ts";
 import { Rng } from "./virtio/rng.ts";
 import { type CdromBackend, Scsi, ScsiRegisters } from "./virtio/scsi.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
@@ -80,9 +81,16 @@ export type BootDevice = "cdrom" | "disk" | "net";
 export interface VirtioBackends {
   /** Fills an array with random bytes. */
   readonly random: (into: Uint8Array) => void;
-  readonly interfaces: readonly ({ readonly backend: NetBackend } & NetOptions)[];
+  readonly interfaces: readonly ({
+    readonly backend: NetBackend;
+    readonly limits?: RateLimits;
+  } & NetOptions)[];
   /** With their serial numbers. */
-  readonly disks: readonly { readonly backend: BlockBackend; readonly id: string }[];
+  readonly disks: readonly {
+    readonly backend: BlockBackend;
+    readonly id: string;
+    readonly limits?: RateLimits;
+  }[];
   readonly cdrom?: CdromBackend;
   readonly balloon?: BalloonBackend;
   readonly console?: ConsoleBackend;
@@ -271,15 +279,21 @@ export class ClassicMachine implements Hardware {
     const bus = this.#virtio;
     const { MISCELLANEOUS, SCSI, COMMUNICATION } = PciClass;
     bus.add("rng", MISCELLANEOUS, (transport) => new Rng(transport, backends.random));
-    backends.interfaces.forEach(({ backend, ...options }, index) => {
-      bus.add(`interface ${index}`, MISCELLANEOUS, (transport) => {
+    const limit = (limits: RateLimits, open: () => void) =>
+      new RateLimit(image.registers(RateLimitRegisters), this.clock, limits, open);
+    backends.interfaces.forEach(({ backend, limits, ...options }, index) => {
+      const net = bus.add(`interface ${index}`, MISCELLANEOUS, (transport) => {
         return new Net(transport, backend, options);
       });
+      if (limits === undefined) return;
+      const resume = () => net.resume();
+      net.limits = { send: limit(limits, resume), receive: limit(limits, resume) };
     });
-    backends.disks.forEach(({ backend, id }, index) => {
-      bus.add(`disk ${index}`, SCSI, (transport) => {
+    backends.disks.forEach(({ backend, id, limits }, index) => {
+      const blk = bus.add(`disk ${index}`, SCSI, (transport) => {
         return new Blk(image.registers(BlkRegisters), transport, backend, id);
       });
+      if (limits !== undefined) blk.limit = limit(limits, () => blk.resume());
     });
     const { cdrom, balloon, console } = backends;
     if (cdrom !== undefined) {

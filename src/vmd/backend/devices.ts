@@ -6,6 +6,7 @@ import type { VirtioBackends } from "../machine.ts";
 import { netLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
 import type { ConsoleBackend } from "../virtio/console.ts";
+import type { RateLimits } from "../virtio/rate-limit.ts";
 import { hostBalloon } from "./balloon.ts";
 import { DiskBackend } from "./block.ts";
 import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
@@ -21,6 +22,7 @@ export interface DiskDescription {
   files: { name: string; format: DiskFormat }[];
   readOnly: boolean;
   guessedRaw: boolean;
+  limits?: RateLimits;
 }
 
 /** An interface by an open descriptor that doesn't block. */
@@ -31,6 +33,7 @@ export interface InterfaceDescription {
   /** Frames from other addresses are dropped. */
   locked: boolean;
   mtu?: number;
+  limits?: RateLimits;
   /** A local interface's: DHCP is answered here. */
   lease?: LeaseDescription;
 }
@@ -62,7 +65,7 @@ export interface HostDevicesOptions {
 export class HostDevices {
   readonly #io: IoThreads | undefined;
   readonly #cdrom: Disk | undefined;
-  readonly #disks: { disk: Disk; guessedRaw: boolean }[] = [];
+  readonly #disks: { disk: Disk; guessedRaw: boolean; limits?: RateLimits }[] = [];
   readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
   readonly #balloon: boolean;
   readonly #console: ConsoleBackend | undefined;
@@ -83,7 +86,8 @@ export class HostDevices {
         { readOnly },
       );
     for (const disk of disks) {
-      this.#disks.push({ disk: open(disk), guessedRaw: disk.guessedRaw });
+      const { guessedRaw, limits } = disk;
+      this.#disks.push({ disk: open(disk), guessedRaw, limits });
     }
     if (cdrom !== undefined) this.#cdrom = open(cdrom);
     for (const description of interfaces) {
@@ -109,14 +113,16 @@ export class HostDevices {
       disc = new DiskBackend(this.#cdrom, memory, io as IoThreads, options);
     }
     const cdrom = disc && new DiscBackend(disc);
-    const disks = this.#backends.map((backend, index) => ({ backend, id: `disk${index}` }));
+    const disks = this.#backends.map((backend, index) => {
+      return { backend, id: `disk${index}`, limits: this.#disks[index].limits };
+    });
     if (disc !== undefined) this.#backends.push(disc);
     return {
       random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
       interfaces: this.#interfaces.map(({ port, description }) => {
-        const { kind, mac, locked, mtu, lease } = description;
+        const { kind, mac, locked, mtu, limits, lease } = description;
         const backend = new PortBackend(port, KIND[kind], memory, answering(lease));
-        return { backend, mac: macBytes(mac), locked, mtu };
+        return { backend, mac: macBytes(mac), locked, mtu, limits };
       }),
       disks,
       cdrom,

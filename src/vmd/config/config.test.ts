@@ -112,7 +112,8 @@ vm "all" {
 	disable, memory 1.5G
 	boot "/b" "sd", boot device net
 	initrd /i, append "console=ttyS0 quiet", module "/m a b", engine unicorn
-	disk /d
+	disk /d format raw rate 10M burst 1M operations 500
+	device balloon, device console, device balloon
 	cdrom /c
 	owner :wheel
 	interfaces 4
@@ -122,6 +123,7 @@ vm "all" {
 		rdomain 2
 		switch "uplink"
 		down
+		rate 1M, operations 100
 	}
 	interface { lladdr }
 	allow instance { boot, cdrom, cpus, disk, instance, interface, memory, owner alice }
@@ -137,6 +139,14 @@ vm "all" {
       append: "console=ttyS0 quiet",
       modules: ["/m a b"],
       engine: "unicorn",
+      devices: ["balloon", "console"],
+      disks: [
+        {
+          path: "/d",
+          format: "raw",
+          limits: { bytes: 10 * 2 ** 20, burst: 2 ** 20, operations: 500 },
+        },
+      ],
       owner: { gid: 0 },
       instances: { boot: true, instance: true, memory: true, owner: { uid: 1000 } },
       line: 3,
@@ -151,6 +161,7 @@ vm "all" {
       rdomain: 2,
       switch: "uplink",
       up: false,
+      limits: { bytes: 2 ** 20, operations: 100 },
     });
   });
 
@@ -174,7 +185,17 @@ vm "all" {
   test("a statement that lacks its value is one error, and no other", () => {
     for (const word of [
       ...["boot", "boot device", "disk", "cdrom", "memory", "owner", "cpus", "interfaces"],
-      ...["initrd", "append", "module", "engine", "allow", "allow instance", "local", "locked"],
+      ...[
+        "initrd",
+        "append",
+        "module",
+        "engine",
+        "device",
+        "allow",
+        "allow instance",
+        "local",
+        "locked",
+      ],
       ...["disk /d format", "interface { switch }", "interface { group }"],
       ...["interface { rdomain }", "allow instance { owner }", "allow instance { nothing }"],
     ]) {
@@ -239,6 +260,9 @@ vm "all" {
     [vm("initrd /missing"), ["2: initrd path not found: /missing"]],
     [vm('module "/missing a b"'), ["2: module path not found: /missing"]],
     [vm("engine bochs"), ["2: unknown engine: bochs"]],
+    [vm("device lamp"), ["2: unknown device: lamp"]],
+    [vm("disk /d rate much"), ["2: much is no size such as 10M"]],
+    [vm("disk /d operations 0"), ["2: operations: 0 is no number from 1 on"]],
     [vm(...Array<string>(17).fill("module /m")), ["18: too many modules"]],
     [vm(`append "${"x".repeat(5000)}"`), ["2: command line too long"]],
     ["vm 12 {\n}\n", ["1: invalid VM name: 12"]],

@@ -20,6 +20,13 @@ export interface ConfigOwner {
   gid?: number;
 }
 
+/** How much a disk or an interface moves: see RateLimits. */
+export interface ConfigLimits {
+  bytes?: number;
+  burst?: number;
+  operations?: number;
+}
+
 export interface ConfigInterface {
   local: boolean;
   /** "tap3"; absent: the next that is free. */
@@ -31,6 +38,7 @@ export interface ConfigInterface {
   rdomain?: number;
   switch?: string;
   up: boolean;
+  limits?: ConfigLimits;
 }
 
 /** What users may choose for instances of a VM. */
@@ -55,7 +63,7 @@ export interface ConfigVm extends Place {
   bootDevice?: "cdrom" | "disk" | "net";
   cdrom?: string;
   cpus?: number;
-  disks: { path: string; format?: "raw" | "qcow2" }[];
+  disks: { path: string; format?: "raw" | "qcow2"; limits?: ConfigLimits }[];
   interfaces: ConfigInterface[];
   /** So many interfaces at least. */
   interfaceCount?: number;

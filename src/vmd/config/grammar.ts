@@ -245,6 +245,17 @@ class VmConfParser extends CstParser {
       this.CONSUME(k.format);
       this.SUBRULE2(this.string, { LABEL: "formatName" });
     });
+    this.MANY(() => this.SUBRULE(this.limitOption));
+  });
+
+  /** How much a disk or an interface moves. */
+  readonly limitOption = this.RULE("limitOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.rate) },
+      { ALT: () => this.CONSUME(k.burst) },
+      { ALT: () => this.CONSUME(k.operations) },
+    ]);
+    this.SUBRULE(this.string);
   });
 
   readonly interfaceOption = this.RULE("interfaceOption", () => {
@@ -262,6 +273,7 @@ class VmConfParser extends CstParser {
     this.OR([
       { ALT: () => this.CONSUME(k.up) },
       { ALT: () => this.CONSUME(k.down) },
+      { ALT: () => this.SUBRULE(this.limitOption) },
       {
         ALT: () => {
           this.CONSUME(k.group);

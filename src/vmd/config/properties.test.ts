@@ -104,6 +104,13 @@ const rights = fc.record({
   ...{ instance: fc.boolean(), interface: fc.boolean(), memory: fc.boolean() },
   owner: maybe(owner),
 });
+const limits = fc
+  .record({
+    bytes: maybe(fc.integer({ min: 1, max: 2 ** 40 })),
+    burst: maybe(fc.integer({ min: 1, max: 2 ** 40 })),
+    operations: maybe(fc.integer({ min: 1, max: 999_999_999 })),
+  })
+  .filter((one) => Object.values(one).some((value) => value !== undefined));
 const machine = fc.record({
   name,
   enable: fc.boolean(),
@@ -111,9 +118,10 @@ const machine = fc.record({
   bootDevice: maybe(fc.constantFrom("cdrom", "disk", "net")),
   cdrom: maybe(path),
   cpus: maybe(fc.constant(1)),
-  disks: fc.array(fc.record({ path, format: maybe(fc.constantFrom("raw", "qcow2")) }), {
-    maxLength: 4,
-  }),
+  disks: fc.array(
+    fc.record({ path, format: maybe(fc.constantFrom("raw", "qcow2")), limits: maybe(limits) }),
+    { maxLength: 4 },
+  ),
   interfaces: fc.array(card, { maxLength: 4 }),
   memory: maybe(fc.integer({ min: 1, max: 2 ** 17 })),
   owner: maybe(owner),
@@ -122,6 +130,7 @@ const machine = fc.record({
   append: maybe(fc.stringMatching(/^[ -~]{0,50}$/)),
   modules: fc.array(path, { maxLength: 3 }),
   engine: maybe(fc.constantFrom("auto", "kvm", "unicorn")),
+  devices: fc.shuffledSubarray(["balloon", "console"]),
 });
 type Network = typeof network extends fc.Arbitrary<infer T> ? T : never;
 type Card = typeof card extends fc.Arbitrary<infer T> ? T : never;
@@ -207,7 +216,15 @@ function vmText(writer: Writer, one: Machine, names: readonly string[]): string 
     text("cdrom", one.cdrom),
     optional("cpus", one.cpus),
     ...one.disks.map((disk) =>
-      [text("disk", disk.path), optional("format", disk.format)].filter(Boolean).join(" "),
+      [
+        text("disk", disk.path),
+        optional("format", disk.format),
+        optional("rate", disk.limits?.bytes),
+        optional("burst", disk.limits?.burst),
+        optional("operations", disk.limits?.operations),
+      ]
+        .filter(Boolean)
+        .join(" "),
     ),
     ...one.interfaces.map((each) => cardText(writer, each, names)),
     one.memory !== undefined && `memory ${one.memory}M`,
@@ -223,6 +240,7 @@ function vmText(writer: Writer, one: Machine, names: readonly string[]): string 
     text("append", one.append),
     ...one.modules.map((module) => text("module", module)),
     optional("engine", one.engine),
+    ...one.devices.map((device) => `device ${device}`),
   ])}\n`;
 }
 

@@ -1,6 +1,6 @@
 /** A VM's block: what its statements mean, and what they may not say. */
 import { parseSize } from "../size.ts";
-import type { ConfigInstance, ConfigInterface, ConfigVm } from "./config.ts";
+import type { ConfigInstance, ConfigInterface, ConfigLimits, ConfigVm } from "./config.ts";
 import type { Node } from "./grammar.ts";
 import { has, isBroken, nodes, type Values } from "./values.ts";
 
@@ -149,7 +149,33 @@ class VmReader {
       if (name === "raw" || name === "qcow2") format = name;
       else this.#error(`unrecognized disk format ${name}`);
     }
-    disks.push({ path, format });
+    const limits = this.#limits(nodes(node, "limitOption"));
+    disks.push({ path, format, ...(limits === undefined ? {} : { limits }) });
+  }
+
+  /** undefined for none. */
+  #limits(options: readonly Node[]): ConfigLimits | undefined {
+    if (options.length === 0) return undefined;
+    const limits: ConfigLimits = {};
+    for (const option of options) {
+      const value = this.#values.string(option);
+      if (has(option, "operations")) {
+        const count = Number(value);
+        if (/^[1-9]\d{0,8}$/.test(value)) limits.operations = count;
+        else this.#error(`operations: ${value} is no number from 1 on`);
+        continue;
+      }
+      let size = 0;
+      try {
+        size = parseSize(value);
+      } catch {
+        // The message is below.
+      }
+      if (size < 1) this.#error(`${value} is no size such as 10M`);
+      else if (has(option, "rate")) limits.bytes = size;
+      else limits.burst = size;
+    }
+    return limits;
   }
 
   #interface(node: Node): void {
@@ -173,7 +199,9 @@ class VmReader {
 
   #cardOption(card: ConfigInterface, option: Node): void {
     const values = this.#values;
-    if (has(option, "up") || has(option, "down")) card.up = has(option, "up");
+    const [limit] = nodes(option, "limitOption");
+    if (limit !== undefined) card.limits = { ...card.limits, ...this.#limits([limit]) };
+    else if (has(option, "up") || has(option, "down")) card.up = has(option, "up");
     else if (has(option, "groupName"))
       card.group = values.group(values.string(option, "groupName"));
     else if (has(option, "switchName")) card.switch = values.string(option, "switchName");
@@ -191,7 +219,7 @@ class VmReader {
     const vm = this.#vm;
     const value = this.#values.string(node);
     const [what] = Object.keys(node.children).filter((name) => name !== "string");
-    if (what !== "module" && !this.#once(what)) return;
+    if (what !== "module" && what !== "device" && !this.#once(what)) return;
     switch (what) {
       case "cdrom":
         vm.cdrom = value;

@@ -133,7 +133,10 @@ export class ManagedVm {
         trace: resources.trace,
         disks: resources.disks,
         cdrom: resources.cdrom,
-        interfaces: this.#ends.map(openedInterface),
+        interfaces: this.#ends.map((end, place) => ({
+          ...openedInterface(end),
+          limits: settings.interfaces[place].limits,
+        })),
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,

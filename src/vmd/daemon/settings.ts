@@ -1,6 +1,7 @@
 /** What a VM of the daemon is made of, and whose rights its files are opened with. */
 import { openSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
+import type { RateLimits } from "../virtio/rate-limit.ts";
 import type { VmOptions } from "../vm-options.ts";
 
 /** Somebody who asks for something. */
@@ -20,6 +21,7 @@ export interface OwnedPath {
 
 export interface OwnedDisk extends OwnedPath {
   readonly format?: "raw" | "qcow2";
+  readonly limits?: RateLimits;
 }
 
 /** Who may operate a VM. */
@@ -35,6 +37,7 @@ export interface InterfaceSettings {
   readonly lladdr?: string;
   readonly lockedLladdr?: boolean;
   readonly up?: boolean;
+  readonly limits?: RateLimits;
 }
 
 /** What users may choose for instances of a VM. */
