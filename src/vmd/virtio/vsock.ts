@@ -6,9 +6,10 @@
  * guest's buffers, when it has some and there is credit. So the device holds no data, and a
  * connection that stands still holds no other.
  */
-import { type Chain } from "./chain.ts";
+import type { Chain } from "./chain.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
 import { LATER, serve } from "./serve.ts";
+import { READ_END, READ_GONE, type VsockBackend, type VsockEvents } from "./vsock-backend.ts";
 import {
   HEADER_SIZE,
   HOST_CID,
@@ -30,50 +31,6 @@ export const BUFFER = 65_536;
 const PAYLOAD_MAX = 65_536;
 /** The guest is told of so much room that is new, if nothing else is said to it. */
 const UPDATE = BUFFER / 4;
-
-/** What reading gives instead of bytes: nothing more comes; the other side is gone altogether. */
-export const READ_END = -1;
-export const READ_GONE = -2;
-
-/**
- * The host's side. A connection is known by its key, a whole number below 2^32. None of these calls
- * the device.
- */
-export interface VsockBackend {
-  /** The device, once it is there: who is told of what happens. */
-  attach(device: VsockEvents): void;
-  /** The guest wants to reach a port. Answered by `connected` or `refused`; false: refused. */
-  connect(key: number, port: number): boolean;
-  /** The guest has accepted what came in. */
-  accepted(key: number): void;
-  /**
-   * Takes bytes of guest memory, all of them.
-   * @returns how many are on their way. The others are kept, and `room` is told of them.
-   */
-  write(key: number, address: number, length: number): number;
-  /** @returns bytes put into guest memory; 0 until `available`; READ_END; READ_GONE. */
-  read(key: number, address: number, length: number): number;
-  /** The guest doesn't receive, or send, any more: bits of VsockShutdown. */
-  shutdown(key: number, what: number): void;
-  /** It is over. The key is forgotten. */
-  close(key: number): void;
-}
-
-/** What a backend tells the device, which does its work when it is polled. Old keys do no harm. */
-export interface VsockEvents {
-  connected(key: number): void;
-  refused(key: number): void;
-  /** There may be bytes to read, or an end. */
-  available(key: number): void;
-  /** So many bytes that were kept have left. */
-  room(key: number, bytes: number): void;
-  /** The other side is gone, and has left nothing to read. */
-  ended(key: number): void;
-  /** Somebody wants to reach a port of the guest's. @returns its key. */
-  incoming(port: number): number | undefined;
-  /** The host's port of a connection. */
-  hostPort(key: number): number;
-}
 
 const RECEIVE = 0;
 const TRANSMIT = 1;
@@ -98,6 +55,7 @@ export class Vsock implements VirtioDevice, VsockEvents {
   /** The connection whose bytes are moved, and what has become of them. */
   #key = 0;
   #moved = 0;
+  #cut = false;
   #result = 0;
 
   /** @param cid the guest's: 3 to 2^32 − 2. */
@@ -121,10 +79,13 @@ export class Vsock implements VirtioDevice, VsockEvents {
   }
 
   notify(queue: number): void {
-    if (queue === TRANSMIT) this.#transmit();
-    this.#receive();
-    // Resets that were in the way may be gone.
-    if (queue === RECEIVE && this.#transport.queue(TRANSMIT).waiting) this.#transmit();
+    if (queue === TRANSMIT) {
+      this.#transmit();
+      this.#receive();
+    } else if (queue === RECEIVE) {
+      // With new buffers, resets that were in the way of the guest's packets may go.
+      this.poll();
+    }
   }
 
   poll(): void {
@@ -222,9 +183,7 @@ export class Vsock implements VirtioDevice, VsockEvents {
   #begin(): void {
     const { op, sourcePort, destinationPort, bufAlloc, fwdCnt } = this.#from;
     const slot =
-      op === VsockOp.REQUEST
-        ? this.#table.add(State.CONNECTING, sourcePort, destinationPort)
-        : -1;
+      op === VsockOp.REQUEST ? this.#table.add(State.CONNECTING, sourcePort, destinationPort) : -1;
     if (slot < 0) {
       this.#reject();
       return;
@@ -434,6 +393,7 @@ export class Vsock implements VirtioDevice, VsockEvents {
     // Such a buffer holds no data. It must not be in the way of the next one.
     if (space === 0) return this.#control(slot, chain, Say.UPDATE, VsockOp.CREDIT_UPDATE);
     this.#moved = 0;
+    this.#cut = false;
     this.#result = 1;
     this.#key = this.#table.key(slot);
     chain.spans(true, HEADER_SIZE, space, this.#read);
@@ -451,11 +411,12 @@ export class Vsock implements VirtioDevice, VsockEvents {
   }
 
   readonly #read = (address: number, length: number): void => {
-    if (this.#result <= 0) return;
+    // What comes next must lie right behind what came before.
+    if (this.#cut) return;
     const got = this.#backend.read(this.#key, address, length);
+    this.#cut = got < length;
     if (got > 0) this.#moved += got;
-    // What comes next must lie right behind it.
-    if (got < length) this.#result = Math.min(got, 0);
+    else this.#result = got;
   };
 
   /** Bytes that the guest has room for: § 5.10.6.3. */
