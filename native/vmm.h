@@ -220,8 +220,13 @@ int vmm_connect(const char *path);
 /* Such a connection that doesn't block; -EAGAIN when its listener is busy. */
 int vmm_connect_now(const char *path);
 
-/* vmm_connect_now, or with a `mode` that isn't negative vmm_listen, with the rights and
- * the name of another user, for the length of the call; needs root. */
+/* dup(2), closed on exec. */
+int vmm_duplicate(int32_t fd);
+
+enum vmm_socket_modes { VMM_SOCKET_CONNECT = -1, VMM_SOCKET_REMOVE = -2 };
+
+/* vmm_connect_now, unlink(2), or with a `mode` that isn't negative vmm_listen, with the
+ * rights and the name of another user, for the length of the call; needs root. */
 int vmm_socket_as(const char *path, int32_t mode, uint32_t uid, uint32_t gid, const uint32_t *groups,
 		  uint32_t count);
 

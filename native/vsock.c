@@ -7,6 +7,7 @@
 #include "vmm.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,6 +22,13 @@ int vmm_shutdown(int32_t fd, int32_t what)
 	if (what < 1 || what > 3)
 		return -EINVAL;
 	return shutdown(fd, how[what]) < 0 ? -errno : 0;
+}
+
+int vmm_duplicate(int32_t fd)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	return copy < 0 ? -errno : copy;
 }
 
 int vmm_connect_now(const char *path)
@@ -56,8 +64,14 @@ int vmm_socket_as(const char *path, int32_t mode, uint32_t uid, uint32_t gid, co
 		return -errno;
 	if (syscall(SYS_setgroups, (size_t)count, groups) < 0)
 		return -errno;
-	if (syscall(SYS_setresgid, -1, gid, -1) == 0 && syscall(SYS_setresuid, -1, uid, -1) == 0)
-		result = mode < 0 ? vmm_connect_now(path) : vmm_listen(path, (uint32_t)mode);
+	if (syscall(SYS_setresgid, -1, gid, -1) == 0 && syscall(SYS_setresuid, -1, uid, -1) == 0) {
+		if (mode == VMM_SOCKET_REMOVE)
+			result = unlink(path) < 0 ? -errno : 0;
+		else if (mode == VMM_SOCKET_CONNECT)
+			result = vmm_connect_now(path);
+		else
+			result = vmm_listen(path, (uint32_t)mode);
+	}
 	// Going on with a user's rights in part would be worse than not at all.
 	if (syscall(SYS_setresuid, -1, root, -1) < 0 || syscall(SYS_setresgid, -1, wheel, -1) < 0 ||
 	    syscall(SYS_setgroups, (size_t)had, before) < 0)

@@ -63,6 +63,9 @@ import { Net, type NetBackend, type NetOptions } from "./virtio/net.ts";
 import { Rng } from "./virtio/rng.ts";
 import { type CdromBackend, Scsi, ScsiRegisters } from "./virtio/scsi.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
+import { Vsock } from "./virtio/vsock.ts";
+import type { VsockBackend } from "./virtio/vsock-backend.ts";
+import { VsockRegisters } from "./virtio/vsock-table.ts";
 import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
 
 const IRQ = { TIMER: 0, COM1: 4, RTC: 8 } as const;
@@ -86,6 +89,8 @@ export interface VirtioBackends {
   readonly cdrom?: CdromBackend;
   readonly balloon?: BalloonBackend;
   readonly console?: ConsoleBackend;
+  /** With the guest's CID. */
+  readonly vsock?: { readonly backend: VsockBackend; readonly cid: number };
   /** Looks for what is done. */
   readonly poll?: () => void;
 }
@@ -281,7 +286,7 @@ export class ClassicMachine implements Hardware {
         return new Blk(image.registers(BlkRegisters), transport, backend, id);
       });
     });
-    const { cdrom, balloon, console } = backends;
+    const { cdrom, balloon, console, vsock } = backends;
     if (cdrom !== undefined) {
       bus.add("cdrom", SCSI, (transport) => {
         return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
@@ -295,6 +300,12 @@ export class ClassicMachine implements Hardware {
     if (console !== undefined) {
       this.#virtioConsole = bus.add("console", COMMUNICATION, (transport) => {
         return new VirtioConsole(image.registers(ConsoleRegisters), transport, console);
+      });
+    }
+    if (vsock !== undefined) {
+      bus.add("vsock", MISCELLANEOUS, (transport) => {
+        const registers = image.registers(VsockRegisters);
+        return new Vsock(registers, transport, vsock.backend, vsock.cid);
       });
     }
   }

@@ -85,6 +85,7 @@ const portFunctions = {
 
 const daemonFunctions = {
   vmm_connect: { args: [pointer], returns: i32 },
+  vmm_duplicate: { args: [i32], returns: i32 },
   vmm_connect_now: { args: [pointer], returns: i32 },
   vmm_socket_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
   vmm_listen: { args: [pointer, u32], returns: i32 },

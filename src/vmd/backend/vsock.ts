@@ -31,6 +31,8 @@ export interface VsockSocketsHost {
   watch(descriptor: number, events: number): void;
   /** Asks for a connection to a port; `answer` brings it. */
   ask(id: number, port: number): void;
+  /** Somebody is at the listening socket. Not called again before `listen`. */
+  knock(): void;
   /** ms, for what is allowed in a second. */
   now(): number;
 }
@@ -46,6 +48,8 @@ interface Connection {
   readable: boolean;
   /** Nothing more comes. */
   ended: boolean;
+  /** The guest takes nothing more. */
+  deaf: boolean;
   /** Nothing can be written any more. */
   broken: boolean;
   /** A ring of what the guest sent and the socket didn't take. */
@@ -57,36 +61,42 @@ interface Connection {
 }
 
 export class VsockSockets implements VsockBackend {
-  readonly #memory: GuestMemory;
+  readonly #listener: number;
   readonly #host: VsockSocketsHost;
   readonly #connections = new Map<number, Connection>();
   /** Keys by what was asked. */
-  readonly #asked: Map<number, number> = new Map();
+  readonly #asked = new Map<number, number>();
   /** Buffers that no connection uses now. */
   readonly #spare: Uint8Array[] = [];
   readonly #keys = new Array<number>(SOCKETS_MAX).fill(0);
-  readonly #descriptors = new Int32Array(SOCKETS_MAX);
-  readonly #events = new Int32Array(SOCKETS_MAX);
+  readonly #descriptors = new Int32Array(SOCKETS_MAX + 1);
+  readonly #events = new Int32Array(SOCKETS_MAX + 1);
+  #memory!: GuestMemory;
   #device: VsockEvents | undefined;
-  #lastId: number;
+  #listens = false;
+  #knocked = false;
+  #lastId = 0;
   #second = 0;
   #asks = 0;
   #look = false;
 
-  /** @param firstId for what is asked: another in each of the machine's lives. */
-  constructor(memory: GuestMemory, host: VsockSocketsHost, firstId = 0) {
-    this.#memory = memory;
+  /** @param listener a listening socket, which is only looked at: this process may not accept. */
+  constructor(listener: number, host: VsockSocketsHost) {
+    this.#listener = listener;
     this.#host = host;
-    this.#lastId = firstId;
+  }
+
+  /** A machine begins. */
+  begin(memory: GuestMemory): this {
+    this.#memory = memory;
+    this.#look = true;
+    if (!this.#listens) this.#host.watch(this.#listener, Watch.INPUT);
+    this.#listens = true;
+    return this;
   }
 
   attach(device: VsockEvents): void {
     this.#device = device;
-  }
-
-  /** The last that was asked. */
-  get lastId(): number {
-    return this.#lastId;
   }
 
   // --- from outside
@@ -124,6 +134,12 @@ export class VsockSockets implements VsockBackend {
     this.#host.watch(descriptor, Watch.INPUT);
   }
 
+  /** Who was at the listening socket has been let in: it is to be looked at again. */
+  listen(): void {
+    this.#knocked = false;
+    this.#look = true;
+  }
+
   /** Something may have come: `poll` is to look. */
   attend(): void {
     this.#look = true;
@@ -136,12 +152,17 @@ export class VsockSockets implements VsockBackend {
     let count = 0;
     for (const [key, connection] of this.#connections) {
       const events =
-        (connection.readable && connection.accepted ? 0 : Watch.INPUT) |
+        (connection.readable && connection.accepted && !connection.deaf ? 0 : Watch.INPUT) |
         (connection.count > 0 ? Watch.ROOM : 0);
       if (connection.descriptor < 0 || events === 0) continue;
       this.#keys[count] = key;
       this.#descriptors[count] = connection.descriptor;
       this.#events[count] = events;
+      count++;
+    }
+    if (!this.#knocked) {
+      this.#descriptors[count] = this.#listener;
+      this.#events[count] = Watch.INPUT;
       count++;
     }
     for (let from = 0; from < count; from += POLLED) {
@@ -153,6 +174,10 @@ export class VsockSockets implements VsockBackend {
         0,
       );
     }
+    if (!this.#knocked && this.#events[--count] !== 0) {
+      this.#knocked = true;
+      this.#host.knock();
+    }
     for (let i = 0; i < count; i++) this.#came(this.#keys[i], this.#events[i]);
   }
 
@@ -161,7 +186,7 @@ export class VsockSockets implements VsockBackend {
     if (connection === undefined) return;
     if ((events & Watch.ROOM) !== 0) this.#flush(key, connection);
     if ((events & Watch.INPUT) === 0) return;
-    if (connection.ended || !connection.accepted) {
+    if (connection.ended || connection.deaf || !connection.accepted) {
       // Who only shuts down half still takes something.
       if (isGone(connection)) this.#device?.ended(key);
       return;
@@ -239,6 +264,7 @@ export class VsockSockets implements VsockBackend {
     const connection = this.#connections.get(key);
     if (connection === undefined || connection.descriptor < 0) return;
     let now = what;
+    if ((what & VsockShutdown.RECEIVE) !== 0) connection.deaf = true;
     if ((what & VsockShutdown.SEND) !== 0 && connection.count > 0) {
       connection.shutLater = true;
       now &= ~VsockShutdown.SEND;
@@ -320,6 +346,7 @@ function connectionOf(id: number, descriptor: number): Connection {
     accepted: false,
     readable: false,
     ended: false,
+    deaf: false,
     broken: false,
     kept: undefined,
     head: 0,
