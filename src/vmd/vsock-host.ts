@@ -13,6 +13,8 @@ import type { VsockOption } from "./vsock-option.ts";
 const MODE = 0o600;
 /** Clients that have not said yet what they want. */
 export const PENDING_MAX = 64;
+/** So many come in by one knock. */
+const ENTERED_MAX = 256;
 /** They have so long, ms. */
 export const SILENCE_MAX = 5000;
 /** How often they are looked at: after the first time, and at most, ms. */
@@ -85,6 +87,8 @@ export class VsockHost implements Disposable {
   #clients: Client[] = [];
   /** The VM process said that somebody is there. */
   #knocked = false;
+  /** Clients let in since. */
+  #entered = 0;
   #timer: Timer | undefined;
   #pause = FIRST_LOOK;
   #closed = false;
@@ -134,6 +138,7 @@ export class VsockHost implements Disposable {
   accept(): void {
     if (this.#closed) return;
     this.#knocked = true;
+    this.#entered = 0;
     this.#pause = FIRST_LOOK;
     this.#look();
   }
@@ -151,13 +156,14 @@ export class VsockHost implements Disposable {
     this.#pause = Math.min(2 * this.#pause, LAST_LOOK);
   }
 
-  /** Takes those who are there, while there is room. A knock lets in no more than that at once. */
+  /** Takes those who are there, while there is room. */
   #letIn(): void {
     if (!this.#knocked) return;
     while (this.#clients.length < PENDING_MAX) {
-      const descriptor = daemonLibrary().vmm_accept(this.#listener);
+      // With more of them, the VM process is to take these first, and to knock again.
+      const enough = this.#entered++ >= ENTERED_MAX;
+      const descriptor = enough ? EAGAIN : daemonLibrary().vmm_accept(this.#listener);
       if (descriptor < 0) {
-        // If it was no lack of clients, the VM process will knock again.
         this.#knocked = false;
         this.tell({ kind: "vsock-listen" });
         return;
