@@ -64,6 +64,9 @@ import { RateLimit, RateLimitRegisters, type RateLimits } from "./virtio/rate-li
 import { Rng } from "./virtio/rng.ts";
 import { type CdromBackend, Scsi, ScsiRegisters } from "./virtio/scsi.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
+import { Vsock } from "./virtio/vsock.ts";
+import type { VsockBackend } from "./virtio/vsock-backend.ts";
+import { VsockRegisters } from "./virtio/vsock-table.ts";
 import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
 
 const IRQ = { TIMER: 0, COM1: 4, RTC: 8 } as const;
@@ -94,6 +97,8 @@ export interface VirtioBackends {
   readonly cdrom?: CdromBackend;
   readonly balloon?: BalloonBackend;
   readonly console?: ConsoleBackend;
+  /** With the guest's CID. */
+  readonly vsock?: { readonly backend: VsockBackend; readonly cid: number };
   /** Looks for what is done. */
   readonly poll?: () => void;
 }
@@ -295,7 +300,7 @@ export class ClassicMachine implements Hardware {
       });
       if (limits !== undefined) blk.limit = limit(limits, () => blk.resume());
     });
-    const { cdrom, balloon, console } = backends;
+    const { cdrom, balloon, console, vsock } = backends;
     if (cdrom !== undefined) {
       bus.add("cdrom", SCSI, (transport) => {
         return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
@@ -309,6 +314,12 @@ export class ClassicMachine implements Hardware {
     if (console !== undefined) {
       this.#virtioConsole = bus.add("console", COMMUNICATION, (transport) => {
         return new VirtioConsole(image.registers(ConsoleRegisters), transport, console);
+      });
+    }
+    if (vsock !== undefined) {
+      bus.add("vsock", MISCELLANEOUS, (transport) => {
+        const registers = image.registers(VsockRegisters);
+        return new Vsock(registers, transport, vsock.backend, vsock.cid);
       });
     }
   }

@@ -81,6 +81,7 @@ class VmProcess {
       modules: modules.map((module) => ({ ...module, descriptor: next() })),
     };
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
+    const { vsock } = start.files;
     this.#devices = new HostDevices({
       disks: start.files.disks,
       cdrom: start.files.cdrom,
@@ -94,6 +95,13 @@ class VmProcess {
               blocked: () => this.#virtio.blocked,
             }
           : undefined,
+      vsock: vsock && {
+        cid: vsock.cid,
+        watch: (descriptor, events) => void watchLibrary().vmm_watch(descriptor, events),
+        ask: (id, port) => this.#post({ kind: "vsock-connect", id, port }),
+        knock: () => this.#post({ kind: "vsock-knock" }),
+        now: () => performance.now(),
+      },
       repeatable: start.options.virtualTime === true,
       failed: (why) => this.#trouble(why),
     });
@@ -222,6 +230,7 @@ class VmProcess {
       this.#console.flush();
       this.#virtio.flush();
       this.#virtioInput(life);
+      this.#devices.vsock?.attend();
       if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
       life?.machine.idle();
     } while (this.#paused && !this.#stopped);
@@ -297,6 +306,15 @@ class VmProcess {
             watchers: this.#console.watchers,
           },
         });
+        return;
+      case "vsock-answer":
+        this.#devices.vsock?.answer(message.id, descriptors.at(0));
+        return;
+      case "vsock-open":
+        this.#devices.vsock?.open(message.port, descriptors[0]);
+        return;
+      case "vsock-listen":
+        this.#devices.vsock?.listen();
         return;
       case "balloon":
         this.#balloon(life, message.target);

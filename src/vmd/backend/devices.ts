@@ -13,6 +13,7 @@ import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
 import { DiscBackend } from "./cdrom.ts";
 import { type Intercept, PortBackend } from "./net.ts";
 import { repeatableRandom } from "./random.ts";
+import { VsockSockets, type VsockSocketsHost } from "./vsock.ts";
 
 /** Threads for a VM's files. */
 const THREADS = 2;
@@ -54,6 +55,8 @@ export interface HostDevicesOptions {
   readonly cdrom: DiskDescription | undefined;
   readonly interfaces: readonly InterfaceDescription[];
   readonly disks: readonly DiskDescription[];
+  /** A socket device; its descriptor is the last. */
+  readonly vsock: (VsockSocketsHost & { readonly cid: number }) | undefined;
   /** Next open descriptor, in the order in which files are described. */
   readonly next: () => number;
   /** Runs must be the same each time. */
@@ -71,6 +74,7 @@ export class HostDevices {
   readonly #console: ConsoleBackend | undefined;
   readonly #repeatable: boolean;
   readonly #failed: (why: string) => void;
+  readonly #vsock: { cid: number; backend: VsockSockets } | undefined;
   #backends: DiskBackend[] = [];
 
   /** Before the process confines itself. @throws DiskError, NativeError */
@@ -96,6 +100,10 @@ export class HostDevices {
       const port = new NetPort(next(), KIND[description.kind]);
       this.#interfaces.push({ port, description });
     }
+    const { vsock } = options;
+    if (vsock !== undefined) {
+      this.#vsock = { cid: vsock.cid, backend: new VsockSockets(next(), vsock) };
+    }
     if (disks.length === 0 && cdrom === undefined) return;
     this.#io = IoThreads.open(THREADS);
     this.#io.synchronous = repeatable;
@@ -113,6 +121,7 @@ export class HostDevices {
       disc = new DiskBackend(this.#cdrom, memory, io as IoThreads, options);
     }
     const cdrom = disc && new DiscBackend(disc);
+    this.#vsock?.backend.begin(memory);
     const disks = this.#backends.map((backend, index) => {
       return { backend, id: `disk${index}`, limits: this.#disks[index].limits };
     });
@@ -128,8 +137,17 @@ export class HostDevices {
       cdrom,
       balloon: this.#balloon ? hostBalloon(memory) : undefined,
       console: this.#console,
-      poll: () => io?.poll(),
+      vsock: this.#vsock,
+      poll: () => {
+        io?.poll();
+        this.#vsock?.backend.poll();
+      },
     };
+  }
+
+  /** The host's ends of the guest's sockets. */
+  get vsock(): VsockSockets | undefined {
+    return this.#vsock?.backend;
   }
 
   /** Ends what is under way: guest memory is about to go. */
@@ -137,6 +155,7 @@ export class HostDevices {
     for (const backend of this.#backends) backend.abandon();
     this.#backends = [];
     for (const { port } of this.#interfaces) port.stop();
+    this.#vsock?.backend.abandon();
   }
 
   /** Everything written becomes durable; files are closed. @returns what failed, in sentences */
