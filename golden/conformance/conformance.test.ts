@@ -28,6 +28,7 @@ test.skipIf(missing !== undefined)("drivers that break virtio's rules", async ()
     "net",
     "rng",
     "scsi",
+    "vsock",
   ]);
   expect(table(outcomes)).toBe(tableOfPage());
 });
