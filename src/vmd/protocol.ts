@@ -97,6 +97,12 @@ const requests = {
     /** For so long exits are counted, ms. */
     time: v.optional(v.pipe(v.number(), v.integer(), v.minValue(10), v.maxValue(60_000)), 1000),
   }),
+  /** The reply brings the descriptor of a stream of frames, in pcap's format. */
+  capture: v.strictObject({
+    request: v.literal("capture"),
+    vm,
+    interface: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3)), 0),
+  }),
   balloon: v.strictObject({
     request: v.literal("balloon"),
     vm,

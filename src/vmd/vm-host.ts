@@ -183,6 +183,13 @@ export class VmHost {
     return ours;
   }
 
+  /** A socket to which an interface's frames are copied, as pcap. The caller's to close. */
+  capture(place: number): number {
+    const [ours, theirs] = Channel.pair(true);
+    this.tell({ kind: "capture", place }, [theirs]);
+    return ours;
+  }
+
   /** Stops the vCPU at once, in order. */
   stop(): void {
     this.#stopAsked = true;

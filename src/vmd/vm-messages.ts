@@ -101,6 +101,8 @@ export type ToVm =
   | { kind: "registers" }
   /** How much the guest is to give away, bytes; absent: as it is. */
   | { kind: "balloon"; target?: number }
+  /** With the descriptor of a stream socket, to which an interface's frames are copied. */
+  | { kind: "capture"; place: number }
   | { kind: "statistics" }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */
   | { kind: "vsock-answer"; id: number }

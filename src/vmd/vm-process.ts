@@ -6,6 +6,7 @@
  * It is started by VmHost, alone in its namespaces, and ends with its VM, or when whoever started it
  * is gone.
  */
+import { closeSync } from "node:fs";
 import { libraryPathOf } from "../vmm/engine-library.ts";
 import { EngineError, type EngineName } from "../vmm/engine.ts";
 import { hostBuffer, NativeError, type Pointer, ptr, watchLibrary } from "../vmm/native.ts";
@@ -315,6 +316,9 @@ class VmProcess {
         return;
       case "vsock-listen":
         this.#devices.vsock?.listen();
+        return;
+      case "capture":
+        if (!this.#devices.capture(message.place, descriptors[0])) closeSync(descriptors[0]);
         return;
       case "balloon":
         this.#balloon(life, message.target);

@@ -10,6 +10,7 @@ import type { RateLimits } from "../virtio/rate-limit.ts";
 import { hostBalloon } from "./balloon.ts";
 import { DiskBackend } from "./block.ts";
 import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
+import { Capture } from "./capture.ts";
 import { DiscBackend } from "./cdrom.ts";
 import { type Intercept, PortBackend } from "./net.ts";
 import { repeatableRandom } from "./random.ts";
@@ -72,6 +73,8 @@ export class HostDevices {
   readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
   readonly #balloon: boolean;
   readonly #console: ConsoleBackend | undefined;
+  readonly #captures: Capture[] = [];
+  #ports: PortBackend[] = [];
   readonly #repeatable: boolean;
   readonly #failed: (why: string) => void;
   readonly #vsock: { cid: number; backend: VsockSockets } | undefined;
@@ -128,9 +131,11 @@ export class HostDevices {
     if (disc !== undefined) this.#backends.push(disc);
     return {
       random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
-      interfaces: this.#interfaces.map(({ port, description }) => {
+      interfaces: this.#interfaces.map(({ port, description }, place) => {
         const { kind, mac, locked, mtu, limits, lease } = description;
         const backend = new PortBackend(port, KIND[kind], memory, answering(lease));
+        backend.capture = this.#captures[place];
+        this.#ports.push(backend);
         return { backend, mac: macBytes(mac), locked, mtu, limits };
       }),
       disks,
@@ -140,6 +145,7 @@ export class HostDevices {
       vsock: this.#vsock,
       poll: () => {
         io?.poll();
+        if (this.#captures.length > 0) this.#flushCaptures();
         this.#vsock?.backend.poll();
       },
     };
@@ -150,10 +156,33 @@ export class HostDevices {
     return this.#vsock?.backend;
   }
 
+  /**
+   * Copies an interface's frames to a socket, in place of who got them before; the descriptor is
+   * closed here. False when there is no such interface.
+   */
+  capture(place: number, descriptor: number): boolean {
+    if (this.#interfaces[place] === undefined) return false;
+    this.#captures[place]?.close();
+    this.#captures[place] = new Capture(descriptor);
+    if (this.#ports[place] !== undefined) this.#ports[place].capture = this.#captures[place];
+    return true;
+  }
+
+  #flushCaptures(): void {
+    this.#captures.forEach((capture, place) => {
+      capture.flush();
+      if (!capture.ended) return;
+      delete this.#captures[place];
+      if (this.#ports[place] !== undefined) this.#ports[place].capture = undefined;
+    });
+    if (this.#captures.every((capture) => capture === undefined)) this.#captures.length = 0;
+  }
+
   /** Ends what is under way: guest memory is about to go. */
   abandon(): void {
     for (const backend of this.#backends) backend.abandon();
     this.#backends = [];
+    this.#ports = [];
     for (const { port } of this.#interfaces) port.stop();
     this.#vsock?.backend.abandon();
   }

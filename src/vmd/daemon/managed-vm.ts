@@ -227,6 +227,15 @@ export class ManagedVm {
     return this.#running().attach(stream, options);
   }
 
+  /** A socket to which an interface's frames are copied; the caller's to close. @throws RefusalError */
+  capture(place: number): number {
+    const host = this.#running();
+    if (this.#ends[place] === undefined) {
+      throw new RefusalError("EINVAL", `the vm has no interface ${place}`);
+    }
+    return host.capture(place);
+  }
+
   /** The process behind it. @throws RefusalError when there is none */
   get host(): VmHost {
     return this.#running();
