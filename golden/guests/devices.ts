@@ -35,6 +35,7 @@ poweroff -f
     kernel: guestFile(source, "vmlinuz"),
     initrd: await initramfsFile(name, {
       init,
+      arch: source === "linux-i386" ? "i386" : "amd64",
       files: { ...drivers, ...programs.reduce(withLibraries, {}), ...files },
     }),
     // SVM as TCG emulates it, in the lab, doesn't intercept XSETBV.

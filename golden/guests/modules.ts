@@ -1,24 +1,23 @@
 // Kernel modules of an amd64 guest, with those that each needs, in the order to load them in.
 
 import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import { gunzipSync } from "node:zlib";
+import { readCpio } from "./cpio.ts";
 import { guestFile } from "./guest.ts";
 
 /** Debian's cloud kernel, and the one that has more drivers: 9p. */
-export type KernelSource = "linux-amd64" | "linux-generic";
+export type KernelSource = "linux-amd64" | "linux-generic" | "linux-i386";
 
 /** The files of these modules and of all that they need: a name, as of insmod, and its content. */
 export function modules(source: KernelSource, names: readonly string[]): Map<string, Uint8Array> {
-  const folder = guestFile(source, "modules");
-  const files = new Map(
-    readdirSync(folder).map((file) => [file.replace(/\.ko$/, "").replaceAll("-", "_"), file]),
-  );
+  const files = source === "linux-i386" ? ofInstaller() : ofFolder(guestFile(source, "modules"));
   const found = new Map<string, Uint8Array>();
   const visit = (name: string) => {
-    const file = files.get(name);
+    const read = files.get(name);
     // What isn't there as a file is part of the kernel.
-    if (file === undefined || found.has(name)) return;
-    const data = readFileSync(join(folder, file));
+    if (read === undefined || found.has(name)) return;
+    const data = read();
     for (const needed of dependencies(data)) visit(needed);
     found.set(name, data);
   };
@@ -27,6 +26,21 @@ export function modules(source: KernelSource, names: readonly string[]): Map<str
     visit(name);
   }
   return found;
+}
+
+const nameOf = (file: string) => basename(file, ".ko").replaceAll("-", "_");
+
+function ofFolder(folder: string): Map<string, () => Uint8Array> {
+  return new Map(
+    readdirSync(folder).map((file) => [nameOf(file), () => readFileSync(join(folder, file))]),
+  );
+}
+
+/** The i386 kernel is the installer's, and so are its modules: no disks' among them. */
+function ofInstaller(): Map<string, () => Uint8Array> {
+  const archive = gunzipSync(readFileSync(guestFile("linux-i386", "installer.gz")));
+  const files = [...readCpio(archive)].filter(({ path }) => path.endsWith(".ko"));
+  return new Map(files.map(({ path, data }) => [nameOf(path), () => data ?? new Uint8Array()]));
 }
 
 /** Of the section .modinfo: "depends=a,b". */
