@@ -62,6 +62,13 @@ static const int always[] = {
 	SYS_fstat, SYS_sysinfo, SYS_getrusage,
 };
 
+// What a share's process does with files beneath its directory, by descriptors.
+static const int share_reads[] = { SYS_readlinkat, SYS_pread64, SYS_getdents64, SYS_fstatfs,
+				   SYS_fsync,	   SYS_fdatasync };
+static const int share_writes[] = { SYS_pwrite64,  SYS_mkdirat, SYS_symlinkat, SYS_unlinkat,
+				    SYS_renameat2, SYS_linkat,	SYS_fchmod,    SYS_utimensat,
+				    SYS_ftruncate, 452 /* fchmodat2 */ };
+
 // EACCES instead of EPERM: what a runtime tries and does without.
 static const int absent[] = { SYS_openat, SYS_open, SYS_access, SYS_faccessat, SYS_stat,
 			      SYS_newfstatat, SYS_statx, SYS_readlink, SYS_readlinkat };
@@ -145,6 +152,16 @@ static void for_value(struct program *program, int number, int argument, uint32_
 	load_number(program);
 }
 
+#define COUNT(array) (sizeof(array) / sizeof(*(array)))
+
+static void share(struct program *program)
+{
+	when(program, 437 /* openat2 */, 0, 0xffffffff, (uint32_t)sandbox_tree.root);
+	list(program, share_reads, COUNT(share_reads), SECCOMP_RET_ALLOW);
+	if (sandbox_tree.writable)
+		list(program, share_writes, COUNT(share_writes), SECCOMP_RET_ALLOW);
+}
+
 static void build(struct program *program, uint32_t profile)
 {
 	load(program, offsetof(struct seccomp_data, arch));
@@ -173,6 +190,8 @@ static void build(struct program *program, uint32_t profile)
 	// The guest, by descriptors that are open already.
 	if (profile == VMM_PROFILE_VM)
 		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
+	if (profile == VMM_PROFILE_SHARE)
+		share(program);
 	// Packets, many at once.
 	if (profile == VMM_PROFILE_SWITCH) {
 		const int packets[] = { SYS_recvmmsg, SYS_sendmmsg };

@@ -31,6 +31,7 @@
 
 #ifndef SYS_landlock_create_ruleset
 #define SYS_landlock_create_ruleset 444
+#define SYS_landlock_add_rule 445
 #define SYS_landlock_restrict_self 446
 #endif
 
@@ -41,6 +42,11 @@
 #define FS_REFER (1ull << 13)
 #define FS_TRUNCATE (1ull << 14)
 #define FS_IOCTL_DEV (1ull << 15)
+// Of a tree that is kept: reading files and directories; writing, truncating, moving,
+// making and removing files, directories and links. No program is run, no device, socket or
+// fifo made.
+#define FS_READ 0x000cull
+#define FS_WRITE (0x11b2ull | FS_REFER | FS_TRUNCATE)
 #define NET_BIND_CONNECT 3ull
 #define SCOPE_ABSTRACT_UNIX_SOCKET 1ull
 
@@ -231,6 +237,38 @@ static int make_ruleset(int abi, char *why, size_t size)
 	return fd < 0 ? explain(why, size, errno, "sandbox: Landlock: %s", strerror(errno)) : fd;
 }
 
+struct sandbox_tree sandbox_tree = { .root = -1 };
+
+void vmm_sandbox_tree(int32_t root, int32_t writable)
+{
+	sandbox_tree = (struct sandbox_tree){ .root = root, .writable = writable != 0 };
+}
+
+// Nothing else has a name for root from here on; others can't do that.
+static int enter_tree(char *why, size_t size)
+{
+	if (fchdir(sandbox_tree.root) < 0)
+		return explain(why, size, errno, "sandbox: the share: %s", strerror(errno));
+	if (chroot(".") < 0 && errno != EPERM)
+		return explain(why, size, errno, "sandbox: the share: chroot: %s", strerror(errno));
+	return 0;
+}
+
+static int keep_tree(int abi, char *why, size_t size)
+{
+	struct landlock_path_beneath_attr rule = { .parent_fd = sandbox_tree.root };
+
+	rule.allowed_access = FS_READ | (sandbox_tree.writable ? FS_WRITE : 0);
+	// What the ruleset doesn't handle can't be given either.
+	if (abi < 2)
+		rule.allowed_access &= ~FS_REFER;
+	if (abi < 3)
+		rule.allowed_access &= ~FS_TRUNCATE;
+	if (syscall(SYS_landlock_add_rule, ruleset_fd, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0)
+		return explain(why, size, errno, "sandbox: Landlock: the share: %s", strerror(errno));
+	return 0;
+}
+
 static int limit(int resource, uint64_t value)
 {
 	struct rlimit limits = { .rlim_cur = value, .rlim_max = value };
@@ -265,6 +303,11 @@ int vmm_sandbox(uint32_t profile, int64_t uid, int64_t gid, int32_t found[2], ch
 		if (ruleset_fd < 0)
 			return ruleset_fd;
 	}
+	if (profile == VMM_PROFILE_SHARE && abi > 0) {
+		error = keep_tree(abi, why, size);
+		if (error)
+			return error;
+	}
 	folder = opendir("/proc/self/task");
 	if (!folder)
 		return explain(why, size, errno, "sandbox: /proc/self/task can't be read: %s",
@@ -272,7 +315,9 @@ int vmm_sandbox(uint32_t profile, int64_t uid, int64_t gid, int32_t found[2], ch
 	threads = everywhere(drop_privileges_to_be, why, size);
 	if (threads < 0)
 		return threads;
-	error = become(uid, gid, why, size);
+	error = profile == VMM_PROFILE_SHARE ? enter_tree(why, size) : 0;
+	if (!error)
+		error = become(uid, gid, why, size);
 	if (error)
 		return error;
 	threads = everywhere(drop_capabilities_and_files, why, size);

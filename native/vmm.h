@@ -384,7 +384,14 @@ enum vmm_profile {
 	VMM_PROFILE_CONTROL = 1,     /* reads the control socket's clients */
 	VMM_PROFILE_VM_SOFTWARE = 2, /* a VM on the software engine */
 	VMM_PROFILE_SWITCH = 3,	     /* forwards packets between VMs: net.h */
+	VMM_PROFILE_SHARE = 4,	     /* serves a directory: see vmm_sandbox_tree */
 };
+
+/*
+ * The directory that a process of VMM_PROFILE_SHARE keeps, and whether it may write
+ * there: said before it is confined. Root is chrooted to it besides.
+ */
+void vmm_sandbox_tree(int32_t root, int32_t writable);
 
 /*
  * Gives up, for every thread and for ever: the user (uid and gid; -1: as they are),
@@ -397,5 +404,55 @@ int vmm_sandbox(uint32_t profile, int64_t uid, int64_t gid, int32_t found[2], ch
 
 /* The host's Landlock ABI version, or -errno where it has none. */
 int vmm_landlock_abi(void);
+
+/*
+ * Files beneath a directory, native/share.c. `root` is its descriptor (O_PATH does); a
+ * path is relative to it, of names without "." and "..", or "" for itself. All return
+ * -errno, and what can be had of a descriptor is 0 or its number.
+ */
+
+/* Mode, inode, size, links, uid, gid, device number, block size, blocks, then seconds
+ * and nanoseconds of access, modification and change, and the file system's number. */
+#define VMM_SHARE_STATUS 16
+int vmm_share_status(int32_t fd, int64_t status[VMM_SHARE_STATUS]);
+
+/* A descriptor to look at what is there, of whatever kind; a symbolic link itself. */
+int vmm_share_look(int32_t root, const char *path, int64_t status[VMM_SHARE_STATUS]);
+
+/* A regular file or directory; others are not opened. flags as in open(2), with
+ * O_CREAT too. */
+int vmm_share_open(int32_t root, const char *path, int32_t flags, uint32_t mode,
+		   int64_t status[VMM_SHARE_STATUS]);
+void vmm_share_close(int32_t fd);
+
+/* The target of a link that vmm_share_look gave; its length. */
+int64_t vmm_share_readlink(int32_t fd, void *target, uint64_t size);
+
+/* What happens to a name in the directory at a path. */
+int vmm_share_mkdir(int32_t root, const char *path, const char *name, uint32_t mode);
+int vmm_share_symlink(int32_t root, const char *path, const char *name, const char *target);
+int vmm_share_unlink(int32_t root, const char *path, const char *name, int32_t directory);
+int vmm_share_rename(int32_t root, const char *path, const char *name, const char *new_path,
+		     const char *new_name);
+int vmm_share_link(int32_t root, const char *path, const char *name, const char *new_path,
+		   const char *new_name);
+
+/* What a descriptor refers to: also one of vmm_share_look. Set-id bits are dropped.
+ * times: access and modification, seconds and nanoseconds as for utimensat(2). */
+int vmm_share_chmod(int32_t fd, uint32_t mode);
+int vmm_share_times(int32_t fd, const int64_t times[4]);
+
+/* Of vmm_share_open only. list: struct linux_dirent64 from an offset that one of them
+ * has, or 0. */
+int vmm_share_truncate(int32_t fd, int64_t size);
+int64_t vmm_share_read(int32_t fd, void *data, uint64_t size, int64_t offset);
+int64_t vmm_share_write(int32_t fd, const void *data, uint64_t size, int64_t offset);
+int vmm_share_sync(int32_t fd, int32_t only_data);
+int64_t vmm_share_list(int32_t fd, int64_t offset, void *entries, uint64_t size);
+
+/* The file system's type, block size, blocks, free ones, available ones, files, free
+ * ones, longest name. */
+#define VMM_SHARE_SPACE 8
+int vmm_share_space(int32_t root, int64_t space[VMM_SHARE_SPACE]);
 
 #endif

@@ -9,6 +9,7 @@ const programs = [
   "vmd/daemon/control.ts",
   "vmd/daemon/main.ts",
   "vmd/net/switch-process.ts",
+  "vmd/share/share-process.ts",
   "vmd/vm-process.ts",
 ];
 

@@ -6,12 +6,13 @@ import type { Confinement } from "./vm-messages.ts";
 export function confine(
   confinement: Confinement | undefined,
   profile: SandboxOptions["profile"],
+  tree?: SandboxOptions["tree"],
 ): string {
   if (confinement === undefined) {
-    const whose = profile === "switch" ? "switch" : "VM";
+    const whose = profile === "switch" || profile === "share" ? profile : "VM";
     return `no sandbox: the ${whose}'s process keeps its user, namespaces, files and system calls`;
   }
-  const { landlock } = enterSandbox({ profile, ...confinement });
+  const { landlock } = enterSandbox({ profile, tree, ...confinement });
   const namespaces = process.env.VMD_NAMESPACES;
   const missing = [
     landlock === 0 ? "this kernel has no Landlock" : "",

@@ -1,8 +1,8 @@
 /** A process gives up what it no longer needs; native/sandbox.c. */
 import { hostLibrary, processLibrary, ptr, sandboxLibrary, Sentence } from "../vmm/native.ts";
 
-/** enum vmm_profile: a VM on KVM, one on the software engine, the reader of clients, a switch. */
-const PROFILE = { kvm: 0, control: 1, unicorn: 2, switch: 3 } as const;
+/** enum vmm_profile: a VM on KVM, one on the software engine, the reader of clients, a switch, a share. */
+const PROFILE = { kvm: 0, control: 1, unicorn: 2, switch: 3, share: 4 } as const;
 
 /** A process that can't be confined, in one sentence. It is to end. */
 export class SandboxError extends Error {
@@ -14,6 +14,8 @@ export interface SandboxOptions {
   /** Whom to become; absent: as it is. */
   uid?: number;
   gid?: number;
+  /** Of a share: descriptor of the directory that it keeps, which must stay open. */
+  tree?: { root: number; writable: boolean };
 }
 
 export interface Sandbox {
@@ -28,13 +30,14 @@ export interface Sandbox {
  * is to be used must be open.
  * @throws SandboxError
  */
-export function enterSandbox({ profile, uid = -1, gid = -1 }: SandboxOptions): Sandbox {
+export function enterSandbox({ profile, uid = -1, gid = -1, tree }: SandboxOptions): Sandbox {
   // What every confined process goes on using: nothing is loaded later.
   processLibrary();
   hostLibrary();
   const found = new Int32Array(2);
   const why = new Sentence();
-  const { vmm_sandbox } = sandboxLibrary();
+  const { vmm_sandbox, vmm_sandbox_tree } = sandboxLibrary();
+  if (tree !== undefined) vmm_sandbox_tree(tree.root, tree.writable ? 1 : 0);
   const result = vmm_sandbox(PROFILE[profile], uid, gid, ptr(found), why.pointer, why.size);
   if (result < 0) throw new SandboxError(why.toString());
   return { landlock: found[0], threads: found[1] };

@@ -60,6 +60,28 @@ const sandboxFunctions = {
     args: [u32, i64_fast, i64_fast, pointer, pointer, u64_fast],
     returns: i32,
   },
+  vmm_sandbox_tree: { args: [i32, i32], returns: FFIType.void },
+} as const;
+
+const shareFunctions = {
+  vmm_share_status: { args: [i32, pointer], returns: i32 },
+  vmm_share_look: { args: [i32, pointer, pointer], returns: i32 },
+  vmm_share_open: { args: [i32, pointer, i32, u32, pointer], returns: i32 },
+  vmm_share_close: { args: [i32], returns: FFIType.void },
+  vmm_share_readlink: { args: [i32, pointer, u64_fast], returns: i64_fast },
+  vmm_share_mkdir: { args: [i32, pointer, pointer, u32], returns: i32 },
+  vmm_share_symlink: { args: [i32, pointer, pointer, pointer], returns: i32 },
+  vmm_share_unlink: { args: [i32, pointer, pointer, i32], returns: i32 },
+  vmm_share_rename: { args: [i32, pointer, pointer, pointer, pointer], returns: i32 },
+  vmm_share_link: { args: [i32, pointer, pointer, pointer, pointer], returns: i32 },
+  vmm_share_chmod: { args: [i32, u32], returns: i32 },
+  vmm_share_times: { args: [i32, pointer], returns: i32 },
+  vmm_share_truncate: { args: [i32, i64_fast], returns: i32 },
+  vmm_share_read: { args: [i32, pointer, u64_fast, i64_fast], returns: i64_fast },
+  vmm_share_write: { args: [i32, pointer, u64_fast, i64_fast], returns: i64_fast },
+  vmm_share_sync: { args: [i32, i32], returns: i32 },
+  vmm_share_list: { args: [i32, i64_fast, pointer, u64_fast], returns: i64_fast },
+  vmm_share_space: { args: [i32, pointer], returns: i32 },
 } as const;
 
 const watchFunctions = {
@@ -197,6 +219,14 @@ let sandbox: ReturnType<typeof load<typeof sandboxFunctions>> | undefined;
 export function sandboxLibrary() {
   sandbox ??= load("libvmm.so", sandboxFunctions);
   return sandbox;
+}
+
+let share: ReturnType<typeof load<typeof shareFunctions>> | undefined;
+
+/** A share's files, of libvmm.so. */
+export function shareLibrary() {
+  share ??= load("libvmm.so", shareFunctions);
+  return share;
 }
 
 let watch: ReturnType<typeof load<typeof watchFunctions>> | undefined;
