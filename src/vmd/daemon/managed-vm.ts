@@ -5,11 +5,13 @@ import type { VmState, VmStatus } from "../protocol.ts";
 import { VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
+import type { VsockHost } from "../vsock-host.ts";
+import { NativeError } from "../../vmm/native.ts";
 import type { Log } from "./log.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
-import type { Owner, VmSettings } from "./settings.ts";
+import { openVsock, type Owner, type VmSettings } from "./settings.ts";
 
 /** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
 const ACKNOWLEDGE = 3_000;
@@ -42,6 +44,8 @@ export class ManagedVm {
   #ends: InterfaceEnd[] = [];
   /** The VM process has what was opened for it. */
   #given = false;
+  /** The host's end of its socket device, until the VM process has it. */
+  #vsock: VsockHost | undefined;
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -120,6 +124,7 @@ export class ManagedVm {
       const resources = new Resources(settings, accounts());
       this.#resources = resources;
       await this.#openInterfaces();
+      this.#vsock = settings.vsock && openVsock(settings.vsock);
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,
@@ -128,12 +133,14 @@ export class ManagedVm {
           cmdline: settings.cmdline,
           memory: settings.memory,
           bootDevice: settings.bootDevice,
+          vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
         }),
         files: resources.files,
         trace: resources.trace,
         disks: resources.disks,
         cdrom: resources.cdrom,
         interfaces: this.#ends.map(openedInterface),
+        vsock: this.#vsock,
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
@@ -169,7 +176,9 @@ export class ManagedVm {
         await this.#ended;
       }
       if (error instanceof NetworkError) throw new RefusalError("NETWORK", error.message);
-      if (error instanceof VmError) throw new RefusalError("EINVAL", error.message);
+      if (error instanceof VmError || error instanceof NativeError) {
+        throw new RefusalError("EINVAL", error.message);
+      }
       throw error;
     }
   }
@@ -347,6 +356,8 @@ export class ManagedVm {
       if (!this.#given) closeSync(end.descriptor);
       this.#context.networks.close(end);
     }
+    this.#vsock?.[Symbol.dispose]();
+    this.#vsock = undefined;
     this.#resources?.[Symbol.dispose]();
     this.#resources = undefined;
   }
