@@ -82,7 +82,7 @@ async function run(settings: VmOptions, registers: boolean): Promise<void> {
   process.exit(ending.code);
 }
 
-function given(value: string | boolean | readonly string[] | undefined): boolean {
+function given(value: unknown): boolean {
   return value !== undefined && value !== false && value !== "auto";
 }
 

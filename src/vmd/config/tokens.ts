@@ -35,6 +35,7 @@ const KEYWORDS = [
   "append",
   "boot",
   "cdrom",
+  "cid",
   "context",
   "cpus",
   "delay",
@@ -73,6 +74,7 @@ const KEYWORDS = [
   "switch",
   "up",
   "vm",
+  "vsock",
 ] as const;
 export type Keyword = (typeof KEYWORDS)[number];
 

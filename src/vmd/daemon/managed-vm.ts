@@ -11,7 +11,8 @@ import type { Log } from "./log.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
-import { openVsock, type Owner, type VmSettings } from "./settings.ts";
+import type { Owner, VmSettings } from "./settings.ts";
+import { openVsock } from "./vsock.ts";
 
 /** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
 const ACKNOWLEDGE = 3_000;
@@ -124,7 +125,7 @@ export class ManagedVm {
       const resources = new Resources(settings, accounts());
       this.#resources = resources;
       await this.#openInterfaces();
-      this.#vsock = settings.vsock && openVsock(settings.vsock);
+      this.#vsock = openVsock(settings, accounts());
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,

@@ -2,7 +2,6 @@
 import { openSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
 import type { VmOptions } from "../vm-options.ts";
-import { rightsOf, VsockHost } from "../vsock-host.ts";
 
 /** Somebody who asks for something. */
 export interface Caller {
@@ -79,12 +78,6 @@ export interface VmSettings {
 
 /** vmd's default, bytes. */
 export const DEFAULT_MEMORY = 512 * 2 ** 20;
-
-/** The host's end of a socket device, with a caller's rights. @throws NativeError */
-export function openVsock({ cid, path, by }: OwnedPath & { readonly cid: number }): VsockHost {
-  const own = by === undefined || by.uid === process.geteuid!();
-  return new VsockHost({ cid, path }, own ? undefined : rightsOf(by.uid, by.gid, by.groups));
-}
 
 /** Opens a file with a caller's rights. @throws an errno error */
 export function openAs(path: string, flags: number, by: Caller | undefined): number {
