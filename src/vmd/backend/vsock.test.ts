@@ -1,6 +1,6 @@
 /** A guest's sockets with real ones behind them: VsockSockets and VsockHost, without a VM process. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { closeSync, existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { chmodSync, chownSync, closeSync, existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MachineImage } from "../../vmm/image.ts";
@@ -9,7 +9,7 @@ import { daemonLibrary, processLibrary, ptr } from "../../vmm/native.ts";
 import { READ_END, READ_GONE, type VsockEvents } from "../virtio/vsock-backend.ts";
 import { BUFFER } from "../virtio/vsock.ts";
 import type { ToVm } from "../vm-messages.ts";
-import { PENDING_MAX, VsockHost } from "../vsock-host.ts";
+import { PENDING_MAX, rightsOf, VsockHost } from "../vsock-host.ts";
 import { ASKS_PER_SECOND, SOCKETS_MAX, VsockSockets } from "./vsock.ts";
 
 const EAGAIN = -11;
@@ -332,5 +332,34 @@ describe("the path", () => {
     await Bun.write(file, "x");
     expect(() => new VsockHost({ cid: 3, path: file })).toThrow("EADDRINUSE");
     expect(existsSync(file)).toBe(true);
+  });
+});
+
+const NOBODY = 65_534;
+
+describe.skipIf(process.geteuid!() !== 0)("another user's rights", () => {
+  const rights = rightsOf(NOBODY, NOBODY, []);
+
+  test("who is connected to hears that user's name, and this process stays root", () => {
+    chmodSync(folder, 0o755);
+    const listener = listen(80);
+    chmodSync(`${path}_80`, 0o666);
+    own(rights.connect(`${path}_80`));
+    const ids = new Int32Array(3);
+    daemonLibrary().vmm_peer(accept(listener), ptr(ids));
+    expect([...ids.subarray(0, 2)]).toEqual([NOBODY, NOBODY]);
+    expect([process.geteuid!(), process.getegid!()]).toEqual([0, 0]);
+  });
+
+  test("what that user may not do isn't done", () => {
+    chmodSync(folder, 0o755);
+    listen(80);
+    expect(rights.connect(`${path}_80`)).toBe(-13);
+    expect(rights.listen(join(folder, "new"), 0o600)).toBe(-13);
+    rights.remove(path);
+    expect(existsSync(path)).toBe(true);
+    chownSync(folder, NOBODY, NOBODY);
+    own(rights.listen(join(folder, "new"), 0o600));
+    expect(statSync(join(folder, "new")).uid).toBe(NOBODY);
   });
 });
