@@ -13,6 +13,7 @@ const ALONE = [
   "cdrom",
   "bootDevice",
   "device",
+  "vsock",
   "engine",
   "traceExits",
   "virtualTime",
@@ -45,6 +46,7 @@ export async function startInForeground(vm: number | string, options: StartOptio
     cdrom: options.cdrom,
     bootDevice: options.bootDevice,
     devices: options.device,
+    vsock: options.vsock,
     memory: options.memory,
     engine: options.engine,
     format: options.format,
@@ -80,7 +82,7 @@ async function run(settings: VmOptions, registers: boolean): Promise<void> {
   process.exit(ending.code);
 }
 
-function given(value: string | boolean | readonly string[] | undefined): boolean {
+function given(value: unknown): boolean {
   return value !== undefined && value !== false && value !== "auto";
 }
 

@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { parseSize } from "../vmd/size.ts";
 import type { ExtraDevice, VmOptions } from "../vmd/vm-options.ts";
 import { EXTRA_DEVICES, FORMATS, MAX_MEMORY } from "../vmd/vm-options.ts";
+import { parseVsock, type VsockOption } from "../vmd/vsock-option.ts";
 import { ENGINES } from "../vmm/engine-library.ts";
 
 const MIB = 2 ** 20;
@@ -37,6 +38,7 @@ export interface StartOptions {
   crossCheck?: boolean;
   registers?: boolean;
   device?: ExtraDevice[];
+  vsock?: VsockOption;
 }
 
 /** For an option that is given once at most. */
@@ -104,6 +106,14 @@ function device(text: string, previous: ExtraDevice[] = []): ExtraDevice[] {
   return previous.includes(found) ? previous : [...previous, found];
 }
 
+function vsock(text: string): VsockOption {
+  try {
+    return parseVsock(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`${(error as Error).message}.`);
+  }
+}
+
 /** Adds them to the command. */
 export function addStartOptions(command: Command): Command {
   const option = (flags: string, description: string) => new Option(flags, description);
@@ -162,6 +172,7 @@ export function addStartOptions(command: Command): Command {
         .choices([...EXTRA_DEVICES])
         .argParser(device),
     )
+    .option("--vsock <cid,path>", "a socket device, and where the host reaches the guest", vsock)
     .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
     .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
     .option("--trace-exits <file>", "record every exit with its answer")

@@ -62,6 +62,12 @@ const start = v.strictObject({
   virtualTime: v.optional(v.boolean()),
   epoch: v.optional(v.pipe(v.number(), v.finite())),
   devices: v.optional(v.pipe(v.array(v.picklist([...EXTRA_DEVICES])), v.maxLength(2))),
+  vsock: v.optional(
+    v.strictObject({
+      cid: v.pipe(v.number(), v.integer(), v.minValue(3), v.maxValue(2 ** 32 - 2)),
+      path,
+    }),
+  ),
   traceExits: v.optional(path),
   /** The reply brings a descriptor of the console, from its first byte on. */
   attach: flag,

@@ -38,7 +38,7 @@ export interface VsockRights {
 const text = (path: string) => ptr(Buffer.from(`${path}\0`));
 
 /** This process's own. */
-const ownRights: VsockRights = {
+export const ownRights: VsockRights = {
   listen: (path, mode) => daemonLibrary().vmm_listen(text(path), mode),
   connect: (path) => daemonLibrary().vmm_connect_now(text(path)),
   remove: (path) => {

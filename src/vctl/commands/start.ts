@@ -113,6 +113,7 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
     debugExit: options.debugExit,
     virtualTime: options.virtualTime,
     devices: options.device,
+    vsock: options.vsock && { ...options.vsock, path: absolute(options.vsock.path) },
     epoch: options.epoch,
     traceExits: options.traceExits === undefined ? undefined : absolute(options.traceExits),
   };

@@ -68,7 +68,7 @@ export class VsockSockets implements VsockBackend {
   readonly #asked = new Map<number, number>();
   /** Buffers that no connection uses now. */
   readonly #spare: Uint8Array[] = [];
-  readonly #keys = new Array<number>(SOCKETS_MAX).fill(0);
+  readonly #keys = new Uint32Array(SOCKETS_MAX);
   readonly #descriptors = new Int32Array(SOCKETS_MAX + 1);
   readonly #events = new Int32Array(SOCKETS_MAX + 1);
   #memory!: GuestMemory;

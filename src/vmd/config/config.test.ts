@@ -182,6 +182,16 @@ vm "all" {
     expect(owner("4000:5000")).toEqual({ user: "4000", group: "5000", uid: 4000, gid: 5000 });
   });
 
+  test("a socket device, once", () => {
+    const { vms } = config(vm('vsock "/run/web.sock" cid 42'));
+    expect(vms[0].vsock).toEqual({ path: "/run/web.sock", cid: 42 });
+    expect(config(vm("memory 1G")).vms[0].vsock).toBeUndefined();
+    expect(errors(vm('vsock "/a" cid 2'))[0]).toMatch(/vsock cid/);
+    expect(errors(vm('vsock "/a" cid 4294967295'))[0]).toMatch(/vsock cid/);
+    expect(errors(vm(`vsock "/${"a".repeat(100)}" cid 3`))[0]).toMatch(/longer than 96 bytes/);
+    expect(errors(vm('vsock "/a" cid 3', 'vsock "/b" cid 4'))).toHaveLength(1);
+  });
+
   test("a statement that lacks its value is one error, and no other", () => {
     for (const word of [
       ...["boot", "boot device", "disk", "cdrom", "memory", "owner", "cpus", "interfaces"],
@@ -196,6 +206,7 @@ vm "all" {
         "local",
         "locked",
       ],
+      ...["vsock", "vsock /a", "vsock /a cid"],
       ...["disk /d format", "interface { switch }", "interface { group }"],
       ...["interface { rdomain }", "allow instance { owner }", "allow instance { nothing }"],
     ]) {

@@ -76,6 +76,7 @@ export interface ConfigVm extends Place {
   modules: string[];
   engine?: "auto" | "kvm" | "unicorn";
   devices: ("balloon" | "console")[];
+  vsock?: { cid: number; path: string };
 }
 
 export interface ConfigSwitch extends Place {

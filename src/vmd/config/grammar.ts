@@ -198,6 +198,7 @@ class VmConfParser extends CstParser {
       { ALT: () => this.SUBRULE(this.bootOption) },
       { ALT: () => this.SUBRULE(this.diskOption) },
       { ALT: () => this.SUBRULE(this.interfaceOption) },
+      { ALT: () => this.SUBRULE(this.vsockOption) },
       { ALT: () => this.SUBRULE(this.valueOption) },
       { ALT: () => this.CONSUME(k.seves) },
       { ALT: () => this.CONSUME(k.sev) },
@@ -256,6 +257,13 @@ class VmConfParser extends CstParser {
       { ALT: () => this.CONSUME(k.operations) },
     ]);
     this.SUBRULE(this.string);
+  });
+
+  readonly vsockOption = this.RULE("vsockOption", () => {
+    this.CONSUME(k.vsock);
+    this.SUBRULE1(this.string, { LABEL: "path" });
+    this.CONSUME(k.cid);
+    this.SUBRULE2(this.string, { LABEL: "cidNumber" });
   });
 
   readonly interfaceOption = this.RULE("interfaceOption", () => {

@@ -36,6 +36,7 @@ const KEYWORDS = [
   "boot",
   "burst",
   "cdrom",
+  "cid",
   "context",
   "cpus",
   "delay",
@@ -76,6 +77,7 @@ const KEYWORDS = [
   "switch",
   "up",
   "vm",
+  "vsock",
 ] as const;
 export type Keyword = (typeof KEYWORDS)[number];
 

@@ -1,4 +1,5 @@
 /** A VM's block: what its statements mean, and what they may not say. */
+import { checkVsock } from "../vsock-option.ts";
 import { parseSize } from "../size.ts";
 import type { ConfigInstance, ConfigInterface, ConfigLimits, ConfigVm } from "./config.ts";
 import type { Node } from "./grammar.ts";
@@ -83,6 +84,7 @@ class VmReader {
     const [boot] = nodes(option, "bootOption");
     const [disk] = nodes(option, "diskOption");
     const [card] = nodes(option, "interfaceOption");
+    const [vsock] = nodes(option, "vsockOption");
     const [value] = nodes(option, "valueOption");
     if (has(option, "enable") || has(option, "disable")) vm.enable = has(option, "enable");
     else if (has(option, "sev") || has(option, "seves")) {
@@ -91,6 +93,7 @@ class VmReader {
     else if (boot !== undefined) this.#values.whole(boot, () => this.#boot(boot));
     else if (disk !== undefined) this.#values.whole(disk, () => this.#disk(disk));
     else if (card !== undefined) this.#interface(card);
+    else if (vsock !== undefined) this.#values.whole(vsock, () => this.#vsock(vsock));
     else if (value !== undefined) this.#values.whole(value, () => this.#value(value));
   }
 
@@ -176,6 +179,17 @@ class VmReader {
       else limits.burst = size;
     }
     return limits;
+  }
+
+  #vsock(node: Node): void {
+    if (!this.#once("vsock")) return;
+    const path = this.#values.string(node, "path");
+    const number = this.#values.string(node, "cidNumber");
+    const cid = this.#values.number(number, "vsock cid", 3, 2 ** 32 - 2);
+    if (cid === undefined) return;
+    const wrong = checkVsock({ cid, path });
+    if (wrong !== undefined) this.#error(wrong);
+    else this.#vm.vsock = { cid, path };
   }
 
   #interface(node: Node): void {

@@ -131,6 +131,7 @@ function settingsBy(vm: ConfigVm): VmSettings {
     owner: ownerOf(vm.owner ?? {}),
     instances: vm.instances,
     configured: true,
+    vsock: vm.vsock,
     machine: {
       ...(vm.engine === undefined ? {} : { engine: vm.engine }),
       ...(vm.devices.length === 0 ? {} : { devices: vm.devices }),

@@ -5,11 +5,14 @@ import type { VmState, VmStatus } from "../protocol.ts";
 import { VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
+import type { VsockHost } from "../vsock-host.ts";
+import { NativeError } from "../../vmm/native.ts";
 import type { Log } from "./log.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
 import type { Owner, VmSettings } from "./settings.ts";
+import { openVsock } from "./vsock.ts";
 
 /** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
 const ACKNOWLEDGE = 3_000;
@@ -42,6 +45,8 @@ export class ManagedVm {
   #ends: InterfaceEnd[] = [];
   /** The VM process has what was opened for it. */
   #given = false;
+  /** The host's end of its socket device, until the VM process has it. */
+  #vsock: VsockHost | undefined;
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -120,6 +125,7 @@ export class ManagedVm {
       const resources = new Resources(settings, accounts());
       this.#resources = resources;
       await this.#openInterfaces();
+      this.#vsock = openVsock(settings, accounts());
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,
@@ -128,6 +134,7 @@ export class ManagedVm {
           cmdline: settings.cmdline,
           memory: settings.memory,
           bootDevice: settings.bootDevice,
+          vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
         }),
         files: resources.files,
         trace: resources.trace,
@@ -137,6 +144,7 @@ export class ManagedVm {
           ...openedInterface(end),
           limits: settings.interfaces[place].limits,
         })),
+        vsock: this.#vsock,
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
@@ -172,7 +180,9 @@ export class ManagedVm {
         await this.#ended;
       }
       if (error instanceof NetworkError) throw new RefusalError("NETWORK", error.message);
-      if (error instanceof VmError) throw new RefusalError("EINVAL", error.message);
+      if (error instanceof VmError || error instanceof NativeError) {
+        throw new RefusalError("EINVAL", error.message);
+      }
       throw error;
     }
   }
@@ -359,6 +369,8 @@ export class ManagedVm {
       if (!this.#given) closeSync(end.descriptor);
       this.#context.networks.close(end);
     }
+    this.#vsock?.[Symbol.dispose]();
+    this.#vsock = undefined;
     this.#resources?.[Symbol.dispose]();
     this.#resources = undefined;
   }

@@ -75,6 +75,8 @@ export interface VmSettings {
     "engine" | "format" | "bits" | "reboot" | "debugExit" | "virtualTime" | "epoch" | "devices"
   >;
   readonly trace?: OwnedPath;
+  /** A socket device, and where the host's side listens and connects. */
+  readonly vsock?: OwnedPath & { readonly cid: number };
 }
 
 /** vmd's default, bytes. */
