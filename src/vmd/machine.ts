@@ -51,6 +51,7 @@ import {
 import { Console } from "./console.ts";
 import type { MachineEvent, MmioDevice, Resettable } from "./device.ts";
 import type { Hardware } from "./vcpu.ts";
+import { NineP, type NinePBackend } from "./virtio/9p.ts";
 import { Balloon, type BalloonBackend, BalloonRegisters } from "./virtio/balloon.ts";
 import { Blk, BlkRegisters, type BlockBackend } from "./virtio/blk.ts";
 import { PciClass, VirtioBus } from "./virtio/bus.ts";
@@ -95,6 +96,7 @@ export interface VirtioBackends {
     readonly limits?: RateLimits;
   }[];
   readonly cdrom?: CdromBackend;
+  readonly shares?: readonly { readonly tag: string; readonly backend: NinePBackend }[];
   readonly balloon?: BalloonBackend;
   readonly console?: ConsoleBackend;
   /** With the guest's CID. */
@@ -305,6 +307,9 @@ export class ClassicMachine implements Hardware {
       bus.add("cdrom", SCSI, (transport) => {
         return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
       });
+    }
+    for (const { tag, backend } of backends.shares ?? []) {
+      bus.add(`share ${tag}`, MISCELLANEOUS, (transport) => new NineP(transport, tag, backend));
     }
     if (balloon !== undefined) {
       this.#balloon = bus.add("balloon", MISCELLANEOUS, (transport) => {

@@ -12,6 +12,7 @@ import { connectDescriptor } from "./descriptor-socket.ts";
 import type { Attachment, Confinement, Ending, FromVm, StreamName, ToVm } from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
 import { parseFromVm } from "./vm-schema.ts";
+import type { OpenedShare } from "./shares.ts";
 import type { VsockHost } from "./vsock-host.ts";
 
 /** What a VM process says when its guest is about to run. */
@@ -35,6 +36,7 @@ export interface VmLaunch {
   interfaces?: readonly OpenedInterface[];
   /** The host's end of a socket device; disposed of when the process is gone. */
   vsock?: VsockHost;
+  shares?: readonly OpenedShare[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
   /** Streams that are followed from the first byte on; their sockets are in `attached`. */
@@ -70,6 +72,7 @@ export class VmHost {
   readonly #channel: Channel;
   readonly #process: Bun.Subprocess;
   readonly #vsock: VsockHost | undefined;
+  readonly #shares: readonly OpenedShare[];
   readonly #questions: Question[] = [];
   readonly #running = Promise.withResolvers<Running>();
   #ending: Ending | undefined;
@@ -92,6 +95,7 @@ export class VmHost {
       cdrom,
       interfaces = [],
       vsock,
+      shares = [],
       terminal,
       attach = [],
       confine,
@@ -119,6 +123,8 @@ export class VmHost {
     for (const disk of discs) descriptors.push(...disk.files.map((file) => file.descriptor));
     descriptors.push(...interfaces.map(({ descriptor }) => descriptor));
     this.#vsock = vsock;
+    this.#shares = shares;
+    descriptors.push(...shares.map(({ host }) => host.descriptor));
     if (vsock !== undefined) {
       descriptors.push(vsock.listener());
       vsock.tell = (message, descriptors) => this.tell(message, descriptors);
@@ -140,6 +146,7 @@ export class VmHost {
           cdrom: cdrom && described(cdrom),
           interfaces: interfaces.map(({ descriptor: _, ...description }) => description),
           vsock: vsock && { cid: vsock.cid },
+          shares: shares.map(({ tag }) => tag),
         },
         terminal: terminal !== undefined,
         attached: [...attach],
@@ -266,6 +273,7 @@ export class VmHost {
   #exited(): Ending {
     this.#over = true;
     this.#vsock?.[Symbol.dispose]();
+    for (const { host } of this.#shares) host.stop();
     const { exitCode, signalCode } = this.#process;
     const how = signalCode === null ? `code ${exitCode}` : signalCode;
     const died = `${this.name}: its process ended with ${how}`;

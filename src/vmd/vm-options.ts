@@ -5,6 +5,7 @@ import type { EngineChoice } from "../vmm/select.ts";
 import type { BootFormat } from "./boot/index.ts";
 import { findFirmware } from "./firmware.ts";
 import type { OpenedInterface } from "./vm-host.ts";
+import { checkShare, type ShareOption } from "./share-option.ts";
 import { checkVsock, type VsockOption } from "./vsock-option.ts";
 import { parseSize, SizeError } from "./size.ts";
 
@@ -32,6 +33,8 @@ export interface VmOptions {
   devices?: readonly ExtraDevice[];
   /** A socket device: AF_VSOCK in the guest, unix sockets at the path and behind it on the host. */
   vsock?: VsockOption;
+  /** Directories that the guest may mount by 9p. */
+  shares?: readonly ShareOption[];
   /** Network interfaces, by open descriptors, which are the VM's from then on. */
   interfaces?: readonly OpenedInterface[];
   /** What firmware boots from; default: the first disk. */
@@ -124,6 +127,10 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
     if (!EXTRA_DEVICES.includes(device)) {
       throw wrong(`device ${device}: it is ${EXTRA_DEVICES.join(" or ")}`);
     }
+  }
+  for (const share of options.shares ?? []) {
+    const sentence = checkShare(share);
+    if (sentence !== undefined) throw wrong(sentence);
   }
   const vsock = options.vsock && checkVsock(options.vsock);
   if (vsock !== undefined) throw wrong(vsock);

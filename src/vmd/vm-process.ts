@@ -96,6 +96,8 @@ class VmProcess {
               blocked: () => this.#virtio.blocked,
             }
           : undefined,
+      shares: start.files.shares,
+      watch: (descriptor, events) => void watchLibrary().vmm_watch(descriptor, events),
       vsock: vsock && {
         cid: vsock.cid,
         watch: (descriptor, events) => void watchLibrary().vmm_watch(descriptor, events),
@@ -113,6 +115,7 @@ class VmProcess {
       watchLibrary().vmm_watch(descriptor, events);
     };
     watch(channel.descriptor, Watch.INPUT);
+    this.#devices.watch();
     this.#console = new ConsoleHub(watch);
     this.#debug = new ConsoleHub(watch);
     this.#virtio = new ConsoleHub(watch);

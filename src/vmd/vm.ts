@@ -18,6 +18,7 @@ import { type Running, VmHost } from "./vm-host.ts";
 import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
 import type { BalloonState, Ending, VmStatistics } from "./vm-messages.ts";
+import { type OpenedShare, openShares } from "./shares.ts";
 import { VsockHost } from "./vsock-host.ts";
 import { checkVmOptions, VmError, type VmOptions } from "./vm-options.ts";
 
@@ -91,7 +92,10 @@ export class Vm implements AsyncDisposable {
     const { name } = checked;
     let host: VmHost;
     let vsock: VsockHost | undefined;
+    let shares: OpenedShare[] = [];
+    const confine = checked.sandbox === false ? undefined : ownConfinement();
     try {
+      shares = await openShares(checked.shares ?? [], { confine });
       vsock = checked.vsock && new VsockHost(checked.vsock);
       const files = openBootFiles(checked);
       const disks = (checked.disks ?? []).map((disk) =>
@@ -107,11 +111,13 @@ export class Vm implements AsyncDisposable {
         cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
         interfaces: checked.interfaces,
         vsock,
+        shares,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
-        confine: checked.sandbox === false ? undefined : ownConfinement(),
+        confine,
       });
     } catch (error) {
       vsock?.[Symbol.dispose]();
+      for (const share of shares) share.host.stop();
       throw new VmError(`${name}: ${(error as Error).message}`);
     }
     const streams = await Promise.all(host.attached.map(connectStream));

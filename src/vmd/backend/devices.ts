@@ -5,6 +5,8 @@ import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/in
 import type { VirtioBackends } from "../machine.ts";
 import { netLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
+import { Watch } from "../console-hub.ts";
+import { ShareClient } from "../share/client.ts";
 import type { ConsoleBackend } from "../virtio/console.ts";
 import type { RateLimits } from "../virtio/rate-limit.ts";
 import { hostBalloon } from "./balloon.ts";
@@ -49,6 +51,10 @@ export interface LeaseDescription extends Omit<LocalLease, "mac" | "hostMac"> {
 const KIND = { tap: NetKind.TAP, switch: NetKind.PACKET, passt: NetKind.STREAM } as const;
 
 export interface HostDevicesOptions {
+  /** Tags of shares, each behind a socket. */
+  readonly shares: readonly string[];
+  /** Has the vCPU look up when a descriptor has something: bits of Watch. */
+  readonly watch: (descriptor: number, events: number) => void;
   readonly balloon: boolean;
   /** What a virtio console leads to; absent: there is none. */
   readonly console: ConsoleBackend | undefined;
@@ -72,7 +78,9 @@ export class HostDevices {
   readonly #disks: { disk: Disk; guessedRaw: boolean; limits?: RateLimits }[] = [];
   readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
   readonly #balloon: boolean;
+  readonly #shares: { tag: string; backend: ShareClient }[];
   readonly #console: ConsoleBackend | undefined;
+  readonly #watch: (descriptor: number, events: number) => void;
   readonly #captures: Capture[] = [];
   #ports: PortBackend[] = [];
   readonly #repeatable: boolean;
@@ -103,6 +111,8 @@ export class HostDevices {
       const port = new NetPort(next(), KIND[description.kind]);
       this.#interfaces.push({ port, description });
     }
+    this.#shares = options.shares.map((tag) => ({ tag, backend: new ShareClient(next()) }));
+    this.#watch = options.watch;
     const { vsock } = options;
     if (vsock !== undefined) {
       this.#vsock = { cid: vsock.cid, backend: new VsockSockets(next(), vsock) };
@@ -110,6 +120,13 @@ export class HostDevices {
     if (disks.length === 0 && cdrom === undefined) return;
     this.#io = IoThreads.open(THREADS);
     this.#io.synchronous = repeatable;
+  }
+
+  /** Once the watching thread is there. */
+  watch(): void {
+    for (const { backend } of this.#shares) {
+      this.#watch(backend.descriptor, Watch.INPUT | Watch.ROOM);
+    }
   }
 
   /** For a machine that begins; those of the one before are abandoned. */
@@ -125,6 +142,7 @@ export class HostDevices {
     }
     const cdrom = disc && new DiscBackend(disc);
     this.#vsock?.backend.begin(memory);
+    for (const { backend } of this.#shares) backend.begin();
     const disks = this.#backends.map((backend, index) => {
       return { backend, id: `disk${index}`, limits: this.#disks[index].limits };
     });
@@ -140,6 +158,7 @@ export class HostDevices {
       }),
       disks,
       cdrom,
+      shares: this.#shares,
       balloon: this.#balloon ? hostBalloon(memory) : undefined,
       console: this.#console,
       vsock: this.#vsock,
