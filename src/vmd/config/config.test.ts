@@ -114,6 +114,7 @@ vm "all" {
 	initrd /i, append "console=ttyS0 quiet", module "/m a b", engine unicorn
 	disk /d format raw rate 10M burst 1M operations 500
 	device balloon, device console, device balloon
+	share "/home" { tag work, ro, allow "*.txt", deny "secret*", map user alice }
 	cdrom /c
 	owner :wheel
 	interfaces 4
@@ -140,6 +141,16 @@ vm "all" {
       modules: ["/m a b"],
       engine: "unicorn",
       devices: ["balloon", "console"],
+      shares: [
+        {
+          path: "/home",
+          tag: "work",
+          readOnly: true,
+          allow: ["*.txt"],
+          deny: ["secret*"],
+          user: "alice",
+        },
+      ],
       disks: [
         {
           path: "/d",
@@ -271,6 +282,10 @@ vm "all" {
     [vm("initrd /missing"), ["2: initrd path not found: /missing"]],
     [vm('module "/missing a b"'), ["2: module path not found: /missing"]],
     [vm("engine bochs"), ["2: unknown engine: bochs"]],
+    [vm('share "/a" { rw }'), ["2: share /a: its tag has to have 1 to 255 bytes"]],
+    [vm('share "a" { tag x }'), ["2: share: a is no absolute path"]],
+    [vm('share "/a" { tag x }', 'share "/b" { tag x }'), ["3: another share has the tag x"]],
+    [vm('share "/a" { tag x, map user nobodyhere }'), ["2: unknown user: nobodyhere"]],
     [vm("device lamp"), ["2: unknown device: lamp"]],
     [vm("disk /d rate much"), ["2: much is no size such as 10M"]],
     [vm("disk /d operations 0"), ["2: operations: 0 is no number from 1 on"]],

@@ -53,6 +53,16 @@ export interface ConfigInstance {
   owner?: ConfigOwner;
 }
 
+/** See ShareOption. */
+export interface ConfigShare {
+  path: string;
+  tag: string;
+  readOnly: boolean;
+  allow: string[];
+  deny: string[];
+  user?: string;
+}
+
 export interface ConfigVm extends Place {
   name: string;
   /** The VM that this one is an instance of. */
@@ -77,6 +87,7 @@ export interface ConfigVm extends Place {
   engine?: "auto" | "kvm" | "unicorn";
   devices: ("balloon" | "console")[];
   vsock?: { cid: number; path: string };
+  shares: ConfigShare[];
 }
 
 export interface ConfigSwitch extends Place {

@@ -199,6 +199,7 @@ class VmConfParser extends CstParser {
       { ALT: () => this.SUBRULE(this.diskOption) },
       { ALT: () => this.SUBRULE(this.interfaceOption) },
       { ALT: () => this.SUBRULE(this.vsockOption) },
+      { ALT: () => this.SUBRULE(this.shareOption) },
       { ALT: () => this.SUBRULE(this.valueOption) },
       { ALT: () => this.CONSUME(k.seves) },
       { ALT: () => this.CONSUME(k.sev) },
@@ -257,6 +258,37 @@ class VmConfParser extends CstParser {
       { ALT: () => this.CONSUME(k.operations) },
     ]);
     this.SUBRULE(this.string);
+  });
+
+  readonly shareOption = this.RULE("shareOption", () => {
+    this.CONSUME(k.share);
+    this.SUBRULE(this.string);
+    this.CONSUME(LeftBrace);
+    this.#statements(this.shareSetting);
+    this.CONSUME(RightBrace);
+  });
+
+  readonly shareSetting = this.RULE("shareSetting", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.ro) },
+      { ALT: () => this.CONSUME(k.rw) },
+      {
+        ALT: () => {
+          this.OR2([
+            { ALT: () => this.CONSUME(k.tag) },
+            { ALT: () => this.CONSUME(k.allow) },
+            { ALT: () => this.CONSUME(k.deny) },
+            {
+              ALT: () => {
+                this.CONSUME(k.map);
+                this.CONSUME(k.user);
+              },
+            },
+          ]);
+          this.SUBRULE(this.string);
+        },
+      },
+    ]);
   });
 
   readonly vsockOption = this.RULE("vsockOption", () => {

@@ -131,6 +131,16 @@ const machine = fc.record({
   modules: fc.array(path, { maxLength: 3 }),
   engine: maybe(fc.constantFrom("auto", "kvm", "unicorn")),
   devices: fc.shuffledSubarray(["balloon", "console"]),
+  shares: fc.uniqueArray(
+    fc.record({
+      path,
+      tag: fc.stringMatching(/^[a-z0-9_.]{1,20}$/),
+      readOnly: fc.boolean(),
+      allow: fc.array(path, { maxLength: 2 }),
+      deny: fc.array(path, { maxLength: 2 }),
+    }),
+    { selector: ({ tag }) => tag, maxLength: 4 },
+  ),
 });
 type Network = typeof network extends fc.Arbitrary<infer T> ? T : never;
 type Card = typeof card extends fc.Arbitrary<infer T> ? T : never;
@@ -241,6 +251,14 @@ function vmText(writer: Writer, one: Machine, names: readonly string[]): string 
     ...one.modules.map((module) => text("module", module)),
     optional("engine", one.engine),
     ...one.devices.map((device) => `device ${device}`),
+    ...one.shares.map((share) =>
+      writer.block(`share ${writer.string(share.path)}`, [
+        text("tag", share.tag),
+        share.readOnly ? "ro" : "rw",
+        ...share.allow.map((glob) => text("allow", glob)),
+        ...share.deny.map((glob) => text("deny", glob)),
+      ]),
+    ),
   ])}\n`;
 }
 

@@ -1,12 +1,22 @@
 /** A VM's block: what its statements mean, and what they may not say. */
+import { checkShare } from "../share-option.ts";
 import { checkVsock } from "../vsock-option.ts";
 import { parseSize } from "../size.ts";
-import type { ConfigInstance, ConfigInterface, ConfigLimits, ConfigVm } from "./config.ts";
+import type {
+  ConfigInstance,
+  ConfigInterface,
+  ConfigLimits,
+  ConfigShare,
+  ConfigVm,
+} from "./config.ts";
 import type { Node } from "./grammar.ts";
 import { has, isBroken, nodes, type Values } from "./values.ts";
 
 const MIB = 2 ** 20;
 const MAX_MEMORY = 128 * 2 ** 30;
+const MAX_SHARES = 4;
+/** Statements with a block of their own. */
+const BLOCKS = ["interfaceOption", "allowBlock", "shareOption"];
 const MAX_DISKS = 4;
 const MAX_INTERFACES = 4;
 const MAX_CPUS = 64;
@@ -42,6 +52,7 @@ class VmReader {
       interfaces: [],
       modules: [],
       devices: [],
+      shares: [],
       file,
       line,
     };
@@ -51,7 +62,7 @@ class VmReader {
     const vm = this.#vm;
     for (const option of nodes(this.#node, "vmOption")) {
       // A block in a statement may be broken, and the rest of it not.
-      if (has(option, "interfaceOption") || has(option, "allowBlock")) {
+      if (BLOCKS.some((block) => has(option, block))) {
         this.#values.block(option, () => this.#option(option));
       } else {
         this.#values.whole(option, () => this.#option(option));
@@ -84,6 +95,7 @@ class VmReader {
     const [boot] = nodes(option, "bootOption");
     const [disk] = nodes(option, "diskOption");
     const [card] = nodes(option, "interfaceOption");
+    const [share] = nodes(option, "shareOption");
     const [vsock] = nodes(option, "vsockOption");
     const [value] = nodes(option, "valueOption");
     if (has(option, "enable") || has(option, "disable")) vm.enable = has(option, "enable");
@@ -93,6 +105,7 @@ class VmReader {
     else if (boot !== undefined) this.#values.whole(boot, () => this.#boot(boot));
     else if (disk !== undefined) this.#values.whole(disk, () => this.#disk(disk));
     else if (card !== undefined) this.#interface(card);
+    else if (share !== undefined) this.#share(share);
     else if (vsock !== undefined) this.#values.whole(vsock, () => this.#vsock(vsock));
     else if (value !== undefined) this.#values.whole(value, () => this.#value(value));
   }
@@ -179,6 +192,38 @@ class VmReader {
       else limits.burst = size;
     }
     return limits;
+  }
+
+  #share(node: Node): void {
+    const values = this.#values;
+    const share: ConfigShare = {
+      ...{ path: values.string(node), tag: "", readOnly: false },
+      ...{ allow: [], deny: [] },
+    };
+    const place = { ...values.place };
+    for (const setting of nodes(node, "shareSetting")) {
+      values.whole(setting, () => {
+        if (has(setting, "ro") || has(setting, "rw")) {
+          share.readOnly = has(setting, "ro");
+          return;
+        }
+        const value = values.string(setting);
+        if (has(setting, "tag")) share.tag = value;
+        else if (has(setting, "allow")) share.allow.push(value);
+        else if (has(setting, "deny")) share.deny.push(value);
+        else if (values.owner(value) !== undefined) share.user = value;
+      });
+    }
+    const { shares } = this.#vm;
+    const wrong =
+      (share.path.startsWith("/") ? undefined : `share: ${share.path} is no absolute path`) ??
+      checkShare(share) ??
+      (shares.some(({ tag }) => tag === share.tag)
+        ? `another share has the tag ${share.tag}`
+        : undefined);
+    if (wrong !== undefined) values.error(wrong, place);
+    else if (shares.length === MAX_SHARES) values.error("too many shares", place);
+    else shares.push(share);
   }
 
   #vsock(node: Node): void {

@@ -132,6 +132,7 @@ function settingsBy(vm: ConfigVm): VmSettings {
     instances: vm.instances,
     configured: true,
     vsock: vm.vsock,
+    shares: vm.shares.length === 0 ? undefined : vm.shares,
     machine: {
       ...(vm.engine === undefined ? {} : { engine: vm.engine }),
       ...(vm.devices.length === 0 ? {} : { devices: vm.devices }),

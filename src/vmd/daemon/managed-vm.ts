@@ -12,6 +12,11 @@ import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from 
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
 import type { Owner, VmSettings } from "./settings.ts";
+import { GlobError } from "../share/glob.ts";
+import { SHARE_ROOT_FLAGS, ShareError } from "../share/share-host.ts";
+import type { ShareOption } from "../share-option.ts";
+import { type OpenedShare, openShares } from "../shares.ts";
+import { openAs } from "./settings.ts";
 import { openVsock } from "./vsock.ts";
 
 /** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
@@ -47,6 +52,7 @@ export class ManagedVm {
   #given = false;
   /** The host's end of its socket device, until the VM process has it. */
   #vsock: VsockHost | undefined;
+  #shares: OpenedShare[] = [];
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -125,6 +131,7 @@ export class ManagedVm {
       const resources = new Resources(settings, accounts());
       this.#resources = resources;
       await this.#openInterfaces();
+      this.#shares = await this.#openShares();
       this.#vsock = openVsock(settings, accounts());
       const host = new VmHost({
         options: checkVmOptions({
@@ -145,6 +152,7 @@ export class ManagedVm {
           limits: settings.interfaces[place].limits,
         })),
         vsock: this.#vsock,
+        shares: this.#shares,
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
@@ -178,6 +186,9 @@ export class ManagedVm {
       } else {
         for (const descriptor of this.#host.attached) closeSync(descriptor);
         await this.#ended;
+      }
+      if (error instanceof ShareError || error instanceof GlobError) {
+        throw new RefusalError("EINVAL", error.message);
       }
       if (error instanceof NetworkError) throw new RefusalError("NETWORK", error.message);
       if (error instanceof VmError || error instanceof NativeError) {
@@ -364,7 +375,33 @@ export class ManagedVm {
     }
   }
 
+  /** As whoever named them: with their rights a directory is opened, and its files are theirs. */
+  async #openShares(): Promise<OpenedShare[]> {
+    const opened: OpenedShare[] = [];
+    const { log, confine } = this.#context;
+    const warn = (message: string) => log.warn(message, { vm: this.name });
+    for (const { by, ...share } of this.settings.shares ?? []) {
+      const foreign = by !== undefined && by.uid !== process.geteuid!();
+      const open = ({ path }: ShareOption) => {
+        try {
+          return openAs(path, SHARE_ROOT_FLAGS, by);
+        } catch (error) {
+          throw new ShareError(`share ${path}: ${(error as NodeJS.ErrnoException).code}`);
+        }
+      };
+      try {
+        const whom = foreign ? { uid: by.uid, gid: by.gid } : confine;
+        opened.push(...(await openShares([share], { confine: whom, open, warn })));
+      } catch (error) {
+        for (const { host } of opened) host.stop();
+        throw error;
+      }
+    }
+    return opened;
+  }
+
   #release(): void {
+    for (const { host } of this.#shares.splice(0)) host.stop();
     for (const end of this.#ends.splice(0)) {
       if (!this.#given) closeSync(end.descriptor);
       this.#context.networks.close(end);
