@@ -26,7 +26,8 @@ export function requestedSettings(
     [
       ...[kernel, initrd, cmdline, modules, memory, cdrom, bootDevice],
       ...[interfaceCount, traceExits, vsock],
-    ].some((value) => value !== undefined) || disks.length + interfaces.length + Object.keys(machine).length > 0;
+    ].some((value) => value !== undefined) ||
+    disks.length + interfaces.length + Object.keys(machine).length > 0;
   if (base !== undefined && !asked) return base;
   const cards = [...(base?.interfaces ?? []), ...interfaces];
   while (cards.length < (interfaceCount ?? 0)) cards.push({ local: false });

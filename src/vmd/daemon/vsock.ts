@@ -9,10 +9,7 @@ import type { VmSettings } from "./settings.ts";
  * a caller's, or the owner's: who may write beside the path could else send root anywhere.
  * @throws NativeError
  */
-export function openVsock(
-  { vsock, owner }: VmSettings,
-  accounts: Accounts,
-): VsockHost | undefined {
+export function openVsock({ vsock, owner }: VmSettings, accounts: Accounts): VsockHost | undefined {
   if (vsock === undefined) return undefined;
   const { by } = vsock;
   const self = process.geteuid!();
