@@ -2,17 +2,20 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
+  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Vm } from "../../src/index.ts";
+import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
 import { deviceGuest } from "../guests/devices.ts";
 import { guestFile, missingFiles } from "../guests/guest.ts";
 
@@ -107,3 +110,55 @@ umount /a /b && echo unmounted
   expect(output).toMatch(/^201/m);
   expect(output).toContain("unmounted");
 });
+
+const USER = 12_351;
+const other =
+  missing ??
+  (process.geteuid!() === 0 && Bun.which("setpriv") !== null
+    ? undefined
+    : "only root can run things as another user");
+
+test.skipIf(other !== undefined)(
+  "a user's share of root's vmd is the user's, and no more",
+  async () => {
+    const instances = `allow instance { boot, disk, memory, owner :${USER} }`;
+    await using vmd = await TestDaemon.start({
+      args: ["-v"],
+      config: `vm "base" {\n${instances}\ndisable\n}\n`,
+    });
+    chmodSync(vmd.socket, 0o666);
+    const mine = join(folder, "mine");
+    const roots = join(folder, "roots");
+    for (const path of [mine, roots]) mkdirSync(path, { mode: 0o700 });
+    chownSync(mine, USER, USER);
+    const guest = await deviceGuest({
+      name: "share-user",
+      source: "linux-generic",
+      modules: ["9p", "9pnet_virtio"],
+      script: `
+mkdir -p /a
+mount -t 9p -o trans=virtio,version=9p2000.L mine /a
+echo "from the guest" >/a/file; chown 0:0 /a/file 2>/dev/null
+`,
+    });
+    for (const file of [guest.kernel, guest.initrd]) chmodSync(file, 0o644);
+    const files = ["-b", guest.kernel, "-i", guest.initrd, "-a", guest.cmdline, "-m", guest.memory];
+    const start = (share: string) =>
+      vmd.vctl(
+        ["start", "-c", "-t", "base", "--engine", engine, "--no-reboot"].concat(
+          ["--share", share],
+          files,
+          "shared",
+        ),
+        USER,
+      );
+    const refused = await start(`roots=${roots}/inside`);
+    expect(refused.err).toMatch(/no such file|EACCES|permission/i);
+    expect(refused.code).toBe(1);
+    const { out, err } = await start(`mine=${mine}`);
+    expect(`${out}${err}`).toContain("script: done");
+    const { uid, gid } = statSync(join(mine, "file"));
+    expect([uid, gid]).toEqual([USER, USER]);
+    expect(readFileSync(join(mine, "file"), "utf8")).toBe("from the guest\n");
+  },
+);

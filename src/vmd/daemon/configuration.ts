@@ -105,6 +105,7 @@ function instanceOf(parent: VmSettings, vm: ConfigVm): VmSettings {
       own.interfaces.length > 0
         ? own.interfaces
         : parent.interfaces.map(({ switch: name, local }) => ({ switch: name, local })),
+    shares: own.shares ?? parent.shares,
     owner: vm.owner === undefined ? parent.owner : own.owner,
     instances: own.instances ?? (instances?.instance === true ? instances : undefined),
     machine: { ...parent.machine, ...own.machine },
