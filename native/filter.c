@@ -40,6 +40,8 @@
 static const int always[] = {
 	// messages, consoles, the trace
 	SYS_read, SYS_write, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_close, SYS_lseek,
+	// half of a guest's socket ends
+	SYS_shutdown,
 	// disks, interfaces
 	SYS_readv, SYS_recvfrom, SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_pread64, SYS_pwrite64, SYS_fdatasync,
 	SYS_fallocate, SYS_ftruncate,

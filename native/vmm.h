@@ -217,6 +217,22 @@ int vmm_lock(int32_t fd, int32_t exclusive);
 /* A blocking connection to a unix stream socket. */
 int vmm_connect(const char *path);
 
+/* Such a connection that doesn't block; -EAGAIN when its listener is busy. */
+int vmm_connect_now(const char *path);
+
+/* dup(2), closed on exec. */
+int vmm_duplicate(int32_t fd);
+
+enum vmm_socket_modes { VMM_SOCKET_CONNECT = -1, VMM_SOCKET_REMOVE = -2 };
+
+/* vmm_connect_now, unlink(2), or with a `mode` that isn't negative vmm_listen, with the
+ * rights and the name of another user, for the length of the call; needs root. */
+int vmm_socket_as(const char *path, int32_t mode, uint32_t uid, uint32_t gid, const uint32_t *groups,
+		  uint32_t count);
+
+/* shutdown(2). what 1: nothing is received any more, 2: nothing sent, 3: both. */
+int vmm_shutdown(int32_t fd, int32_t what);
+
 /* The uid, gid and pid of who connected. */
 int vmm_peer(int32_t fd, int32_t ids[3]);
 

@@ -22,12 +22,14 @@ test.skipIf(missing !== undefined)("drivers that break virtio's rules", async ()
   expect(wedged).toEqual([]);
   expect(ending).toBe("exit 1");
   expect([...outcomes.keys()].toSorted()).toEqual([
+    "9p",
     "balloon",
     "blk",
     "console",
     "net",
     "rng",
     "scsi",
+    "vsock",
   ]);
   expect(table(outcomes)).toBe(tableOfPage());
 });

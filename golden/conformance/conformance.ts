@@ -63,6 +63,8 @@ export async function runConformance(kernel: string, engine: EngineName): Promis
       disks: [{ path: disk, format: "raw" }],
       cdrom: disc,
       devices: ["balloon", "console"],
+      shares: [{ path: folder, tag: "share" }],
+      vsock: { cid: 3, path: join(folder, "vsock") },
       interfaces: [{ kind: "switch", mac: "fe:e1:bb:d1:00:01", locked: false, descriptor: fds[0] }],
     });
     let text = "";

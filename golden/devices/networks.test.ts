@@ -3,7 +3,7 @@
  * as an ordinary user a switch of vmd's own, and passt.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, statSync } from "node:fs";
+import { chmodSync, readFileSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
 import { root } from "../../src/vmm/root.ts";
@@ -37,6 +37,20 @@ if (iperf === null) console.log("iperf3 between VMs skipped: it is not installed
 const passt = Bun.which("passt") === null ? "passt is not installed" : closed();
 if (passt !== undefined) console.log(`user-mode networks skipped: ${passt}`);
 
+/** Frames of a pcap file. */
+function* framesOf(pcap: Buffer): Generator<Buffer> {
+  for (let at = 24; at < pcap.length;) {
+    const length = pcap.readUInt32LE(at + 8);
+    yield pcap.subarray(at + 16, at + 16 + length);
+    at += 16 + length;
+  }
+}
+
+function isUdp(frame: Buffer, from: number, to: number): boolean {
+  if (frame.readUInt16BE(12) !== 0x0800 || frame[23] !== 17) return false;
+  return frame.readUInt16BE(34) === from && frame.readUInt16BE(36) === to;
+}
+
 /** Runs a command where the daemon's interfaces are. */
 function inside(vmd: TestDaemon, ...command: string[]) {
   const { stdout, exitCode } = Bun.spawnSync(
@@ -62,7 +76,7 @@ async function start(
   script: string,
   words: string[],
   user?: number,
-): Promise<Promise<string>> {
+): Promise<string> {
   const { kernel, initrd, cmdline, memory } = await guest(name, script);
   for (const file of [kernel, initrd]) chmodSync(file, 0o644);
   const files = ["-b", kernel, "-i", initrd, "-a", cmdline, "-m", memory];
@@ -108,7 +122,7 @@ ${iperf === null ? "echo hello | busybox nc 10.7.0.2 5201" : "iperf3 -c 10.7.0.2
     expect(said.match(/3 packets transmitted, 3 packets received/g)).toHaveLength(2);
     if (iperf !== null) expect(said).toMatch(/Bytes.*bits\/sec.*receiver/);
     expect(said).toContain("script: done");
-    expect(await await server).toContain("6 packets transmitted, 6 packets received");
+    expect(await server).toContain("6 packets transmitted, 6 packets received");
     expect((await vmd.status()).every(({ state }) => state !== "running")).toBe(true);
     expect(address()).toBe(before);
     // Taps go with their VMs.
@@ -117,7 +131,7 @@ ${iperf === null ? "echo hello | busybox nc 10.7.0.2 5201" : "iperf3 -c 10.7.0.2
 
   test("a local interface gets its address by DHCP, and reaches the host", async () => {
     await using vmd = await TestDaemon.start({ ownNetwork: true, args: ["-v"] });
-    const output = await start(
+    const output = start(
       vmd,
       "local",
       `ip link set eth0 up
@@ -135,7 +149,19 @@ ping -c 3 -i 0.2 $(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p')
 `,
       ["-L"],
     );
+    await vmd.logs(/local: started/);
+    const file = `${vmd.folder}/local.pcap`;
+    const capturing = vmd.vctl(["capture", "-w", file, "local"]);
     const said = await output;
+    // A capture ends with its VM; tcpdump's numbers of pcap with nanoseconds.
+    expect(await capturing).toMatchObject({ code: 0 });
+    const pcap = readFileSync(file);
+    expect(pcap.readUInt32LE(0)).toBe(0xa1b23c4d);
+    const frames = [...framesOf(pcap)];
+    // DHCP's answers, too, come by the interface.
+    expect(frames.filter((one) => isUdp(one, 67, 68)).length).toBeGreaterThanOrEqual(2);
+    expect(frames.filter((one) => isUdp(one, 68, 67)).length).toBeGreaterThanOrEqual(2);
+    expect(frames.filter((one) => one[12] === 8 && one[23] === 1).length).toBe(6);
     expect(said).toContain("bound: 100.64.1.3 255.255.255.254 100.64.1.2 100.64.1.2");
     expect(said).toContain("3 packets transmitted, 3 packets received");
   });
@@ -173,7 +199,7 @@ ${iperf === null ? "echo hello | busybox nc 10.8.0.2 5201" : "iperf3 -c 10.8.0.2
     const said = await client;
     expect(said).toContain("3 packets transmitted, 3 packets received");
     if (iperf !== null) expect(said).toMatch(/Bytes.*bits\/sec.*receiver/);
-    expect(await await server).toContain("script: done");
+    expect(await server).toContain("script: done");
   });
 
   test("an interface of a user's is passt's: DHCP, and out of the VM's own network", async () => {

@@ -1,8 +1,10 @@
 /** Linux with the devices that are no disk and no network: a balloon, a virtio console. */
+import { closeSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Vm } from "../../src/index.ts";
+import { processLibrary, ptr } from "../../src/vmm/native.ts";
 import { deviceGuest } from "../guests/devices.ts";
-import { linuxAmd64 } from "../guests/linux.ts";
+import { linuxAmd64, linuxI386 } from "../guests/linux.ts";
 
 setDefaultTimeout(120_000);
 const missing = linuxAmd64.missing();
@@ -84,6 +86,57 @@ sleep 1
     await vm.virtio.expect("end of it");
     expect(xs).toBe(300 * 1024);
   });
+
+  const i386 = linuxI386.missing();
+  if (i386 !== undefined) console.log(`devices of Linux i386 skipped: ${i386}`);
+
+  test.skipIf(i386 !== undefined)(
+    "i386: rng, interface, balloon and console attach and work",
+    async () => {
+      const fds = new Int32Array(2);
+      processLibrary().vmm_socketpair(0, ptr(fds));
+      const guest = await deviceGuest({
+        name: "i386",
+        source: "linux-i386",
+        modules: ["virtio_rng", "virtio_net", "virtio_balloon", "virtio_console"],
+        script: `
+for d in /sys/bus/virtio/devices/*; do echo "bound: $(basename $(readlink $d/driver))"; done
+head -c 4096 /dev/hwrng | wc -c
+exec 3<>/dev/hvc0
+echo "hello from hvc0" >&3
+ip addr add 10.1.1.2/24 dev eth0; ip link set eth0 up
+ping -c 1 10.1.1.1 | grep transmitted
+`,
+      });
+      await using vm = await Vm.start({
+        ...guest,
+        engine,
+        devices: ["balloon", "console"],
+        interfaces: [
+          { kind: "switch", mac: "fe:e1:bb:d1:00:01", locked: false, descriptor: fds[0] },
+        ],
+      });
+      let output = "";
+      vm.console.follow((bytes) => {
+        output += new TextDecoder().decode(bytes);
+      });
+      await vm.virtio.expect("hello from hvc0");
+      await vm.ended;
+      for (const driver of ["rng", "net", "balloon", "console"]) {
+        expect(output).toContain(`bound: virtio_${driver}`);
+      }
+      expect(output).toMatch(/^4096/m);
+      // The guest asked who 10.1.1.1 is; nobody is there to say.
+      expect(output).toContain("1 packets transmitted, 0 packets received");
+      const arp: boolean[] = [];
+      const frame = new Uint8Array(70_000);
+      while (Number(processLibrary().vmm_read(fds[1], ptr(frame), frame.length)) > 0) {
+        arp.push(frame[12 + 12] === 0x08 && frame[12 + 13] === 0x06);
+      }
+      closeSync(fds[1]);
+      expect(arp).toContain(true);
+    },
+  );
 
   test("a VM without a balloon says so", async () => {
     const guest = await deviceGuest({ name: "none", modules: [], script: "echo up; read line" });

@@ -2,13 +2,15 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
+import { guestFile } from "./guest.ts";
 import { initramfsFile, prepare } from "./initramfs.ts";
-import { linuxAmd64 } from "./linux.ts";
-import { moduleFiles } from "./modules.ts";
+import { type KernelSource, moduleFiles } from "./modules.ts";
 
 export interface DeviceGuest {
   /** In names of files. */
   name: string;
+  /** Default: Debian's cloud kernel. */
+  source?: KernelSource;
   /** Kernel modules, beside virtio_pci. */
   modules: string[];
   /** Lines of a shell script; it prints on the console. */
@@ -20,8 +22,9 @@ export interface DeviceGuest {
 }
 
 /** What a VM of it is started with: a kernel, an initramfs and a command line. */
-export async function deviceGuest({ name, modules, script, programs = [], files }: DeviceGuest) {
-  const { files: drivers, load } = moduleFiles("virtio_pci", ...modules);
+export async function deviceGuest(guest: DeviceGuest) {
+  const { name, source = "linux-amd64", modules, script, programs = [], files } = guest;
+  const { files: drivers, load } = moduleFiles(source, "virtio_pci", ...modules);
   const init = `${prepare}${load}
 export LD_LIBRARY_PATH=/lib64
 ${script}
@@ -29,9 +32,10 @@ echo "script: done"
 poweroff -f
 `;
   return {
-    kernel: await linuxAmd64.kernel(),
+    kernel: guestFile(source, "vmlinuz"),
     initrd: await initramfsFile(name, {
       init,
+      arch: source === "linux-i386" ? "i386" : "amd64",
       files: { ...drivers, ...programs.reduce(withLibraries, {}), ...files },
     }),
     // SVM as TCG emulates it, in the lab, doesn't intercept XSETBV.

@@ -6,6 +6,7 @@
 //   linux-amd64/vmlinuz        Debian's cloud kernel, a bzImage
 //   linux-amd64/modules/*.ko   of it: kvm, virtio …
 //   linux-amd64/vmlinux        made of vmlinuz, by the guests that boot it
+//   linux-generic/             Debian's other amd64 kernel, which has 9p, and its modules
 //   linux-i386/vmlinuz         Debian's 686 kernel, from the installer
 //   linux-i386/installer.gz    the installer's initramfs, where an i386 busybox is taken from
 //   memtest/x64.bin, ia32.bin  memtest86+

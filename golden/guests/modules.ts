@@ -1,30 +1,46 @@
-// Kernel modules of the amd64 guest, with those that each needs, in the order to load them in.
+// Kernel modules of an amd64 guest, with those that each needs, in the order to load them in.
 
 import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import { gunzipSync } from "node:zlib";
+import { readCpio } from "./cpio.ts";
 import { guestFile } from "./guest.ts";
 
-const folder = () => guestFile("linux-amd64", "modules");
+/** Debian's cloud kernel, and the one that has more drivers: 9p. */
+export type KernelSource = "linux-amd64" | "linux-generic" | "linux-i386";
 
 /** The files of these modules and of all that they need: a name, as of insmod, and its content. */
-export function modules(...names: string[]): Map<string, Uint8Array> {
-  const files = new Map(
-    readdirSync(folder()).map((file) => [file.replace(/\.ko$/, "").replaceAll("-", "_"), file]),
-  );
+export function modules(source: KernelSource, names: readonly string[]): Map<string, Uint8Array> {
+  const files = source === "linux-i386" ? ofInstaller() : ofFolder(guestFile(source, "modules"));
   const found = new Map<string, Uint8Array>();
   const visit = (name: string) => {
-    const file = files.get(name);
+    const read = files.get(name);
     // What isn't there as a file is part of the kernel.
-    if (file === undefined || found.has(name)) return;
-    const data = readFileSync(join(folder(), file));
+    if (read === undefined || found.has(name)) return;
+    const data = read();
     for (const needed of dependencies(data)) visit(needed);
     found.set(name, data);
   };
   for (const name of names) {
-    if (!files.has(name)) throw new Error(`the amd64 kernel has no module ${name}`);
+    if (!files.has(name)) throw new Error(`${source} has no module ${name}`);
     visit(name);
   }
   return found;
+}
+
+const nameOf = (file: string) => basename(file, ".ko").replaceAll("-", "_");
+
+function ofFolder(folder: string): Map<string, () => Uint8Array> {
+  return new Map(
+    readdirSync(folder).map((file) => [nameOf(file), () => readFileSync(join(folder, file))]),
+  );
+}
+
+/** The i386 kernel is the installer's, and so are its modules: no disks' among them. */
+function ofInstaller(): Map<string, () => Uint8Array> {
+  const archive = gunzipSync(readFileSync(guestFile("linux-i386", "installer.gz")));
+  const files = [...readCpio(archive)].filter(({ path }) => path.endsWith(".ko"));
+  return new Map(files.map(({ path, data }) => [nameOf(path), () => data ?? new Uint8Array()]));
 }
 
 /** Of the section .modinfo: "depends=a,b". */
@@ -41,11 +57,14 @@ function dependencies(data: Uint8Array): string[] {
 }
 
 /** Files for an initramfs, and the lines of a script that load them. */
-export function moduleFiles(...names: string[]): {
+export function moduleFiles(
+  source: KernelSource,
+  ...names: string[]
+): {
   files: Record<string, Uint8Array>;
   load: string;
 } {
-  const found = modules(...names);
+  const found = modules(source, names);
   const files = Object.fromEntries([...found].map(([name, data]) => [`lib/${name}.ko`, data]));
   const load = [...found.keys()].map((name) => `insmod /lib/${name}.ko\n`).join("");
   return { files, load };

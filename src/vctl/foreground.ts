@@ -13,6 +13,8 @@ const ALONE = [
   "cdrom",
   "bootDevice",
   "device",
+  "vsock",
+  "share",
   "engine",
   "traceExits",
   "virtualTime",
@@ -45,6 +47,8 @@ export async function startInForeground(vm: number | string, options: StartOptio
     cdrom: options.cdrom,
     bootDevice: options.bootDevice,
     devices: options.device,
+    vsock: options.vsock,
+    shares: options.share,
     memory: options.memory,
     engine: options.engine,
     format: options.format,
@@ -80,7 +84,7 @@ async function run(settings: VmOptions, registers: boolean): Promise<void> {
   process.exit(ending.code);
 }
 
-function given(value: string | boolean | readonly string[] | undefined): boolean {
+function given(value: unknown): boolean {
   return value !== undefined && value !== false && value !== "auto";
 }
 

@@ -3,6 +3,7 @@ import { Command, type CommanderError } from "commander";
 import packageFile from "../../package.json" with { type: "json" };
 import { complain, print, setVerbose } from "./cli.ts";
 import { balloonCommand } from "./commands/balloon.ts";
+import { captureCommand } from "./commands/capture.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { consoleCommand } from "./commands/console.ts";
 import { createCommand } from "./commands/create.ts";
@@ -20,6 +21,7 @@ import { waitCommand } from "./commands/wait.ts";
 
 const commands = [
   balloonCommand,
+  captureCommand,
   consoleCommand,
   createCommand,
   exitsCommand,

@@ -3,11 +3,14 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { parseSize } from "../vmd/size.ts";
 import type { ExtraDevice, VmOptions } from "../vmd/vm-options.ts";
 import { EXTRA_DEVICES, FORMATS, MAX_MEMORY } from "../vmd/vm-options.ts";
+import { parseShare, type ShareOption } from "../vmd/share-option.ts";
+import { parseVsock, type VsockOption } from "../vmd/vsock-option.ts";
 import { ENGINES } from "../vmm/engine-library.ts";
 
 const MIB = 2 ** 20;
 const MAX_DISKS = 4;
 const MAX_INTERFACES = 4;
+const MAX_SHARES = 4;
 
 export interface StartOptions {
   console?: boolean;
@@ -37,6 +40,8 @@ export interface StartOptions {
   crossCheck?: boolean;
   registers?: boolean;
   device?: ExtraDevice[];
+  vsock?: VsockOption;
+  share?: ShareOption[];
 }
 
 /** For an option that is given once at most. */
@@ -104,6 +109,24 @@ function device(text: string, previous: ExtraDevice[] = []): ExtraDevice[] {
   return previous.includes(found) ? previous : [...previous, found];
 }
 
+function share(text: string, previous: ShareOption[] = []): ShareOption[] {
+  if (previous.length === MAX_SHARES) throw new InvalidArgumentError("too many shares.");
+  const one = parseShare(text);
+  if (typeof one === "string") throw new InvalidArgumentError(one);
+  if (previous.some(({ tag }) => tag === one.tag)) {
+    throw new InvalidArgumentError(`another share has the tag ${one.tag}.`);
+  }
+  return [...previous, one];
+}
+
+function vsock(text: string): VsockOption {
+  try {
+    return parseVsock(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`${(error as Error).message}.`);
+  }
+}
+
 /** Adds them to the command. */
 export function addStartOptions(command: Command): Command {
   const option = (flags: string, description: string) => new Option(flags, description);
@@ -162,6 +185,12 @@ export function addStartOptions(command: Command): Command {
         .choices([...EXTRA_DEVICES])
         .argParser(device),
     )
+    .option(
+      "--share <tag=path[,ro][,allow=glob][,deny=glob]>",
+      "a directory that the guest may mount by 9p (repeatable)",
+      share,
+    )
+    .option("--vsock <cid,path>", "a socket device, and where the host reaches the guest", vsock)
     .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
     .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
     .option("--trace-exits <file>", "record every exit with its answer")

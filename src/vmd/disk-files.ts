@@ -4,6 +4,7 @@
  */
 import { closeSync, openSync } from "node:fs";
 import { daemonLibrary } from "../vmm/native.ts";
+import type { RateLimits } from "./virtio/rate-limit.ts";
 import { DiskError, type DiskFile, type DiskFormat, openDiskFiles } from "./disk/index.ts";
 
 /** A disk that is asked for. */
@@ -12,6 +13,8 @@ export interface DiskOption {
   /** Absent: what the image itself says. */
   format?: DiskFormat;
   readOnly?: boolean;
+  /** How much it moves. */
+  limits?: RateLimits;
 }
 
 /** An open one; the descriptors are whoever's who has it. */
@@ -23,6 +26,7 @@ export interface OpenedDisk {
    * beginning would choose which files are opened the next time.
    */
   guessedRaw: boolean;
+  limits?: RateLimits;
 }
 
 /**
@@ -34,7 +38,7 @@ export function openVmDisk(
   option: DiskOption,
   open: (path: string, flags: number) => number = openSync,
 ): OpenedDisk {
-  const { path, format, readOnly = false } = option;
+  const { path, format, readOnly = false, limits } = option;
   const files = openDiskFiles(path, { format, readOnly, open });
   files.forEach(({ name, descriptor }, index) => {
     const exclusive = index === 0 && !readOnly;
@@ -42,7 +46,8 @@ export function openVmDisk(
     for (const file of files) closeSync(file.descriptor);
     throw new DiskError(`${name}: in use by another VM`, "EBUSY");
   });
-  return { files, readOnly, guessedRaw: format === undefined && files[0].format === "raw" };
+  const guessedRaw = format === undefined && files[0].format === "raw";
+  return { files, readOnly, guessedRaw, limits };
 }
 
 /** Opens a disc image: raw, for reading, and with others. @throws DiskError that names the file. */

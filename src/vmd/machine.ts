@@ -61,9 +61,13 @@ import {
   ConsoleRegisters,
 } from "./virtio/console.ts";
 import { Net, type NetBackend, type NetOptions } from "./virtio/net.ts";
+import { RateLimit, RateLimitRegisters, type RateLimits } from "./virtio/rate-limit.ts";
 import { Rng } from "./virtio/rng.ts";
 import { type CdromBackend, Scsi, ScsiRegisters } from "./virtio/scsi.ts";
 import { TimeSync } from "./virtio/time-sync.ts";
+import { Vsock } from "./virtio/vsock.ts";
+import type { VsockBackend } from "./virtio/vsock-backend.ts";
+import { VsockRegisters } from "./virtio/vsock-table.ts";
 import { Vmmci, VmmciCommand, vmmciFunction, VmmciRegisters } from "./virtio/vmmci.ts";
 
 const IRQ = { TIMER: 0, COM1: 4, RTC: 8 } as const;
@@ -81,14 +85,22 @@ export type BootDevice = "cdrom" | "disk" | "net";
 export interface VirtioBackends {
   /** Fills an array with random bytes. */
   readonly random: (into: Uint8Array) => void;
-  readonly interfaces: readonly ({ readonly backend: NetBackend } & NetOptions)[];
+  readonly interfaces: readonly ({
+    readonly backend: NetBackend;
+    readonly limits?: RateLimits;
+  } & NetOptions)[];
   /** With their serial numbers. */
-  readonly disks: readonly { readonly backend: BlockBackend; readonly id: string }[];
+  readonly disks: readonly {
+    readonly backend: BlockBackend;
+    readonly id: string;
+    readonly limits?: RateLimits;
+  }[];
   readonly cdrom?: CdromBackend;
+  readonly shares?: readonly { readonly tag: string; readonly backend: NinePBackend }[];
   readonly balloon?: BalloonBackend;
   readonly console?: ConsoleBackend;
-  /** With what guests mount them by. */
-  readonly shares?: readonly { readonly tag: string; readonly backend: NinePBackend }[];
+  /** With the guest's CID. */
+  readonly vsock?: { readonly backend: VsockBackend; readonly cid: number };
   /** Looks for what is done. */
   readonly poll?: () => void;
 }
@@ -274,21 +286,30 @@ export class ClassicMachine implements Hardware {
     const bus = this.#virtio;
     const { MISCELLANEOUS, SCSI, COMMUNICATION } = PciClass;
     bus.add("rng", MISCELLANEOUS, (transport) => new Rng(transport, backends.random));
-    backends.interfaces.forEach(({ backend, ...options }, index) => {
-      bus.add(`interface ${index}`, MISCELLANEOUS, (transport) => {
+    const limit = (limits: RateLimits, open: () => void) =>
+      new RateLimit(image.registers(RateLimitRegisters), this.clock, limits, open);
+    backends.interfaces.forEach(({ backend, limits, ...options }, index) => {
+      const net = bus.add(`interface ${index}`, MISCELLANEOUS, (transport) => {
         return new Net(transport, backend, options);
       });
+      if (limits === undefined) return;
+      const resume = () => net.resume();
+      net.limits = { send: limit(limits, resume), receive: limit(limits, resume) };
     });
-    backends.disks.forEach(({ backend, id }, index) => {
-      bus.add(`disk ${index}`, SCSI, (transport) => {
+    backends.disks.forEach(({ backend, id, limits }, index) => {
+      const blk = bus.add(`disk ${index}`, SCSI, (transport) => {
         return new Blk(image.registers(BlkRegisters), transport, backend, id);
       });
+      if (limits !== undefined) blk.limit = limit(limits, () => blk.resume());
     });
-    const { cdrom, balloon, console, shares = [] } = backends;
+    const { cdrom, balloon, console, vsock } = backends;
     if (cdrom !== undefined) {
       bus.add("cdrom", SCSI, (transport) => {
         return new Scsi(image.registers(ScsiRegisters), transport, cdrom);
       });
+    }
+    for (const { tag, backend } of backends.shares ?? []) {
+      bus.add(`share ${tag}`, MISCELLANEOUS, (transport) => new NineP(transport, tag, backend));
     }
     if (balloon !== undefined) {
       this.#balloon = bus.add("balloon", MISCELLANEOUS, (transport) => {
@@ -300,8 +321,11 @@ export class ClassicMachine implements Hardware {
         return new VirtioConsole(image.registers(ConsoleRegisters), transport, console);
       });
     }
-    for (const { tag, backend } of shares) {
-      bus.add(`share ${tag}`, MISCELLANEOUS, (transport) => new NineP(transport, tag, backend));
+    if (vsock !== undefined) {
+      bus.add("vsock", MISCELLANEOUS, (transport) => {
+        const registers = image.registers(VsockRegisters);
+        return new Vsock(registers, transport, vsock.backend, vsock.cid);
+      });
     }
   }
 

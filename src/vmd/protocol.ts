@@ -30,6 +30,14 @@ const text = v.pipe(v.string(), v.maxLength(8192));
 const flag = v.optional(v.boolean(), false);
 
 const disk = v.strictObject({ path, format: v.optional(v.picklist(["raw", "qcow2"])) });
+const globs = v.optional(v.pipe(v.array(text), v.maxLength(64)), []);
+const share = v.strictObject({
+  path,
+  tag: v.pipe(v.string(), v.minLength(1), v.maxLength(255)),
+  readOnly: flag,
+  allow: globs,
+  deny: globs,
+});
 const networkInterface = v.strictObject({
   switch: v.optional(v.pipe(v.string(), v.maxLength(63))),
   local: flag,
@@ -62,6 +70,13 @@ const start = v.strictObject({
   virtualTime: v.optional(v.boolean()),
   epoch: v.optional(v.pipe(v.number(), v.finite())),
   devices: v.optional(v.pipe(v.array(v.picklist([...EXTRA_DEVICES])), v.maxLength(2))),
+  shares: v.optional(v.pipe(v.array(share), v.maxLength(4, "too many shares"))),
+  vsock: v.optional(
+    v.strictObject({
+      cid: v.pipe(v.number(), v.integer(), v.minValue(3), v.maxValue(2 ** 32 - 2)),
+      path,
+    }),
+  ),
   traceExits: v.optional(path),
   /** The reply brings a descriptor of the console, from its first byte on. */
   attach: flag,
@@ -96,6 +111,12 @@ const requests = {
     vm,
     /** For so long exits are counted, ms. */
     time: v.optional(v.pipe(v.number(), v.integer(), v.minValue(10), v.maxValue(60_000)), 1000),
+  }),
+  /** The reply brings the descriptor of a stream of frames, in pcap's format. */
+  capture: v.strictObject({
+    request: v.literal("capture"),
+    vm,
+    interface: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3)), 0),
   }),
   balloon: v.strictObject({
     request: v.literal("balloon"),

@@ -12,6 +12,8 @@ import { connectDescriptor } from "./descriptor-socket.ts";
 import type { Attachment, Confinement, Ending, FromVm, StreamName, ToVm } from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
 import { parseFromVm } from "./vm-schema.ts";
+import type { OpenedShare } from "./shares.ts";
+import type { VsockHost } from "./vsock-host.ts";
 
 /** What a VM process says when its guest is about to run. */
 export type Running = Extract<FromVm, { kind: "running" }>;
@@ -32,6 +34,9 @@ export interface VmLaunch {
   disks?: readonly OpenedDisk[];
   cdrom?: OpenedDisk;
   interfaces?: readonly OpenedInterface[];
+  /** The host's end of a socket device; disposed of when the process is gone. */
+  vsock?: VsockHost;
+  shares?: readonly OpenedShare[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
   /** Streams that are followed from the first byte on; their sockets are in `attached`. */
@@ -66,6 +71,8 @@ export class VmHost {
   onEvent: ((event: FromVm) => void) | undefined;
   readonly #channel: Channel;
   readonly #process: Bun.Subprocess;
+  readonly #vsock: VsockHost | undefined;
+  readonly #shares: readonly OpenedShare[];
   readonly #questions: Question[] = [];
   readonly #running = Promise.withResolvers<Running>();
   #ending: Ending | undefined;
@@ -87,6 +94,8 @@ export class VmHost {
       disks = [],
       cdrom,
       interfaces = [],
+      vsock,
+      shares = [],
       terminal,
       attach = [],
       confine,
@@ -113,6 +122,13 @@ export class VmHost {
     const discs = cdrom === undefined ? disks : [...disks, cdrom];
     for (const disk of discs) descriptors.push(...disk.files.map((file) => file.descriptor));
     descriptors.push(...interfaces.map(({ descriptor }) => descriptor));
+    this.#vsock = vsock;
+    this.#shares = shares;
+    descriptors.push(...shares.map(({ host }) => host.descriptor));
+    if (vsock !== undefined) {
+      descriptors.push(vsock.listener());
+      vsock.tell = (message, descriptors) => this.tell(message, descriptors);
+    }
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
     const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
@@ -129,6 +145,8 @@ export class VmHost {
           disks: disks.map(described),
           cdrom: cdrom && described(cdrom),
           interfaces: interfaces.map(({ descriptor: _, ...description }) => description),
+          vsock: vsock && { cid: vsock.cid },
+          shares: shares.map(({ tag }) => tag),
         },
         terminal: terminal !== undefined,
         attached: [...attach],
@@ -169,6 +187,13 @@ export class VmHost {
   attach(stream: StreamName, { lossless = false, late = false } = {}): number {
     const [ours, theirs] = Channel.pair(true);
     this.tell({ kind: "attach", stream, lossless, late }, [theirs]);
+    return ours;
+  }
+
+  /** A socket to which an interface's frames are copied, as pcap. The caller's to close. */
+  capture(place: number): number {
+    const [ours, theirs] = Channel.pair(true);
+    this.tell({ kind: "capture", place }, [theirs]);
     return ours;
   }
 
@@ -227,6 +252,12 @@ export class VmHost {
         this.#ending = message.ending;
         this.#linger();
         return;
+      case "vsock-connect":
+        this.#vsock?.connect(message.id, message.port);
+        return;
+      case "vsock-knock":
+        this.#vsock?.accept();
+        return;
       default: {
         const index = this.#questions.findIndex(({ kind }) => kind === message.kind);
         if (index >= 0) this.#questions.splice(index, 1)[0].resolve(message as never);
@@ -241,6 +272,8 @@ export class VmHost {
 
   #exited(): Ending {
     this.#over = true;
+    this.#vsock?.[Symbol.dispose]();
+    for (const { host } of this.#shares) host.stop();
     const { exitCode, signalCode } = this.#process;
     const how = signalCode === null ? `code ${exitCode}` : signalCode;
     const died = `${this.name}: its process ended with ${how}`;

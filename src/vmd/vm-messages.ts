@@ -49,6 +49,10 @@ export interface StartFiles {
   disks: DiskDescription[];
   cdrom?: DiskDescription;
   interfaces: InterfaceDescription[];
+  /** A socket device: the guest's CID. */
+  vsock?: { cid: number };
+  /** Tags of shares. */
+  shares: string[];
 }
 
 /** A stream of a VM that can be watched. */
@@ -74,7 +78,7 @@ export interface Confinement {
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules,
  * trace if there is one, the files of each disk and the
  * CD-ROM, one for
- * each interface, pty master and slave if `terminal`, a stream socket
+ * each interface, a socket for each share, the listening socket of `vsock`, pty master and slave if `terminal`, a stream socket
  * for each attachment.
  */
 export interface StartMessage {
@@ -99,7 +103,15 @@ export type ToVm =
   | { kind: "registers" }
   /** How much the guest is to give away, bytes; absent: as it is. */
   | { kind: "balloon"; target?: number }
+  /** With the descriptor of a stream socket, to which an interface's frames are copied. */
+  | { kind: "capture"; place: number }
   | { kind: "statistics" }
+  /** What a guest's socket asked for: a connected socket's descriptor, or none. */
+  | { kind: "vsock-answer"; id: number }
+  /** With the descriptor of a socket whose other end wants to reach a port of the guest's. */
+  | { kind: "vsock-open"; port: number }
+  /** Who was at the listening socket has been let in. */
+  | { kind: "vsock-listen" }
   /** Exits are counted from the first of these on, until one says off, which isn't answered. */
   | { kind: "count-exits"; on: boolean }
   /** For tests of the sandbox: see sandbox-probe.ts. */
@@ -134,6 +146,10 @@ export type FromVm =
   /** Absent: the machine has no balloon. */
   | { kind: "balloon"; balloon?: BalloonState }
   | { kind: "statistics"; statistics: VmStatistics }
+  /** The guest wants to reach a port of the host's: answered by vsock-answer. */
+  | { kind: "vsock-connect"; id: number; port: number }
+  /** Somebody is at the listening socket: answered by vsock-listen. */
+  | { kind: "vsock-knock" }
   /** What was counted so far; absent while a trace is recorded. */
   | { kind: "exit-counts"; counts?: ExitCount[] }
   | { kind: "probe"; result: string }

@@ -5,6 +5,8 @@ import type { EngineChoice } from "../vmm/select.ts";
 import type { BootFormat } from "./boot/index.ts";
 import { findFirmware } from "./firmware.ts";
 import type { OpenedInterface } from "./vm-host.ts";
+import { checkShare, type ShareOption } from "./share-option.ts";
+import { checkVsock, type VsockOption } from "./vsock-option.ts";
 import { parseSize, SizeError } from "./size.ts";
 
 /** Devices that a VM has when they are asked for. */
@@ -29,6 +31,10 @@ export interface VmOptions {
   cdrom?: string;
   /** More devices: a memory balloon, a virtio console (the guest's hvc0). */
   devices?: readonly ExtraDevice[];
+  /** A socket device: AF_VSOCK in the guest, unix sockets at the path and behind it on the host. */
+  vsock?: VsockOption;
+  /** Directories that the guest may mount by 9p. */
+  shares?: readonly ShareOption[];
   /** Network interfaces, by open descriptors, which are the VM's from then on. */
   interfaces?: readonly OpenedInterface[];
   /** What firmware boots from; default: the first disk. */
@@ -122,6 +128,12 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
       throw wrong(`device ${device}: it is ${EXTRA_DEVICES.join(" or ")}`);
     }
   }
+  for (const share of options.shares ?? []) {
+    const sentence = checkShare(share);
+    if (sentence !== undefined) throw wrong(sentence);
+  }
+  const vsock = options.vsock && checkVsock(options.vsock);
+  if (vsock !== undefined) throw wrong(vsock);
   if (!Number.isFinite(epoch)) throw wrong(`epoch ${epoch} is no time`);
   return { ...options, name, kernel, memory, epoch };
 }

@@ -6,6 +6,7 @@
  * It is started by VmHost, alone in its namespaces, and ends with its VM, or when whoever started it
  * is gone.
  */
+import { closeSync } from "node:fs";
 import { libraryPathOf } from "../vmm/engine-library.ts";
 import { EngineError, type EngineName } from "../vmm/engine.ts";
 import { hostBuffer, NativeError, type Pointer, ptr, watchLibrary } from "../vmm/native.ts";
@@ -81,6 +82,7 @@ class VmProcess {
       modules: modules.map((module) => ({ ...module, descriptor: next() })),
     };
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
+    const { vsock } = start.files;
     this.#devices = new HostDevices({
       disks: start.files.disks,
       cdrom: start.files.cdrom,
@@ -94,6 +96,15 @@ class VmProcess {
               blocked: () => this.#virtio.blocked,
             }
           : undefined,
+      shares: start.files.shares,
+      watch: (descriptor, events) => void watchLibrary().vmm_watch(descriptor, events),
+      vsock: vsock && {
+        cid: vsock.cid,
+        watch: (descriptor, events) => void watchLibrary().vmm_watch(descriptor, events),
+        ask: (id, port) => this.#post({ kind: "vsock-connect", id, port }),
+        knock: () => this.#post({ kind: "vsock-knock" }),
+        now: () => performance.now(),
+      },
       repeatable: start.options.virtualTime === true,
       failed: (why) => this.#trouble(why),
     });
@@ -104,6 +115,7 @@ class VmProcess {
       watchLibrary().vmm_watch(descriptor, events);
     };
     watch(channel.descriptor, Watch.INPUT);
+    this.#devices.watch();
     this.#console = new ConsoleHub(watch);
     this.#debug = new ConsoleHub(watch);
     this.#virtio = new ConsoleHub(watch);
@@ -222,6 +234,7 @@ class VmProcess {
       this.#console.flush();
       this.#virtio.flush();
       this.#virtioInput(life);
+      this.#devices.vsock?.attend();
       if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
       life?.machine.idle();
     } while (this.#paused && !this.#stopped);
@@ -297,6 +310,18 @@ class VmProcess {
             watchers: this.#console.watchers,
           },
         });
+        return;
+      case "vsock-answer":
+        this.#devices.vsock?.answer(message.id, descriptors.at(0));
+        return;
+      case "vsock-open":
+        this.#devices.vsock?.open(message.port, descriptors[0]);
+        return;
+      case "vsock-listen":
+        this.#devices.vsock?.listen();
+        return;
+      case "capture":
+        if (!this.#devices.capture(message.place, descriptors[0])) closeSync(descriptors[0]);
         return;
       case "balloon":
         this.#balloon(life, message.target);

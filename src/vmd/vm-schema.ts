@@ -21,6 +21,8 @@ const lines = v.pipe(
 );
 const count = v.pipe(v.number(), v.finite(), v.minValue(0));
 
+const u32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffffff));
+
 const ending = v.object({
   kind: v.picklist(["power-off", "reset", "exit", "stopped", "crash"]),
   code: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(255)),
@@ -60,6 +62,12 @@ const schema = v.variant("kind", [
       watchers: count,
     }),
   }),
+  v.object({
+    kind: v.literal("vsock-connect"),
+    id: v.pipe(v.number(), v.safeInteger(), v.minValue(1)),
+    port: u32,
+  }),
+  v.object({ kind: v.literal("vsock-knock") }),
   v.object({
     kind: v.literal("exit-counts"),
     counts: v.optional(v.pipe(v.array(exitCount), v.maxLength(1000))),

@@ -18,6 +18,8 @@ import { type Running, VmHost } from "./vm-host.ts";
 import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
 import type { BalloonState, Ending, VmStatistics } from "./vm-messages.ts";
+import { type OpenedShare, openShares } from "./shares.ts";
+import { VsockHost } from "./vsock-host.ts";
 import { checkVmOptions, VmError, type VmOptions } from "./vm-options.ts";
 
 export type { Ending, VmStatistics } from "./vm-messages.ts";
@@ -89,7 +91,12 @@ export class Vm implements AsyncDisposable {
     const checked = checkVmOptions(options);
     const { name } = checked;
     let host: VmHost;
+    let vsock: VsockHost | undefined;
+    let shares: OpenedShare[] = [];
+    const confine = checked.sandbox === false ? undefined : ownConfinement();
     try {
+      shares = await openShares(checked.shares ?? [], { confine });
+      vsock = checked.vsock && new VsockHost(checked.vsock);
       const files = openBootFiles(checked);
       const disks = (checked.disks ?? []).map((disk) =>
         openVmDisk(typeof disk === "string" ? parseDiskArgument(disk) : disk),
@@ -103,10 +110,14 @@ export class Vm implements AsyncDisposable {
         disks,
         cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
         interfaces: checked.interfaces,
+        vsock,
+        shares,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
-        confine: checked.sandbox === false ? undefined : ownConfinement(),
+        confine,
       });
     } catch (error) {
+      vsock?.[Symbol.dispose]();
+      for (const share of shares) share.host.stop();
       throw new VmError(`${name}: ${(error as Error).message}`);
     }
     const streams = await Promise.all(host.attached.map(connectStream));

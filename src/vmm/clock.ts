@@ -8,7 +8,7 @@
 import { declareRegisters, f64, u8, type Registers } from "./registers.ts";
 
 /** Timers that one machine can arm. */
-const TIMERS = 16;
+const TIMERS = 32;
 
 const declaration = {
   /** Guest time as of the last sample, ns. */

@@ -52,6 +52,7 @@ const processFunctions = {
   vmm_read: { args: [i32, pointer, u64_fast], returns: i64_fast },
   vmm_write: { args: [i32, pointer, u64_fast], returns: i64_fast },
   vmm_poll: { args: [pointer, pointer, u32, i32], returns: i32 },
+  vmm_shutdown: { args: [i32, i32], returns: i32 },
 } as const;
 
 const sandboxFunctions = {
@@ -106,6 +107,9 @@ const portFunctions = {
 
 const daemonFunctions = {
   vmm_connect: { args: [pointer], returns: i32 },
+  vmm_duplicate: { args: [i32], returns: i32 },
+  vmm_connect_now: { args: [pointer], returns: i32 },
+  vmm_socket_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
   vmm_listen: { args: [pointer, u32], returns: i32 },
   vmm_accept: { args: [i32], returns: i32 },
   vmm_silence: { args: [], returns: i32 },

@@ -113,6 +113,13 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
     debugExit: options.debugExit,
     virtualTime: options.virtualTime,
     devices: options.device,
+    shares: options.share?.map((one) => ({
+      ...one,
+      path: canonical(one.path),
+      allow: [...(one.allow ?? [])],
+      deny: [...(one.deny ?? [])],
+    })),
+    vsock: options.vsock && { ...options.vsock, path: absolute(options.vsock.path) },
     epoch: options.epoch,
     traceExits: options.traceExits === undefined ? undefined : absolute(options.traceExits),
   };

@@ -5,13 +5,18 @@ import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/in
 import type { VirtioBackends } from "../machine.ts";
 import { netLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
+import { Watch } from "../console-hub.ts";
+import { ShareClient } from "../share/client.ts";
 import type { ConsoleBackend } from "../virtio/console.ts";
+import type { RateLimits } from "../virtio/rate-limit.ts";
 import { hostBalloon } from "./balloon.ts";
 import { DiskBackend } from "./block.ts";
 import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
+import { Capture } from "./capture.ts";
 import { DiscBackend } from "./cdrom.ts";
 import { type Intercept, PortBackend } from "./net.ts";
 import { repeatableRandom } from "./random.ts";
+import { VsockSockets, type VsockSocketsHost } from "./vsock.ts";
 
 /** Threads for a VM's files. */
 const THREADS = 2;
@@ -21,6 +26,7 @@ export interface DiskDescription {
   files: { name: string; format: DiskFormat }[];
   readOnly: boolean;
   guessedRaw: boolean;
+  limits?: RateLimits;
 }
 
 /** An interface by an open descriptor that doesn't block. */
@@ -31,6 +37,7 @@ export interface InterfaceDescription {
   /** Frames from other addresses are dropped. */
   locked: boolean;
   mtu?: number;
+  limits?: RateLimits;
   /** A local interface's: DHCP is answered here. */
   lease?: LeaseDescription;
 }
@@ -44,6 +51,10 @@ export interface LeaseDescription extends Omit<LocalLease, "mac" | "hostMac"> {
 const KIND = { tap: NetKind.TAP, switch: NetKind.PACKET, passt: NetKind.STREAM } as const;
 
 export interface HostDevicesOptions {
+  /** Tags of shares, each behind a socket. */
+  readonly shares: readonly string[];
+  /** Has the vCPU look up when a descriptor has something: bits of Watch. */
+  readonly watch: (descriptor: number, events: number) => void;
   readonly balloon: boolean;
   /** What a virtio console leads to; absent: there is none. */
   readonly console: ConsoleBackend | undefined;
@@ -51,6 +62,8 @@ export interface HostDevicesOptions {
   readonly cdrom: DiskDescription | undefined;
   readonly interfaces: readonly InterfaceDescription[];
   readonly disks: readonly DiskDescription[];
+  /** A socket device; its descriptor is the last. */
+  readonly vsock: (VsockSocketsHost & { readonly cid: number }) | undefined;
   /** Next open descriptor, in the order in which files are described. */
   readonly next: () => number;
   /** Runs must be the same each time. */
@@ -62,12 +75,17 @@ export interface HostDevicesOptions {
 export class HostDevices {
   readonly #io: IoThreads | undefined;
   readonly #cdrom: Disk | undefined;
-  readonly #disks: { disk: Disk; guessedRaw: boolean }[] = [];
+  readonly #disks: { disk: Disk; guessedRaw: boolean; limits?: RateLimits }[] = [];
   readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
   readonly #balloon: boolean;
+  readonly #shares: { tag: string; backend: ShareClient }[];
   readonly #console: ConsoleBackend | undefined;
+  readonly #watch: (descriptor: number, events: number) => void;
+  readonly #captures: Capture[] = [];
+  #ports: PortBackend[] = [];
   readonly #repeatable: boolean;
   readonly #failed: (why: string) => void;
+  readonly #vsock: { cid: number; backend: VsockSockets } | undefined;
   #backends: DiskBackend[] = [];
 
   /** Before the process confines itself. @throws DiskError, NativeError */
@@ -83,7 +101,8 @@ export class HostDevices {
         { readOnly },
       );
     for (const disk of disks) {
-      this.#disks.push({ disk: open(disk), guessedRaw: disk.guessedRaw });
+      const { guessedRaw, limits } = disk;
+      this.#disks.push({ disk: open(disk), guessedRaw, limits });
     }
     if (cdrom !== undefined) this.#cdrom = open(cdrom);
     for (const description of interfaces) {
@@ -92,9 +111,22 @@ export class HostDevices {
       const port = new NetPort(next(), KIND[description.kind]);
       this.#interfaces.push({ port, description });
     }
+    this.#shares = options.shares.map((tag) => ({ tag, backend: new ShareClient(next()) }));
+    this.#watch = options.watch;
+    const { vsock } = options;
+    if (vsock !== undefined) {
+      this.#vsock = { cid: vsock.cid, backend: new VsockSockets(next(), vsock) };
+    }
     if (disks.length === 0 && cdrom === undefined) return;
     this.#io = IoThreads.open(THREADS);
     this.#io.synchronous = repeatable;
+  }
+
+  /** Once the watching thread is there. */
+  watch(): void {
+    for (const { backend } of this.#shares) {
+      this.#watch(backend.descriptor, Watch.INPUT | Watch.ROOM);
+    }
   }
 
   /** For a machine that begins; those of the one before are abandoned. */
@@ -109,28 +141,69 @@ export class HostDevices {
       disc = new DiskBackend(this.#cdrom, memory, io as IoThreads, options);
     }
     const cdrom = disc && new DiscBackend(disc);
-    const disks = this.#backends.map((backend, index) => ({ backend, id: `disk${index}` }));
+    this.#vsock?.backend.begin(memory);
+    for (const { backend } of this.#shares) backend.begin();
+    const disks = this.#backends.map((backend, index) => {
+      return { backend, id: `disk${index}`, limits: this.#disks[index].limits };
+    });
     if (disc !== undefined) this.#backends.push(disc);
     return {
       random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
-      interfaces: this.#interfaces.map(({ port, description }) => {
-        const { kind, mac, locked, mtu, lease } = description;
+      interfaces: this.#interfaces.map(({ port, description }, place) => {
+        const { kind, mac, locked, mtu, limits, lease } = description;
         const backend = new PortBackend(port, KIND[kind], memory, answering(lease));
-        return { backend, mac: macBytes(mac), locked, mtu };
+        backend.capture = this.#captures[place];
+        this.#ports.push(backend);
+        return { backend, mac: macBytes(mac), locked, mtu, limits };
       }),
       disks,
       cdrom,
+      shares: this.#shares,
       balloon: this.#balloon ? hostBalloon(memory) : undefined,
       console: this.#console,
-      poll: () => io?.poll(),
+      vsock: this.#vsock,
+      poll: () => {
+        io?.poll();
+        if (this.#captures.length > 0) this.#flushCaptures();
+        this.#vsock?.backend.poll();
+      },
     };
+  }
+
+  /** The host's ends of the guest's sockets. */
+  get vsock(): VsockSockets | undefined {
+    return this.#vsock?.backend;
+  }
+
+  /**
+   * Copies an interface's frames to a socket, in place of who got them before; the descriptor is
+   * closed here. False when there is no such interface.
+   */
+  capture(place: number, descriptor: number): boolean {
+    if (this.#interfaces[place] === undefined) return false;
+    this.#captures[place]?.close();
+    this.#captures[place] = new Capture(descriptor);
+    if (this.#ports[place] !== undefined) this.#ports[place].capture = this.#captures[place];
+    return true;
+  }
+
+  #flushCaptures(): void {
+    this.#captures.forEach((capture, place) => {
+      capture.flush();
+      if (!capture.ended) return;
+      delete this.#captures[place];
+      if (this.#ports[place] !== undefined) this.#ports[place].capture = undefined;
+    });
+    if (this.#captures.every((capture) => capture === undefined)) this.#captures.length = 0;
   }
 
   /** Ends what is under way: guest memory is about to go. */
   abandon(): void {
     for (const backend of this.#backends) backend.abandon();
     this.#backends = [];
+    this.#ports = [];
     for (const { port } of this.#interfaces) port.stop();
+    this.#vsock?.backend.abandon();
   }
 
   /** Everything written becomes durable; files are closed. @returns what failed, in sentences */

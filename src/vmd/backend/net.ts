@@ -2,6 +2,7 @@
 import { netLibrary, processLibrary, ptr } from "../../vmm/native.ts";
 import { NET_SEGMENTS, NetKind, type NetPort } from "../../vmm/net-port.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
+import type { Capture } from "./capture.ts";
 import { Offload, offloadMessage } from "../net/index.ts";
 import type { Chain } from "../virtio/chain.ts";
 import type { NetBackend, NetOffloads } from "../virtio/net.ts";
@@ -9,6 +10,8 @@ import type { NetBackend, NetOffloads } from "../virtio/net.ts";
 /** Sees each frame that the guest sends, without its virtio header. */
 export type Intercept = (frame: Uint8Array) => Uint8Array | undefined;
 
+/** Bytes of the virtio header before each frame. */
+const HEADER = 12;
 /** Frames that are looked at are no longer: DHCP's. */
 const LOOKED_AT = 1514;
 
@@ -19,7 +22,11 @@ export class PortBackend implements NetBackend {
   readonly #memory: GuestMemory;
   readonly #intercept: Intercept | undefined;
   readonly #frame = new Uint8Array(LOOKED_AT);
+  /** Gets a copy of all frames. */
+  capture: Capture | undefined;
   #fits = true;
+  /** Buffers of the frame that is being received which were not told of yet. */
+  #left = 0;
   readonly #addSegment = (address: number, length: number) => {
     if (!this.#fits) return;
     this.#fits = this.#port.addSegment(this.#memory.pointer(address, length), length);
@@ -62,6 +69,7 @@ export class PortBackend implements NetBackend {
   }
 
   send(header: Uint8Array, chain: Chain, skip: number): boolean {
+    this.capture?.sent(chain, HEADER);
     if (this.#intercept !== undefined && this.#answered(this.#intercept, chain)) return true;
     const port = this.#port;
     const length = chain.readableBytes - skip;
@@ -73,10 +81,10 @@ export class PortBackend implements NetBackend {
   }
 
   #answered(intercept: Intercept, chain: Chain): boolean {
-    const length = chain.readableBytes - 12;
+    const length = chain.readableBytes - HEADER;
     if (length > LOOKED_AT) return false;
     const frame = this.#frame.subarray(0, length);
-    chain.read(12, frame);
+    chain.read(HEADER, frame);
     const answer = intercept(frame);
     if (answer === undefined) return false;
     this.#port.inject(answer);
@@ -107,7 +115,9 @@ export class PortBackend implements NetBackend {
   }
 
   receive(): boolean {
-    return this.#port.receive();
+    if (!this.#port.receive()) return false;
+    this.#left = this.#port.buffers;
+    return true;
   }
 
   get length(): number {
@@ -119,6 +129,10 @@ export class PortBackend implements NetBackend {
   }
 
   filled(chain: Chain, length: number): void {
+    const first = this.#left === this.#port.buffers;
+    this.#left--;
+    const skip = first ? HEADER : 0;
+    this.capture?.received(this.#memory, chain, length, skip, this.#left === 0);
     chain.spans(true, 0, length, this.#noteWritten);
   }
 }

@@ -112,7 +112,9 @@ vm "all" {
 	disable, memory 1.5G
 	boot "/b" "sd", boot device net
 	initrd /i, append "console=ttyS0 quiet", module "/m a b", engine unicorn
-	disk /d
+	disk /d format raw rate 10M burst 1M operations 500
+	device balloon, device console, device balloon
+	share "/home" { tag work, ro, allow "*.txt", deny "secret*", map user alice }
 	cdrom /c
 	owner :wheel
 	interfaces 4
@@ -122,6 +124,7 @@ vm "all" {
 		rdomain 2
 		switch "uplink"
 		down
+		rate 1M, operations 100
 	}
 	interface { lladdr }
 	allow instance { boot, cdrom, cpus, disk, instance, interface, memory, owner alice }
@@ -137,6 +140,24 @@ vm "all" {
       append: "console=ttyS0 quiet",
       modules: ["/m a b"],
       engine: "unicorn",
+      devices: ["balloon", "console"],
+      shares: [
+        {
+          path: "/home",
+          tag: "work",
+          readOnly: true,
+          allow: ["*.txt"],
+          deny: ["secret*"],
+          user: "alice",
+        },
+      ],
+      disks: [
+        {
+          path: "/d",
+          format: "raw",
+          limits: { bytes: 10 * 2 ** 20, burst: 2 ** 20, operations: 500 },
+        },
+      ],
       owner: { gid: 0 },
       instances: { boot: true, instance: true, memory: true, owner: { uid: 1000 } },
       line: 3,
@@ -151,6 +172,7 @@ vm "all" {
       rdomain: 2,
       switch: "uplink",
       up: false,
+      limits: { bytes: 2 ** 20, operations: 100 },
     });
   });
 
@@ -171,10 +193,31 @@ vm "all" {
     expect(owner("4000:5000")).toEqual({ user: "4000", group: "5000", uid: 4000, gid: 5000 });
   });
 
+  test("a socket device, once", () => {
+    const { vms } = config(vm('vsock "/run/web.sock" cid 42'));
+    expect(vms[0].vsock).toEqual({ path: "/run/web.sock", cid: 42 });
+    expect(config(vm("memory 1G")).vms[0].vsock).toBeUndefined();
+    expect(errors(vm('vsock "/a" cid 2'))[0]).toMatch(/vsock cid/);
+    expect(errors(vm('vsock "/a" cid 4294967295'))[0]).toMatch(/vsock cid/);
+    expect(errors(vm(`vsock "/${"a".repeat(100)}" cid 3`))[0]).toMatch(/longer than 96 bytes/);
+    expect(errors(vm('vsock "/a" cid 3', 'vsock "/b" cid 4'))).toHaveLength(1);
+  });
+
   test("a statement that lacks its value is one error, and no other", () => {
     for (const word of [
       ...["boot", "boot device", "disk", "cdrom", "memory", "owner", "cpus", "interfaces"],
-      ...["initrd", "append", "module", "engine", "allow", "allow instance", "local", "locked"],
+      ...[
+        "initrd",
+        "append",
+        "module",
+        "engine",
+        "device",
+        "allow",
+        "allow instance",
+        "local",
+        "locked",
+      ],
+      ...["vsock", "vsock /a", "vsock /a cid"],
       ...["disk /d format", "interface { switch }", "interface { group }"],
       ...["interface { rdomain }", "allow instance { owner }", "allow instance { nothing }"],
     ]) {
@@ -239,6 +282,13 @@ vm "all" {
     [vm("initrd /missing"), ["2: initrd path not found: /missing"]],
     [vm('module "/missing a b"'), ["2: module path not found: /missing"]],
     [vm("engine bochs"), ["2: unknown engine: bochs"]],
+    [vm('share "/a" { rw }'), ["2: share /a: its tag has to have 1 to 255 bytes"]],
+    [vm('share "a" { tag x }'), ["2: share: a is no absolute path"]],
+    [vm('share "/a" { tag x }', 'share "/b" { tag x }'), ["3: another share has the tag x"]],
+    [vm('share "/a" { tag x, map user nobodyhere }'), ["2: unknown user: nobodyhere"]],
+    [vm("device lamp"), ["2: unknown device: lamp"]],
+    [vm("disk /d rate much"), ["2: much is no size such as 10M"]],
+    [vm("disk /d operations 0"), ["2: operations: 0 is no number from 1 on"]],
     [vm(...Array<string>(17).fill("module /m")), ["18: too many modules"]],
     [vm(`append "${"x".repeat(5000)}"`), ["2: command line too long"]],
     ["vm 12 {\n}\n", ["1: invalid VM name: 12"]],
@@ -306,51 +356,4 @@ test("the example is right, and has every statement", () => {
   for (const word of Object.keys(keyword)) {
     if (!without.has(word)) expect(said).toContain(word);
   }
-});
-
-describe("shares", () => {
-  const share = (...lines: string[]) => vm("memory 1G", 'share "/srv/www" {', ...lines, "}");
-
-  test("one with everything, and one with nothing", () => {
-    const text = share(
-      'tag "web", rw',
-      'allow "src/**"',
-      'allow "*.md", deny "**/*.pem"',
-      'map user "alice"',
-    );
-    expect(config(text).vms[0].shares).toEqual([
-      {
-        path: "/srv/www",
-        tag: "web",
-        readonly: false,
-        allow: ["src/**", "*.md"],
-        deny: ["**/*.pem"],
-        user: "alice",
-      },
-    ]);
-    const plain = { readonly: true, allow: [], deny: [], user: undefined };
-    expect(config(vm("share /srv/www", "share /home { ro }")).vms[0].shares).toEqual([
-      { ...plain, path: "/srv/www", tag: "www" },
-      { ...plain, path: "/home", tag: "home" },
-    ]);
-  });
-
-  test.each([
-    ["a directory that is not there", vm("share /missing"), ["2: share path not found: /missing"]],
-    ["no path", vm("share { ro }"), ["2: syntax error"]],
-    ["an empty one", vm('share ""'), ["2: missing share path"]],
-    ["no name of its own", vm("share /"), ["2: a share without a tag"]],
-    ["a tag too long", share(`tag ${"x".repeat(256)}`), ["3: share tag too long"]],
-    [
-      "a glob",
-      share('allow "["', 'deny "../x"', "ro"),
-      ['4: glob "[" has a [ without a ]', '5: glob "../x" is no path below the share'],
-    ],
-    ["a user", share("map user bob"), ["4: unknown user: bob"]],
-    ["an option", share("tag", "frob", "rw"), ["4: syntax error", "5: syntax error"]],
-    ["two of a tag", vm("share /a/x", "share /b/x"), ['3: share tag "x" specified more than once']],
-    ["too many", vm(...[1, 2, 3, 4, 5].map((n) => `share /${n}`)), ["6: too many shares"]],
-  ])("bad: %s", (_, text, wanted) => {
-    expect(errors(text)).toEqual(wanted);
-  });
 });

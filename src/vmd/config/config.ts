@@ -20,6 +20,13 @@ export interface ConfigOwner {
   gid?: number;
 }
 
+/** How much a disk or an interface moves: see RateLimits. */
+export interface ConfigLimits {
+  bytes?: number;
+  burst?: number;
+  operations?: number;
+}
+
 export interface ConfigInterface {
   local: boolean;
   /** "tap3"; absent: the next that is free. */
@@ -31,19 +38,7 @@ export interface ConfigInterface {
   rdomain?: number;
   switch?: string;
   up: boolean;
-}
-
-/** A directory of the host's that a guest can mount: virtio-9p. */
-export interface ConfigShare {
-  path: string;
-  /** What the guest mounts it by. */
-  tag: string;
-  readonly: boolean;
-  /** Globs over paths in it: share/whitelist.ts. */
-  allow: string[];
-  deny: string[];
-  /** Whom its files are read and made as; absent: the user of VM processes. */
-  user?: string;
+  limits?: ConfigLimits;
 }
 
 /** What users may choose for instances of a VM. */
@@ -58,6 +53,16 @@ export interface ConfigInstance {
   owner?: ConfigOwner;
 }
 
+/** See ShareOption. */
+export interface ConfigShare {
+  path: string;
+  tag: string;
+  readOnly: boolean;
+  allow: string[];
+  deny: string[];
+  user?: string;
+}
+
 export interface ConfigVm extends Place {
   name: string;
   /** The VM that this one is an instance of. */
@@ -68,7 +73,7 @@ export interface ConfigVm extends Place {
   bootDevice?: "cdrom" | "disk" | "net";
   cdrom?: string;
   cpus?: number;
-  disks: { path: string; format?: "raw" | "qcow2" }[];
+  disks: { path: string; format?: "raw" | "qcow2"; limits?: ConfigLimits }[];
   interfaces: ConfigInterface[];
   /** So many interfaces at least. */
   interfaceCount?: number;
@@ -81,6 +86,7 @@ export interface ConfigVm extends Place {
   modules: string[];
   engine?: "auto" | "kvm" | "unicorn";
   devices: ("balloon" | "console")[];
+  vsock?: { cid: number; path: string };
   shares: ConfigShare[];
 }
 

@@ -198,7 +198,8 @@ class VmConfParser extends CstParser {
       { ALT: () => this.SUBRULE(this.bootOption) },
       { ALT: () => this.SUBRULE(this.diskOption) },
       { ALT: () => this.SUBRULE(this.interfaceOption) },
-      { ALT: () => this.SUBRULE(this.shareBlock) },
+      { ALT: () => this.SUBRULE(this.vsockOption) },
+      { ALT: () => this.SUBRULE(this.shareOption) },
       { ALT: () => this.SUBRULE(this.valueOption) },
       { ALT: () => this.CONSUME(k.seves) },
       { ALT: () => this.CONSUME(k.sev) },
@@ -246,6 +247,55 @@ class VmConfParser extends CstParser {
       this.CONSUME(k.format);
       this.SUBRULE2(this.string, { LABEL: "formatName" });
     });
+    this.MANY(() => this.SUBRULE(this.limitOption));
+  });
+
+  /** How much a disk or an interface moves. */
+  readonly limitOption = this.RULE("limitOption", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.rate) },
+      { ALT: () => this.CONSUME(k.burst) },
+      { ALT: () => this.CONSUME(k.operations) },
+    ]);
+    this.SUBRULE(this.string);
+  });
+
+  readonly shareOption = this.RULE("shareOption", () => {
+    this.CONSUME(k.share);
+    this.SUBRULE(this.string);
+    this.CONSUME(LeftBrace);
+    this.#statements(this.shareSetting);
+    this.CONSUME(RightBrace);
+  });
+
+  readonly shareSetting = this.RULE("shareSetting", () => {
+    this.OR([
+      { ALT: () => this.CONSUME(k.ro) },
+      { ALT: () => this.CONSUME(k.rw) },
+      {
+        ALT: () => {
+          this.OR2([
+            { ALT: () => this.CONSUME(k.tag) },
+            { ALT: () => this.CONSUME(k.allow) },
+            { ALT: () => this.CONSUME(k.deny) },
+            {
+              ALT: () => {
+                this.CONSUME(k.map);
+                this.CONSUME(k.user);
+              },
+            },
+          ]);
+          this.SUBRULE(this.string);
+        },
+      },
+    ]);
+  });
+
+  readonly vsockOption = this.RULE("vsockOption", () => {
+    this.CONSUME(k.vsock);
+    this.SUBRULE1(this.string, { LABEL: "path" });
+    this.CONSUME(k.cid);
+    this.SUBRULE2(this.string, { LABEL: "cidNumber" });
   });
 
   readonly interfaceOption = this.RULE("interfaceOption", () => {
@@ -263,6 +313,7 @@ class VmConfParser extends CstParser {
     this.OR([
       { ALT: () => this.CONSUME(k.up) },
       { ALT: () => this.CONSUME(k.down) },
+      { ALT: () => this.SUBRULE(this.limitOption) },
       {
         ALT: () => {
           this.CONSUME(k.group);
@@ -286,48 +337,6 @@ class VmConfParser extends CstParser {
           this.OPTION1(() => this.CONSUME(k.locked));
           this.CONSUME(k.lladdr);
           this.OPTION2(() => this.SUBRULE4(this.string, { LABEL: "address" }));
-        },
-      },
-    ]);
-  });
-
-  readonly shareBlock = this.RULE("shareBlock", () => {
-    this.CONSUME(k.share);
-    this.SUBRULE(this.string);
-    this.OPTION(() => {
-      this.CONSUME(LeftBrace);
-      this.#statements(this.shareOption);
-      this.CONSUME(RightBrace);
-    });
-  });
-
-  readonly shareOption = this.RULE("shareOption", () => {
-    this.OR([
-      { ALT: () => this.CONSUME(k.ro) },
-      { ALT: () => this.CONSUME(k.rw) },
-      {
-        ALT: () => {
-          this.CONSUME(k.tag);
-          this.SUBRULE1(this.string, { LABEL: "tagName" });
-        },
-      },
-      {
-        ALT: () => {
-          this.CONSUME(k.allow);
-          this.SUBRULE2(this.string, { LABEL: "allowed" });
-        },
-      },
-      {
-        ALT: () => {
-          this.CONSUME(k.deny);
-          this.SUBRULE3(this.string, { LABEL: "denied" });
-        },
-      },
-      {
-        ALT: () => {
-          this.CONSUME(k.map);
-          this.CONSUME(k.user);
-          this.SUBRULE4(this.string, { LABEL: "userName" });
         },
       },
     ]);

@@ -104,13 +104,13 @@ const rights = fc.record({
   ...{ instance: fc.boolean(), interface: fc.boolean(), memory: fc.boolean() },
   owner: maybe(owner),
 });
-const share = fc.record({
-  path: path.filter((text) => /[^/]/.test(text)),
-  readonly: fc.boolean(),
-  allow: fc.array(fc.constantFrom("src/**", "[a-z]*", "a b/c\\*"), { maxLength: 3 }),
-  deny: fc.array(fc.constantFrom("**/.git", "*.pem", "secret/"), { maxLength: 3 }),
-  user: maybe(fc.constantFrom("alice", "root")),
-});
+const limits = fc
+  .record({
+    bytes: maybe(fc.integer({ min: 1, max: 2 ** 40 })),
+    burst: maybe(fc.integer({ min: 1, max: 2 ** 40 })),
+    operations: maybe(fc.integer({ min: 1, max: 999_999_999 })),
+  })
+  .filter((one) => Object.values(one).some((value) => value !== undefined));
 const machine = fc.record({
   name,
   enable: fc.boolean(),
@@ -118,9 +118,10 @@ const machine = fc.record({
   bootDevice: maybe(fc.constantFrom("cdrom", "disk", "net")),
   cdrom: maybe(path),
   cpus: maybe(fc.constant(1)),
-  disks: fc.array(fc.record({ path, format: maybe(fc.constantFrom("raw", "qcow2")) }), {
-    maxLength: 4,
-  }),
+  disks: fc.array(
+    fc.record({ path, format: maybe(fc.constantFrom("raw", "qcow2")), limits: maybe(limits) }),
+    { maxLength: 4 },
+  ),
   interfaces: fc.array(card, { maxLength: 4 }),
   memory: maybe(fc.integer({ min: 1, max: 2 ** 17 })),
   owner: maybe(owner),
@@ -129,13 +130,20 @@ const machine = fc.record({
   append: maybe(fc.stringMatching(/^[ -~]{0,50}$/)),
   modules: fc.array(path, { maxLength: 3 }),
   engine: maybe(fc.constantFrom("auto", "kvm", "unicorn")),
-  devices: fc.subarray(["balloon", "console"]),
-  // Their tags are their numbers.
-  shares: fc.array(share, { maxLength: 4 }),
+  devices: fc.shuffledSubarray(["balloon", "console"]),
+  shares: fc.uniqueArray(
+    fc.record({
+      path,
+      tag: fc.stringMatching(/^[a-z0-9_.]{1,20}$/),
+      readOnly: fc.boolean(),
+      allow: fc.array(path, { maxLength: 2 }),
+      deny: fc.array(path, { maxLength: 2 }),
+    }),
+    { selector: ({ tag }) => tag, maxLength: 4 },
+  ),
 });
 type Network = typeof network extends fc.Arbitrary<infer T> ? T : never;
 type Card = typeof card extends fc.Arbitrary<infer T> ? T : never;
-type Share = typeof share extends fc.Arbitrary<infer T> ? T : never;
 type Machine = typeof machine extends fc.Arbitrary<infer T> ? T : never;
 
 /** Writes data as a file: in parts that a macro holds, in pieces, on one line or on several. */
@@ -207,16 +215,6 @@ function cardText(writer: Writer, one: Card, names: readonly string[]): string {
   ]);
 }
 
-function shareText(writer: Writer, one: Share, tag: number): string {
-  return writer.block(`share ${writer.string(one.path)}`, [
-    `tag ${writer.string(`${tag}`)}`,
-    one.readonly ? "ro" : "rw",
-    ...one.allow.map((glob) => `allow ${writer.string(glob)}`),
-    ...one.deny.map((glob) => `deny ${writer.string(glob)}`),
-    one.user !== undefined && `map user ${writer.string(one.user)}`,
-  ]);
-}
-
 function vmText(writer: Writer, one: Machine, names: readonly string[]): string {
   const text = (word: string, value: string | undefined) =>
     value !== undefined && `${word} ${writer.string(value)}`;
@@ -228,7 +226,15 @@ function vmText(writer: Writer, one: Machine, names: readonly string[]): string 
     text("cdrom", one.cdrom),
     optional("cpus", one.cpus),
     ...one.disks.map((disk) =>
-      [text("disk", disk.path), optional("format", disk.format)].filter(Boolean).join(" "),
+      [
+        text("disk", disk.path),
+        optional("format", disk.format),
+        optional("rate", disk.limits?.bytes),
+        optional("burst", disk.limits?.burst),
+        optional("operations", disk.limits?.operations),
+      ]
+        .filter(Boolean)
+        .join(" "),
     ),
     ...one.interfaces.map((each) => cardText(writer, each, names)),
     one.memory !== undefined && `memory ${one.memory}M`,
@@ -245,7 +251,14 @@ function vmText(writer: Writer, one: Machine, names: readonly string[]): string 
     ...one.modules.map((module) => text("module", module)),
     optional("engine", one.engine),
     ...one.devices.map((device) => `device ${device}`),
-    ...one.shares.map((each, index) => shareText(writer, each, index)),
+    ...one.shares.map((share) =>
+      writer.block(`share ${writer.string(share.path)}`, [
+        text("tag", share.tag),
+        share.readOnly ? "ro" : "rw",
+        ...share.allow.map((glob) => text("allow", glob)),
+        ...share.deny.map((glob) => text("deny", glob)),
+      ]),
+    ),
   ])}\n`;
 }
 
@@ -271,7 +284,6 @@ test("2,000 files written from data are read as the data", () => {
             ...one,
             ...place,
             interfaces: interfaces.map((each) => ({ ...each, switch: names[each.switch ?? 99] })),
-            shares: one.shares.map((each, index) => ({ ...each, tag: `${index}` })),
             memory: memory === undefined ? undefined : memory * 2 ** 20,
             owner: owned?.[1],
             instances: instances && { ...instances, owner: instances.owner?.[1] },

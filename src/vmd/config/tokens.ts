@@ -34,7 +34,9 @@ const KEYWORDS = [
   "allow",
   "append",
   "boot",
+  "burst",
   "cdrom",
+  "cid",
   "context",
   "cpus",
   "delay",
@@ -61,10 +63,12 @@ const KEYWORDS = [
   "memory",
   "module",
   "net",
+  "operations",
   "owner",
   "parallel",
   "path",
   "prefix",
+  "rate",
   "rdomain",
   "ro",
   "rw",
@@ -80,6 +84,7 @@ const KEYWORDS = [
   "up",
   "user",
   "vm",
+  "vsock",
 ] as const;
 export type Keyword = (typeof KEYWORDS)[number];
 

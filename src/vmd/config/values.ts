@@ -120,12 +120,6 @@ export class Values {
     return owner;
   }
 
-  /** The name of a user that there is. */
-  user(value: string): string {
-    if (this.#accounts.user(value) === undefined) this.error(`unknown user: ${value}`);
-    return value;
-  }
-
   #id(name: string, known: number | undefined): number | undefined {
     if (known !== undefined) return known;
     const id = /^[0-9]{1,10}$/.test(name) ? Number(name) : Number.NaN;

@@ -1,16 +1,25 @@
 /** A VM's block: what its statements mean, and what they may not say. */
+import { checkShare } from "../share-option.ts";
+import { checkVsock } from "../vsock-option.ts";
 import { parseSize } from "../size.ts";
-import type { ConfigInstance, ConfigInterface, ConfigVm } from "./config.ts";
+import type {
+  ConfigInstance,
+  ConfigInterface,
+  ConfigLimits,
+  ConfigShare,
+  ConfigVm,
+} from "./config.ts";
 import type { Node } from "./grammar.ts";
-import { readShare } from "./share-block.ts";
 import { has, isBroken, nodes, type Values } from "./values.ts";
 
 const MIB = 2 ** 20;
 const MAX_MEMORY = 128 * 2 ** 30;
+const MAX_SHARES = 4;
+/** Statements with a block of their own. */
+const BLOCKS = ["interfaceOption", "allowBlock", "shareOption"];
 const MAX_DISKS = 4;
 const MAX_INTERFACES = 4;
 const MAX_CPUS = 64;
-const MAX_SHARES = 4;
 const MAX_MODULES = 16;
 const LONGEST_NAME = 63;
 const LONGEST_PATH = 1023;
@@ -53,7 +62,7 @@ class VmReader {
     const vm = this.#vm;
     for (const option of nodes(this.#node, "vmOption")) {
       // A block in a statement may be broken, and the rest of it not.
-      if (["interfaceOption", "allowBlock", "shareBlock"].some((name) => has(option, name))) {
+      if (BLOCKS.some((block) => has(option, block))) {
         this.#values.block(option, () => this.#option(option));
       } else {
         this.#values.whole(option, () => this.#option(option));
@@ -86,7 +95,8 @@ class VmReader {
     const [boot] = nodes(option, "bootOption");
     const [disk] = nodes(option, "diskOption");
     const [card] = nodes(option, "interfaceOption");
-    const [share] = nodes(option, "shareBlock");
+    const [share] = nodes(option, "shareOption");
+    const [vsock] = nodes(option, "vsockOption");
     const [value] = nodes(option, "valueOption");
     if (has(option, "enable") || has(option, "disable")) vm.enable = has(option, "enable");
     else if (has(option, "sev") || has(option, "seves")) {
@@ -96,6 +106,7 @@ class VmReader {
     else if (disk !== undefined) this.#values.whole(disk, () => this.#disk(disk));
     else if (card !== undefined) this.#interface(card);
     else if (share !== undefined) this.#share(share);
+    else if (vsock !== undefined) this.#values.whole(vsock, () => this.#vsock(vsock));
     else if (value !== undefined) this.#values.whole(value, () => this.#value(value));
   }
 
@@ -154,7 +165,76 @@ class VmReader {
       if (name === "raw" || name === "qcow2") format = name;
       else this.#error(`unrecognized disk format ${name}`);
     }
-    disks.push({ path, format });
+    const limits = this.#limits(nodes(node, "limitOption"));
+    disks.push({ path, format, ...(limits === undefined ? {} : { limits }) });
+  }
+
+  /** undefined for none. */
+  #limits(options: readonly Node[]): ConfigLimits | undefined {
+    if (options.length === 0) return undefined;
+    const limits: ConfigLimits = {};
+    for (const option of options) {
+      const value = this.#values.string(option);
+      if (has(option, "operations")) {
+        const count = Number(value);
+        if (/^[1-9]\d{0,8}$/.test(value)) limits.operations = count;
+        else this.#error(`operations: ${value} is no number from 1 on`);
+        continue;
+      }
+      let size = 0;
+      try {
+        size = parseSize(value);
+      } catch {
+        // The message is below.
+      }
+      if (size < 1) this.#error(`${value} is no size such as 10M`);
+      else if (has(option, "rate")) limits.bytes = size;
+      else limits.burst = size;
+    }
+    return limits;
+  }
+
+  #share(node: Node): void {
+    const values = this.#values;
+    const share: ConfigShare = {
+      ...{ path: values.string(node), tag: "", readOnly: false },
+      ...{ allow: [], deny: [] },
+    };
+    const place = { ...values.place };
+    for (const setting of nodes(node, "shareSetting")) {
+      values.whole(setting, () => {
+        if (has(setting, "ro") || has(setting, "rw")) {
+          share.readOnly = has(setting, "ro");
+          return;
+        }
+        const value = values.string(setting);
+        if (has(setting, "tag")) share.tag = value;
+        else if (has(setting, "allow")) share.allow.push(value);
+        else if (has(setting, "deny")) share.deny.push(value);
+        else if (values.owner(value) !== undefined) share.user = value;
+      });
+    }
+    const { shares } = this.#vm;
+    const wrong =
+      (share.path.startsWith("/") ? undefined : `share: ${share.path} is no absolute path`) ??
+      checkShare(share) ??
+      (shares.some(({ tag }) => tag === share.tag)
+        ? `another share has the tag ${share.tag}`
+        : undefined);
+    if (wrong !== undefined) values.error(wrong, place);
+    else if (shares.length === MAX_SHARES) values.error("too many shares", place);
+    else shares.push(share);
+  }
+
+  #vsock(node: Node): void {
+    if (!this.#once("vsock")) return;
+    const path = this.#values.string(node, "path");
+    const number = this.#values.string(node, "cidNumber");
+    const cid = this.#values.number(number, "vsock cid", 3, 2 ** 32 - 2);
+    if (cid === undefined) return;
+    const wrong = checkVsock({ cid, path });
+    if (wrong !== undefined) this.#error(wrong);
+    else this.#vm.vsock = { cid, path };
   }
 
   #interface(node: Node): void {
@@ -176,19 +256,11 @@ class VmReader {
     }
   }
 
-  #share(node: Node): void {
-    const { shares } = this.#vm;
-    const place = { ...this.#values.place };
-    const share = readShare(node, this.#values);
-    if (shares.some(({ tag }) => tag === share.tag)) {
-      this.#values.error(`share tag "${share.tag}" specified more than once`, place);
-    } else if (shares.length === MAX_SHARES) this.#values.error("too many shares", place);
-    else shares.push(share);
-  }
-
   #cardOption(card: ConfigInterface, option: Node): void {
     const values = this.#values;
-    if (has(option, "up") || has(option, "down")) card.up = has(option, "up");
+    const [limit] = nodes(option, "limitOption");
+    if (limit !== undefined) card.limits = { ...card.limits, ...this.#limits([limit]) };
+    else if (has(option, "up") || has(option, "down")) card.up = has(option, "up");
     else if (has(option, "groupName"))
       card.group = values.group(values.string(option, "groupName"));
     else if (has(option, "switchName")) card.switch = values.string(option, "switchName");
@@ -206,8 +278,7 @@ class VmReader {
     const vm = this.#vm;
     const value = this.#values.string(node);
     const [what] = Object.keys(node.children).filter((name) => name !== "string");
-    const again = what === "module" || what === "device";
-    if (!again && !this.#once(what)) return;
+    if (what !== "module" && what !== "device" && !this.#once(what)) return;
     switch (what) {
       case "cdrom":
         vm.cdrom = value;

@@ -105,6 +105,7 @@ function instanceOf(parent: VmSettings, vm: ConfigVm): VmSettings {
       own.interfaces.length > 0
         ? own.interfaces
         : parent.interfaces.map(({ switch: name, local }) => ({ switch: name, local })),
+    shares: own.shares ?? parent.shares,
     owner: vm.owner === undefined ? parent.owner : own.owner,
     instances: own.instances ?? (instances?.instance === true ? instances : undefined),
     machine: { ...parent.machine, ...own.machine },
@@ -131,6 +132,8 @@ function settingsBy(vm: ConfigVm): VmSettings {
     owner: ownerOf(vm.owner ?? {}),
     instances: vm.instances,
     configured: true,
+    vsock: vm.vsock,
+    shares: vm.shares.length === 0 ? undefined : vm.shares,
     machine: {
       ...(vm.engine === undefined ? {} : { engine: vm.engine }),
       ...(vm.devices.length === 0 ? {} : { devices: vm.devices }),

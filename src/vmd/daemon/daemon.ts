@@ -179,6 +179,10 @@ export class Daemon {
         const descriptor = vm.attach(stream, { lossless, late });
         return { reply: { ...named(vm), tty: vm.tty ?? null }, descriptor };
       }
+      case "capture": {
+        const vm = mine(request.vm);
+        return { reply: named(vm), descriptor: vm.capture(request.interface) };
+      }
       case "balloon":
         return { reply: { balloon: await mine(request.vm).balloon(request.target) } };
       case "registers": {

@@ -5,11 +5,19 @@ import type { VmState, VmStatus } from "../protocol.ts";
 import { VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
+import type { VsockHost } from "../vsock-host.ts";
+import { NativeError } from "../../vmm/native.ts";
 import type { Log } from "./log.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
 import type { Owner, VmSettings } from "./settings.ts";
+import { GlobError } from "../share/glob.ts";
+import { SHARE_ROOT_FLAGS, ShareError } from "../share/share-host.ts";
+import type { ShareOption } from "../share-option.ts";
+import { type OpenedShare, openShares } from "../shares.ts";
+import { openAs } from "./settings.ts";
+import { openVsock } from "./vsock.ts";
 
 /** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
 const ACKNOWLEDGE = 3_000;
@@ -42,6 +50,9 @@ export class ManagedVm {
   #ends: InterfaceEnd[] = [];
   /** The VM process has what was opened for it. */
   #given = false;
+  /** The host's end of its socket device, until the VM process has it. */
+  #vsock: VsockHost | undefined;
+  #shares: OpenedShare[] = [];
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -120,6 +131,8 @@ export class ManagedVm {
       const resources = new Resources(settings, accounts());
       this.#resources = resources;
       await this.#openInterfaces();
+      this.#shares = await this.#openShares();
+      this.#vsock = openVsock(settings, accounts());
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,
@@ -128,12 +141,18 @@ export class ManagedVm {
           cmdline: settings.cmdline,
           memory: settings.memory,
           bootDevice: settings.bootDevice,
+          vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
         }),
         files: resources.files,
         trace: resources.trace,
         disks: resources.disks,
         cdrom: resources.cdrom,
-        interfaces: this.#ends.map(openedInterface),
+        interfaces: this.#ends.map((end, place) => ({
+          ...openedInterface(end),
+          limits: settings.interfaces[place].limits,
+        })),
+        vsock: this.#vsock,
+        shares: this.#shares,
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
@@ -168,8 +187,13 @@ export class ManagedVm {
         for (const descriptor of this.#host.attached) closeSync(descriptor);
         await this.#ended;
       }
+      if (error instanceof ShareError || error instanceof GlobError) {
+        throw new RefusalError("EINVAL", error.message);
+      }
       if (error instanceof NetworkError) throw new RefusalError("NETWORK", error.message);
-      if (error instanceof VmError) throw new RefusalError("EINVAL", error.message);
+      if (error instanceof VmError || error instanceof NativeError) {
+        throw new RefusalError("EINVAL", error.message);
+      }
       throw error;
     }
   }
@@ -222,6 +246,15 @@ export class ManagedVm {
   /** A socket to one of its streams; the caller's to close. @throws RefusalError */
   attach(stream: StreamName, options: { lossless: boolean; late: boolean }): number {
     return this.#running().attach(stream, options);
+  }
+
+  /** A socket to which an interface's frames are copied; the caller's to close. @throws RefusalError */
+  capture(place: number): number {
+    const host = this.#running();
+    if (this.#ends[place] === undefined) {
+      throw new RefusalError("EINVAL", `the vm has no interface ${place}`);
+    }
+    return host.capture(place);
   }
 
   /** The process behind it. @throws RefusalError when there is none */
@@ -342,11 +375,39 @@ export class ManagedVm {
     }
   }
 
+  /** As whoever named them: with their rights a directory is opened, and its files are theirs. */
+  async #openShares(): Promise<OpenedShare[]> {
+    const opened: OpenedShare[] = [];
+    const { log, confine } = this.#context;
+    const warn = (message: string) => log.warn(message, { vm: this.name });
+    for (const { by, ...share } of this.settings.shares ?? []) {
+      const foreign = by !== undefined && by.uid !== process.geteuid!();
+      const open = ({ path }: ShareOption) => {
+        try {
+          return openAs(path, SHARE_ROOT_FLAGS, by);
+        } catch (error) {
+          throw new ShareError(`share ${path}: ${(error as NodeJS.ErrnoException).code}`);
+        }
+      };
+      try {
+        const whom = foreign ? { uid: by.uid, gid: by.gid } : confine;
+        opened.push(...(await openShares([share], { confine: whom, open, warn })));
+      } catch (error) {
+        for (const { host } of opened) host.stop();
+        throw error;
+      }
+    }
+    return opened;
+  }
+
   #release(): void {
+    for (const { host } of this.#shares.splice(0)) host.stop();
     for (const end of this.#ends.splice(0)) {
       if (!this.#given) closeSync(end.descriptor);
       this.#context.networks.close(end);
     }
+    this.#vsock?.[Symbol.dispose]();
+    this.#vsock = undefined;
     this.#resources?.[Symbol.dispose]();
     this.#resources = undefined;
   }

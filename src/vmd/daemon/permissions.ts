@@ -42,8 +42,13 @@ export function instanceSettings(
   check(request.cpus !== undefined, "cpus");
   check(request.memory !== undefined, "memory");
   check(request.cdrom !== undefined, "cdrom");
-  check(request.disks.length > 0, "disk");
-  check(request.interfaces.length > 0 || request.interfaceCount !== undefined, "interface");
+  check(request.disks.length > 0 || request.shares !== undefined, "disk");
+  check(
+    request.interfaces.length > 0 ||
+      request.interfaceCount !== undefined ||
+      request.vsock !== undefined,
+    "interface",
+  );
   const theirs = new Set(template.disks.map(({ path }) => path));
   if (wanted.disks.some(({ path }) => theirs.has(path))) {
     throw new RefusalError("EBUSY", "an instance can't have a disk of its template");
@@ -67,6 +72,9 @@ export function instanceSettings(
       wanted.interfaces.length > 0
         ? wanted.interfaces
         : template.interfaces.map(({ switch: name, local }) => ({ switch: name, local })),
+    shares: request.shares === undefined ? template.shares : wanted.shares,
+    // A path belongs to one VM.
+    vsock: wanted.vsock,
     owner: wanted.owner,
     instances: instances?.instance === true ? instances : undefined,
     configured: false,

@@ -1,6 +1,8 @@
 /** What a VM of the daemon is made of, and whose rights its files are opened with. */
 import { openSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
+import type { ShareOption } from "../share-option.ts";
+import type { RateLimits } from "../virtio/rate-limit.ts";
 import type { VmOptions } from "../vm-options.ts";
 
 /** Somebody who asks for something. */
@@ -20,6 +22,7 @@ export interface OwnedPath {
 
 export interface OwnedDisk extends OwnedPath {
   readonly format?: "raw" | "qcow2";
+  readonly limits?: RateLimits;
 }
 
 /** Who may operate a VM. */
@@ -35,6 +38,7 @@ export interface InterfaceSettings {
   readonly lladdr?: string;
   readonly lockedLladdr?: boolean;
   readonly up?: boolean;
+  readonly limits?: RateLimits;
 }
 
 /** What users may choose for instances of a VM. */
@@ -72,6 +76,10 @@ export interface VmSettings {
     "engine" | "format" | "bits" | "reboot" | "debugExit" | "virtualTime" | "epoch" | "devices"
   >;
   readonly trace?: OwnedPath;
+  /** A socket device, and where the host's side listens and connects. */
+  /** Absent: as its template has them. */
+  readonly shares?: readonly (ShareOption & { readonly by?: Caller })[];
+  readonly vsock?: OwnedPath & { readonly cid: number };
 }
 
 /** vmd's default, bytes. */

@@ -12,6 +12,9 @@ const AT_ONCE = 64;
  */
 export class ShareClient implements NinePBackend {
   readonly #stream: MessageStream;
+  /** Requests without an answer, and those of them that a machine of before sent. */
+  #outstanding = 0;
+  #stale = 0;
 
   /** @param descriptor the one of ShareHost; it stays the caller's */
   constructor(descriptor: number) {
@@ -37,7 +40,16 @@ export class ShareClient implements NinePBackend {
   }
 
   send(request: Uint8Array): void {
+    this.#outstanding++;
     this.#stream.send(request);
+  }
+
+  /**
+   * A machine begins, and knows nothing of what the one before asked for: the answers to that, which
+   * come first, are nobody's. The guest's first message ends the session before.
+   */
+  begin(): void {
+    this.#stale = this.#outstanding;
   }
 
   receive(take: (reply: Uint8Array) => void): boolean {
@@ -45,7 +57,9 @@ export class ShareClient implements NinePBackend {
     for (let i = 0; i < AT_ONCE; i++) {
       const reply = this.#stream.next();
       if (reply === undefined) return false;
-      take(reply);
+      this.#outstanding--;
+      if (this.#stale === 0) take(reply);
+      else this.#stale--;
     }
     return true;
   }

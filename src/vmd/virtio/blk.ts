@@ -8,6 +8,7 @@
  */
 import { declareRegisters, u8, type Registers } from "../../vmm/registers.ts";
 import type { Chain } from "./chain.ts";
+import type { RateLimit } from "./rate-limit.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
 
 const SECTOR = 512;
@@ -110,6 +111,9 @@ export class Blk implements VirtioDevice {
   /** Chains were left in the queue. */
   #more = false;
 
+  /** Set once, before the device is used: how much it moves. */
+  limit: RateLimit | undefined;
+
   /** @param id serial number: at most 20 bytes of ASCII. */
   constructor(
     registers: Registers<typeof declaration>,
@@ -157,6 +161,7 @@ export class Blk implements VirtioDevice {
       this.#free.push(tag);
     }
     this.#more = false;
+    this.limit?.reset();
     this.#r.resetAll();
   }
 
@@ -191,20 +196,35 @@ export class Blk implements VirtioDevice {
    */
   #serve(): void {
     const queue = this.#transport.queue(0);
+    const { limit } = this;
     let left = QUEUE_SIZE;
     do {
       queue.wantNotifications(false);
       for (; left > 0; left--) {
+        if (limit !== undefined && !limit.isOpen) {
+          // `open` goes on.
+          left = 0;
+          break;
+        }
         const tag = this.#free[this.#free.length - 1];
         if (tag === undefined) break;
         const chain = queue.pop();
         if (chain === undefined) break;
         this.#free.pop();
+        limit?.charge(chain.readableBytes + chain.writableBytes);
         this.#begin(tag, chain);
       }
       queue.wantNotifications(true);
     } while (left > 0 && queue.waiting && this.#free.length > 0);
-    this.#more = queue.waiting;
+    this.#more = queue.waiting && limit === undefined;
+  }
+
+  /** There is room again under the limit. */
+  resume(): void {
+    if (!this.#transport.live) return;
+    this.#serve();
+    this.#backend.poll();
+    this.#tell();
   }
 
   #tell(): void {

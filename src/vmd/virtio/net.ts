@@ -6,6 +6,7 @@
  * bytes. What it looks at in a frame it copies first: the driver may change it meanwhile.
  */
 import type { Chain } from "./chain.ts";
+import type { RateLimit } from "./rate-limit.ts";
 import type { VirtioDevice, VirtioTransport } from "./device.ts";
 import type { Queue } from "./queue.ts";
 
@@ -19,6 +20,8 @@ const SOURCE = 6;
 /** Bytes of a frame with its header: 64 KiB of IP behind an Ethernet header with a VLAN tag. */
 const FRAME_MAX = NET_HEADER + 18 + 65535;
 const QUEUE_SIZE = 256;
+/** Buffers that may wait for frames where these are limited; a long frame takes 17 of a page. */
+const LIMITED_BUFFERS = 32;
 const RECEIVE = 0;
 const TRANSMIT = 1;
 
@@ -108,6 +111,9 @@ export class Net implements VirtioDevice {
   /** Frames were left in the queue. */
   #more = false;
 
+  /** Set once, before the device is used: how much it sends, and how much it receives. */
+  limits: { send: RateLimit; receive: RateLimit } | undefined;
+
   constructor(transport: VirtioTransport, backend: NetBackend, { mac, locked, mtu }: NetOptions) {
     this.#transport = transport;
     this.#backend = backend;
@@ -128,7 +134,16 @@ export class Net implements VirtioDevice {
     this.features = [features >>> 0, 0];
   }
 
+  /** There is room again under a limit. */
+  resume(): void {
+    if (!this.#started || !this.#transport.live) return;
+    this.#takeBuffers(this.#transport.queue(RECEIVE));
+    this.#transmit(this.#transport.queue(TRANSMIT));
+  }
+
   reset(): void {
+    this.limits?.send.reset();
+    this.limits?.receive.reset();
     if (this.#started) this.#backend.stop();
     this.#started = false;
     this.#more = false;
@@ -179,7 +194,11 @@ export class Net implements VirtioDevice {
     const backend = this.#backend;
     let any = false;
     // The backend has room for as many as the queue.
-    while (this.#buffers.length < QUEUE_SIZE) {
+    const receive = this.limits?.receive;
+    // What has been offered is filled all the same: with a limit it is little.
+    const most = receive === undefined ? QUEUE_SIZE : LIMITED_BUFFERS;
+    while (this.#buffers.length < most) {
+      if (receive !== undefined && !receive.isOpen) break;
       const chain = queue.pop();
       if (chain === undefined) break;
       if (chain.writableBytes < NET_HEADER) {
@@ -199,6 +218,7 @@ export class Net implements VirtioDevice {
     const queue = this.#transport.queue(RECEIVE);
     let any = false;
     while (backend.receive()) {
+      this.limits?.receive.charge(backend.length);
       this.#received(queue, backend.length, backend.buffers);
       any = true;
     }
@@ -232,15 +252,21 @@ export class Net implements VirtioDevice {
     let gone = false;
     // What is given back may lie where the driver's ring is, and make chains available endlessly.
     let left = QUEUE_SIZE;
+    const send = this.limits?.send;
     do {
       queue.wantNotifications(false);
       for (; left > 0 && backend.canSend; left--) {
+        if (send !== undefined && !send.isOpen) {
+          left = 0;
+          break;
+        }
         const chain = queue.pop();
         if (chain === undefined) break;
         if (chain.readableBytes < NET_HEADER) {
           queue.fail("a frame without a header");
           return;
         }
+        send?.charge(chain.readableBytes);
         // What was checked is what is sent.
         const head = this.#locked ? this.#head : this.#header;
         if (!this.#admit(chain) || backend.send(head, chain, head.length)) {
@@ -254,7 +280,7 @@ export class Net implements VirtioDevice {
       }
       queue.wantNotifications(true);
     } while (left > 0 && queue.waiting && backend.canSend);
-    this.#more = queue.waiting;
+    this.#more = queue.waiting && send === undefined;
     if (any) backend.flush();
     if (gone) this.#transport.notifyUsed(queue);
   }
