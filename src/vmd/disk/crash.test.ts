@@ -6,7 +6,9 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { emptyExtent, ExtentKind } from "./disk.ts";
 import { diskFromFile } from "./open.ts";
+import type { Qcow2Disk } from "./qcow2.ts";
 import { readHeader } from "./qcow2/header.ts";
 import { MetadataClusters } from "./qcow2/metadata.ts";
 import { Refcounts } from "./qcow2/refcounts.ts";
@@ -53,10 +55,49 @@ interface Write {
   length: number;
 }
 
+/** A file that can be written beside its driver. */
+class SharedFile extends RecordingFile {
+  override readonly descriptor = 1;
+}
+
+/** Who moves data: the driver, at once, or threads to which it says where, as late as may be. */
+interface Mover {
+  write(offset: number, bytes: Uint8Array): void;
+  flush(): void;
+}
+
+function threads(disk: Qcow2Disk, file: RecordingFile): Mover {
+  const late: (() => void)[] = [];
+  const drain = () => {
+    for (const write of late.splice(0)) write();
+  };
+  disk.beforeCommit = drain;
+  const extent = emptyExtent();
+  return {
+    write: (offset, bytes) => {
+      for (let done = 0; done < bytes.length; done += extent.length) {
+        disk.locate(offset + done, bytes.length - done, true, extent);
+        const { kind, position, length } = extent;
+        const part = bytes.subarray(done, done + length);
+        if (kind === ExtentKind.FILE) late.push(() => file.write(position, part, 0, length));
+        else {
+          drain();
+          disk.write(offset + done, part);
+        }
+      }
+    },
+    flush: () => {
+      drain();
+      for (const _ of disk.flushing()) file.sync();
+    },
+  };
+}
+
 /** Every sector of write i holds the byte i + 1, which no other write's do. */
-function record({ image, content, base, writes: count, longest }: Scenario) {
-  const file = new RecordingFile("test", image);
-  const disk = diskFromFile(file, "qcow2", baseOf(base, content), false);
+function record({ image, content, base, writes: count, longest }: Scenario, by: string) {
+  const file = by === "threads" ? new SharedFile("test", image) : new RecordingFile("test", image);
+  const disk = diskFromFile(file, "qcow2", baseOf(base, content), false) as Qcow2Disk;
+  const mover: Mover = by === "threads" ? threads(disk, file) : disk;
   const next = random(11);
   const writes: Write[] = [];
   for (let i = 0; i < count; i++) {
@@ -64,12 +105,13 @@ function record({ image, content, base, writes: count, longest }: Scenario) {
     const at = next(disk.size / SECTOR - length);
     writes.push({ at, length });
     file.mark(writes.length);
-    disk.write(at * SECTOR, new Uint8Array(length * SECTOR).fill(i + 1));
+    mover.write(at * SECTOR, new Uint8Array(length * SECTOR).fill(i + 1));
     if (next(6) === 0) {
-      disk.flush();
+      mover.flush();
       file.mark(FLUSHED);
     }
   }
+  mover.flush();
   disk.close();
   file.mark(FLUSHED);
   return { operations: file.operations, writes };
@@ -211,9 +253,12 @@ function scenarios(): Record<string, () => Scenario> {
 }
 
 describe.skipIf(qemuMissing !== undefined)("a crash", () => {
-  test.each(Object.entries(scenarios()))("%s", (_, make) => {
+  const cases = Object.entries(scenarios()).flatMap(([name, make]) =>
+    ["the driver", "threads"].map((by) => [name, by, make] as const),
+  );
+  test.each(cases)("%s, data moved by %s", (_, by, make) => {
     const scenario = make();
-    const { operations, writes } = record(scenario);
+    const { operations, writes } = record(scenario, by);
     const points = operations.flatMap(({ kind }, i) => (kind === "mark" ? [] : [i]));
     const next = random(5);
     const whole = new MemoryFile("test", scenario.image);

@@ -8,7 +8,7 @@ const PAGE = 16384;
 /** A file in memory. */
 export class MemoryFile implements HostFile {
   readonly regular = true;
-  readonly descriptor = undefined;
+  readonly descriptor: number | undefined = undefined;
   /** A missing page is all zero. */
   #pages: (Uint8Array | undefined)[] = [];
   /** Pages that no clone has too. */
