@@ -50,6 +50,11 @@ export interface OpenedInterface extends InterfaceDescription {
   descriptor: number;
 }
 
+function describedInterface(opened: OpenedInterface): InterfaceDescription {
+  const { kind, mac, locked, mtu, limits, lease } = opened;
+  return { kind, mac, locked, mtu, limits, lease };
+}
+
 function described({ files, ...disk }: OpenedDisk): DiskDescription {
   return { ...disk, files: files.map(({ name, format }) => ({ name, format })) };
 }
@@ -144,7 +149,7 @@ export class VmHost {
           trace: trace?.path,
           disks: disks.map(described),
           cdrom: cdrom && described(cdrom),
-          interfaces: interfaces.map(({ descriptor: _, ...description }) => description),
+          interfaces: interfaces.map(describedInterface),
           vsock: vsock && { cid: vsock.cid },
           shares: shares.map(({ tag }) => tag),
         },

@@ -1,7 +1,6 @@
 /** virtio-blk against virtio 1.2, § 5.2. */
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import type { GuestMemory } from "../../vmm/memory.ts";
 import { Blk, type BlockBackend, BlkRegisters } from "./blk.ts";
 import type { Chain } from "./chain.ts";
 import type { VirtioTransport } from "./device.ts";
@@ -89,7 +88,7 @@ function disk({
   features = [FLUSH, DISCARD, WRITE_ZEROES, INDIRECT_DESC],
 } = {}) {
   const backend = new MemoryBackend(size, readOnly);
-  const make = (transport: VirtioTransport, _: GuestMemory) =>
+  const make = (transport: VirtioTransport) =>
     new Blk(BlkRegisters.standalone(), transport, backend, "serial");
   const d = new Driver(make).start(features.filter((bit) => !readOnly || bit < 10 || bit > 20));
   return { d, backend };
