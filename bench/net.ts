@@ -112,7 +112,7 @@ async function measure(
       ...["-m", guest.memory, ...BARE, "-serial", "stdio", "-kernel", guest.kernel],
       ...["-initrd", guest.initrd, "-append", append],
       ...["-netdev", "tap,id=n,ifname=tap0,script=no,downscript=no"],
-      ...["-device", "virtio-net-pci,netdev=n"],
+      ...["-device", "virtio-net-pci,netdev=n,romfile="],
     ]);
   return await loadPairs(rounds, CASES, ours, qemus);
 }
