@@ -467,4 +467,10 @@ describe("hostile traces", () => {
       expect(() => follow(new Trace("hostile", encode(header, [])), "unicorn")).toThrow(TraceError);
     }
   });
+
+  test("of a machine with disks is shown, and not run again", () => {
+    const header = { ...HEADER, machine: { ...HEADER.machine, backed: true } };
+    expect(consume(encode(header, []))).toMatch(/disks, interfaces .* not run again/);
+    expect(() => follow(new Trace("hostile", encode(header, [])), "unicorn")).toThrow(TraceError);
+  });
 });

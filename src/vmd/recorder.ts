@@ -19,11 +19,21 @@ export class Recorder implements ExitObserver, Disposable {
   #exitedAt = 0;
   #reading = false;
 
-  /** @param file as TraceWriter has it. @throws TraceError */
-  constructor(file: BootFile, machine: ClassicMachine, engine: Engine, options: VcpuOptions) {
+  /**
+   * @param file as TraceWriter has it.
+   * @param backed devices lead to the host: what comes from there isn't in the trace.
+   * @throws TraceError
+   */
+  constructor(
+    file: BootFile,
+    machine: ClassicMachine,
+    engine: Engine,
+    options: VcpuOptions,
+    backed = false,
+  ) {
     this.#writer = new TraceWriter(file, {
       engine: engine.name,
-      machine: described(options, machine.options.epoch),
+      machine: described(options, machine.options.epoch, backed),
     });
     this.#virtual = options.virtualTime === true;
     this.#observe(machine, engine);
@@ -97,9 +107,9 @@ export class Recorder implements ExitObserver, Disposable {
 }
 
 /** What a machine can be made of again: nothing of this process or of this recording. */
-function described(options: VcpuOptions, epoch: number): Record<string, unknown> {
+function described(options: VcpuOptions, epoch: number, backed: boolean): Record<string, unknown> {
   const { name, kernel, initrd, cmdline, modules, memory, format, bits } = options;
   const { debugExit, virtualTime } = options;
   const files = { name, kernel, initrd, cmdline, modules, format, bits };
-  return { ...files, memory, debugExit, virtualTime, epoch };
+  return { ...files, memory, debugExit, virtualTime, epoch, ...(backed ? { backed } : {}) };
 }

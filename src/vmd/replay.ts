@@ -69,6 +69,10 @@ class Lives implements Disposable {
 /** What a trace says of its machine. @throws TraceError unless that is a machine. */
 export function traceOptions(trace: Trace): VcpuOptions {
   const { machine } = trace.header;
+  if (machine.backed === true) {
+    const what = "a machine with disks, interfaces or other devices that lead to the host";
+    throw new TraceError(`${trace.path}: it is of ${what}: it can be shown, not run again`);
+  }
   const damaged = new TraceError(`${trace.path}: the header describes no machine`);
   for (const [option, isRight] of Object.entries(OPTIONS)) {
     if (!isRight(machine[option])) throw damaged;

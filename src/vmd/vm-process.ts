@@ -215,7 +215,12 @@ class VmProcess {
   #record({ machine, engine }: VmLife): Recorder | undefined {
     if (this.#trace === undefined) return undefined;
     if (this.#recorder === undefined) {
-      this.#recorder = new Recorder(this.#trace, machine, engine, this.#start.options);
+      const { options, files } = this.#start;
+      const { disks, interfaces, shares, cdrom, vsock } = files;
+      const more = disks.length + interfaces.length + shares.length;
+      const backed =
+        more > 0 || cdrom !== undefined || vsock !== undefined || options.devices !== undefined;
+      this.#recorder = new Recorder(this.#trace, machine, engine, options, backed);
     } else {
       this.#recorder.reset(machine, engine);
     }
