@@ -5,7 +5,7 @@
 import { closeSync } from "node:fs";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import { processLibrary, ptr } from "../../vmm/native.ts";
-import { PcapWriter } from "../net/index.ts";
+import { PcapWriter } from "../net/pcap.ts";
 import type { Chain } from "../virtio/chain.ts";
 
 /** Bytes that may wait for the reader. */

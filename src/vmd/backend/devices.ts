@@ -11,7 +11,9 @@ import type { ConsoleBackend } from "../virtio/console.ts";
 import type { RateLimits } from "../virtio/rate-limit.ts";
 import { hostBalloon } from "./balloon.ts";
 import { DiskBackend } from "./block.ts";
-import { dhcpReply, type LocalLease, parseMac } from "../net/index.ts";
+// Not by the room's index: what makes networks is no part of a VM's process.
+import { dhcpReply, type LocalLease } from "../net/dhcp.ts";
+import { parseMac } from "../net/mac.ts";
 import { Capture } from "./capture.ts";
 import { DiscBackend } from "./cdrom.ts";
 import { type Intercept, PortBackend } from "./net.ts";

@@ -3,7 +3,7 @@ import { netLibrary, processLibrary, ptr } from "../../vmm/native.ts";
 import { NET_SEGMENTS, NetKind, type NetPort } from "../../vmm/net-port.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import type { Capture } from "./capture.ts";
-import { Offload, offloadMessage } from "../net/index.ts";
+import { Offload, offloadMessage } from "../net/switch.ts";
 import type { Chain } from "../virtio/chain.ts";
 import type { NetBackend, NetOffloads } from "../virtio/net.ts";
 
