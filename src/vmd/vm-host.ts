@@ -5,7 +5,8 @@ import { closeSync } from "node:fs";
 import { libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
-import type { DiskDescription, InterfaceDescription } from "./backend/devices.ts";
+import type { DiskDescription, InterfaceDescription, OpenedInterface } from "./descriptions.ts";
+import { environment } from "./environment.ts";
 import { Channel } from "./channel.ts";
 import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
@@ -43,11 +44,6 @@ export interface VmLaunch {
   attach?: readonly Attachment[];
   /** Absent: no sandbox. */
   confine?: Confinement;
-}
-
-/** An interface's other end, open. */
-export interface OpenedInterface extends InterfaceDescription {
-  descriptor: number;
 }
 
 function describedInterface(opened: OpenedInterface): InterfaceDescription {
@@ -292,14 +288,4 @@ export class VmHost {
     for (const { reject } of this.#questions) reject(new VmError(ending.message));
     return ending;
   }
-}
-
-/** What a confined process needs of the environment. */
-export function environment(): Record<string, string> {
-  const names = ["VMM_NATIVE", "LD_PRELOAD", "ASAN_OPTIONS", "VMM_SANDBOX_TRACE", "VMD_PROBE"];
-  const kept = names.flatMap((name) => {
-    const value = process.env[name];
-    return value === undefined ? [] : [[name, value] as const];
-  });
-  return Object.fromEntries(kept);
 }

@@ -4,7 +4,7 @@
  */
 import type { EngineName } from "../vmm/engine-library.ts";
 import type { ExitCount } from "./exit-counter.ts";
-import type { DiskDescription, InterfaceDescription } from "./backend/devices.ts";
+import type { DiskDescription, InterfaceDescription } from "./descriptions.ts";
 import type { Attempt } from "./sandbox-probe.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 

@@ -4,7 +4,7 @@ import type { DiskOption } from "./disk-files.ts";
 import type { EngineChoice } from "../vmm/select.ts";
 import type { BootFormat } from "./boot/index.ts";
 import { findFirmware } from "./firmware.ts";
-import type { OpenedInterface } from "./vm-host.ts";
+import type { OpenedInterface } from "./descriptions.ts";
 import { checkShare, type ShareOption } from "./share-option.ts";
 import { checkVsock, type VsockOption } from "./vsock-option.ts";
 import { parseSize, SizeError } from "./size.ts";

@@ -1,7 +1,7 @@
 /** What a VM's devices lead to on this host, over all lives of its machine. */
 import { IoThreads } from "../../vmm/io-threads.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
-import { type Disk, DiskError, type DiskFormat, diskFromFiles } from "../disk/index.ts";
+import { type Disk, DiskError, diskFromFiles } from "../disk/index.ts";
 import type { VirtioBackends } from "../machine.ts";
 import { netLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
@@ -12,7 +12,8 @@ import type { RateLimits } from "../virtio/rate-limit.ts";
 import { hostBalloon } from "./balloon.ts";
 import { DiskBackend } from "./block.ts";
 // Not by the room's index: what makes networks is no part of a VM's process.
-import { dhcpReply, type LocalLease } from "../net/dhcp.ts";
+import { dhcpReply } from "../net/dhcp.ts";
+import type { DiskDescription, InterfaceDescription, LeaseDescription } from "../descriptions.ts";
 import { parseMac } from "../net/mac.ts";
 import { Capture } from "./capture.ts";
 import { DiscBackend } from "./cdrom.ts";
@@ -22,33 +23,6 @@ import { VsockSockets, type VsockSocketsHost } from "./vsock.ts";
 
 /** Threads for a VM's files. */
 const THREADS = 2;
-
-/** A disk in files that are open. */
-export interface DiskDescription {
-  files: { name: string; format: DiskFormat }[];
-  readOnly: boolean;
-  guessedRaw: boolean;
-  limits?: RateLimits;
-}
-
-/** An interface by an open descriptor that doesn't block. */
-export interface InterfaceDescription {
-  kind: "tap" | "switch" | "passt";
-  /** "fe:e1:bb:d1:00:01" */
-  mac: string;
-  /** Frames from other addresses are dropped. */
-  locked: boolean;
-  mtu?: number;
-  limits?: RateLimits;
-  /** A local interface's: DHCP is answered here. */
-  lease?: LeaseDescription;
-}
-
-/** LocalLease, with link addresses as text. */
-export interface LeaseDescription extends Omit<LocalLease, "mac" | "hostMac"> {
-  mac: string;
-  hostMac?: string;
-}
 
 const KIND = { tap: NetKind.TAP, switch: NetKind.PACKET, passt: NetKind.STREAM } as const;
 

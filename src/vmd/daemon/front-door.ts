@@ -10,7 +10,7 @@ import { connectDescriptor } from "../descriptor-socket.ts";
 import { parseRequest, type Reply, type Request } from "../protocol.ts";
 import type { Confinement } from "../vm-messages.ts";
 import { type FromControl, PIECE, type ToControl } from "./control-messages.ts";
-import { environment } from "../vm-host.ts";
+import { environment } from "../environment.ts";
 import type { Log } from "./log.ts";
 import type { Owner } from "./settings.ts";
 

@@ -1,5 +1,5 @@
 /** An interface's end, as a VM process is told of it. */
-import type { OpenedInterface } from "../vm-host.ts";
+import type { OpenedInterface } from "../descriptions.ts";
 import { formatMac } from "./mac.ts";
 import type { InterfaceEnd } from "./networks.ts";
 

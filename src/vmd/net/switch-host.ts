@@ -4,7 +4,7 @@ import { libraryPath } from "../../vmm/native.ts";
 import { programPath } from "../../vmm/root.ts";
 import { Channel } from "../channel.ts";
 import { connectDescriptor } from "../descriptor-socket.ts";
-import { environment } from "../vm-host.ts";
+import { environment } from "../environment.ts";
 import type { Confinement } from "../vm-messages.ts";
 import { formatMac } from "./mac.ts";
 import { type FromSwitch, parseFromSwitch, type ToSwitch } from "./switch-messages.ts";

@@ -14,7 +14,7 @@ import { Accounts } from "../accounts.ts";
 import { Channel } from "../channel.ts";
 import { ownConfinement } from "../confinement.ts";
 import { connectDescriptor } from "../descriptor-socket.ts";
-import { environment } from "../vm-host.ts";
+import { environment } from "../environment.ts";
 import type { Confinement } from "../vm-messages.ts";
 import type { SharePolicy } from "./server.ts";
 import { parseFromShare, type ToShare } from "./share-messages.ts";
