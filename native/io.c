@@ -15,14 +15,12 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define STACK (64u << 10)
 
 static const uint8_t zeroes[64u << 10];
 
@@ -178,8 +176,6 @@ static void *worker(void *unused)
 
 struct vmm_io_shared *vmm_io_open(uint32_t threads)
 {
-	pthread_attr_t attributes;
-	sigset_t all, before;
 	uint32_t started = 0;
 
 	if (io)
@@ -193,21 +189,10 @@ struct vmm_io_shared *vmm_io_open(uint32_t threads)
 	pthread_mutex_init(&io->lock, NULL);
 	pthread_cond_init(&io->work, NULL);
 	pthread_cond_init(&io->idle, NULL);
-	pthread_attr_init(&attributes);
-	pthread_attr_setstacksize(&attributes, STACK > PTHREAD_STACK_MIN ? STACK : PTHREAD_STACK_MIN);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	// As in watch.c: the sandbox reaches every thread by SIGSYS.
-	sigfillset(&all);
-	sigdelset(&all, SIGSYS);
-	pthread_sigmask(SIG_BLOCK, &all, &before);
 	for (uint32_t i = 0; i < threads; i++) {
-		pthread_t thread;
-
-		if (pthread_create(&thread, &attributes, worker, NULL) == 0)
+		if (watch_start_thread(worker, NULL) == 0)
 			started++;
 	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attributes);
 	if (started == 0) {
 		munmap(io, sizeof *io);
 		io = NULL;
@@ -227,11 +212,6 @@ void vmm_io_submit(uint32_t index)
 	pthread_mutex_unlock(&io->lock);
 	if (wake)
 		pthread_cond_signal(&io->work);
-}
-
-double vmm_io_now(uint32_t index)
-{
-	return perform(&io->shared.slot[index]);
 }
 
 void vmm_io_wait(void)

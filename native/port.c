@@ -17,7 +17,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +27,6 @@
 #include <unistd.h>
 
 
-#define STACK (64u << 10)
 #define HEADER VMM_NET_HEADER
 // The largest frame with its header: 64 KiB of IP behind an Ethernet header.
 #define FRAME_MAX (HEADER + 14u + 65535u + 4u)
@@ -422,10 +420,6 @@ struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind)
 {
 	struct port *port = mmap(NULL, sizeof *port, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	pthread_attr_t attributes;
-	sigset_t all, before;
-	pthread_t thread;
-	int error;
 
 	if (port == MAP_FAILED)
 		return NULL;
@@ -438,17 +432,7 @@ struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind)
 		port->stream = malloc(STREAM_BUFFER);
 	if (port->wake < 0 || (kind == VMM_NET_STREAM && !port->stream))
 		goto fail;
-	pthread_attr_init(&attributes);
-	pthread_attr_setstacksize(&attributes, STACK > PTHREAD_STACK_MIN ? STACK : PTHREAD_STACK_MIN);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	// As in watch.c: the sandbox reaches every thread by SIGSYS.
-	sigfillset(&all);
-	sigdelset(&all, SIGSYS);
-	pthread_sigmask(SIG_BLOCK, &all, &before);
-	error = pthread_create(&thread, &attributes, port_thread, port);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attributes);
-	if (!error)
+	if (!watch_start_thread(port_thread, port))
 		return &port->shared;
 fail:
 	if (port->wake >= 0)

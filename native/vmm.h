@@ -307,9 +307,6 @@ struct vmm_io_shared *vmm_io_open(uint32_t threads);
 /* Hands a slot to the threads. No slot may be handed over twice before it is done. */
 void vmm_io_submit(uint32_t slot);
 
-/* Does it at once, in the calling thread; its result. */
-double vmm_io_now(uint32_t slot);
-
 /* Waits until all is done. */
 void vmm_io_wait(void);
 

@@ -50,18 +50,13 @@ static void *watch_thread(void *unused)
 	}
 }
 
-int32_t *vmm_watch_open(void)
+int watch_start_thread(void *(*run)(void *), void *argument)
 {
 	pthread_attr_t attributes;
 	sigset_t all, before;
 	pthread_t thread;
 	int error;
 
-	if (watch.epoll >= 0)
-		return &watch.attention;
-	watch.epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (watch.epoll < 0)
-		return NULL;
 	pthread_attr_init(&attributes);
 	pthread_attr_setstacksize(&attributes, STACK > PTHREAD_STACK_MIN ? STACK : PTHREAD_STACK_MIN);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -69,10 +64,20 @@ int32_t *vmm_watch_open(void)
 	sigfillset(&all);
 	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
-	error = pthread_create(&thread, &attributes, watch_thread, NULL);
+	error = pthread_create(&thread, &attributes, run, argument);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attributes);
-	if (error) {
+	return error;
+}
+
+int32_t *vmm_watch_open(void)
+{
+	if (watch.epoll >= 0)
+		return &watch.attention;
+	watch.epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (watch.epoll < 0)
+		return NULL;
+	if (watch_start_thread(watch_thread, NULL)) {
 		close(watch.epoll);
 		watch.epoll = -1;
 		return NULL;

@@ -5,6 +5,9 @@
 
 #pragma GCC visibility push(hidden)
 
+/* Starts a thread that nobody joins. 0 or an errno. */
+int watch_start_thread(void *(*run)(void *), void *argument);
+
 /* Kicks the vCPU that vmm_watch_target named, if there is one. */
 void watch_kick(void);
 

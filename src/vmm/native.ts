@@ -93,7 +93,6 @@ const watchFunctions = {
 const ioFunctions = {
   vmm_io_open: { args: [u32], returns: pointer },
   vmm_io_submit: { args: [u32], returns: FFIType.void },
-  vmm_io_now: { args: [u32], returns: f64 },
   vmm_io_wait: { args: [], returns: FFIType.void },
 } as const;
 
