@@ -24,9 +24,11 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 
+#define SETTLE_STEPS 500 /* of 0.2 ms */
 #define HEADER VMM_NET_HEADER
 // The largest frame with its header: 64 KiB of IP behind an Ethernet header.
 #define FRAME_MAX (HEADER + 14u + 65535u + 4u)
@@ -483,13 +485,27 @@ int vmm_port_inject(struct vmm_net_shared *shared, const uint8_t *frame, uint32_
 	return result;
 }
 
-void vmm_port_stop(struct vmm_net_shared *shared)
+static void halt(struct vmm_net_shared *shared)
 {
 	store(&shared->stopped, 1);
 	do {
 		vmm_port_wake(shared);
 		sched_yield();
 	} while (!load(&shared->resting));
+}
+
+void vmm_port_settle(struct vmm_net_shared *shared)
+{
+	const struct timespec step = { .tv_nsec = 200000 };
+
+	for (int i = 0; i < SETTLE_STEPS && load(&shared->tx_done) != shared->tx_tail; i++)
+		nanosleep(&step, NULL);
+	halt(shared);
+}
+
+void vmm_port_stop(struct vmm_net_shared *shared)
+{
+	halt(shared);
 	shared->tx_tail = shared->tx_done = 0;
 	shared->rx_tail = shared->rx_taken = shared->rx_done = shared->rx_seen = 0;
 }

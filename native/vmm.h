@@ -175,6 +175,21 @@ int64_t vmm_memory_resident(uint64_t address, uint64_t size);
 /* Gives whole pages of a mapping back: they read as zero, and take memory when written. */
 int vmm_memory_discard(uint64_t address, uint64_t size);
 
+/* This process's pagemap, for vmm_memory_used; a descriptor or -errno. */
+int vmm_pagemap_open(void);
+/* Which pages hold anything but zeros, one bit each, into `bitmap` (pages rounded up to
+ * 64, as bits). Pages that nobody has touched are not looked at, if a descriptor of
+ * vmm_pagemap_open says so: not for memory with a file behind it, where it is to be -1.
+ * Returns how many there are. */
+int64_t vmm_memory_used(uint64_t address, uint64_t pages, uint8_t *bitmap, int32_t pagemap);
+/* Whole pages of a mapping come from a file from now on, when they are touched; writes
+ * don't go there. */
+int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t offset);
+/* Reads pages of a file in, ahead of their use. */
+int vmm_memory_populate(uint64_t address, uint64_t size);
+/* A file in memory, without a name; a descriptor or -errno. */
+int vmm_memory_file(uint64_t size);
+
 /* The guest that tells a KVM that runs kernels from one that doesn't: its bytes,
  * see selftest.c. */
 const uint8_t *vmm_selftest(uint32_t *size);
@@ -372,6 +387,9 @@ void vmm_port_wake(struct vmm_net_shared *);
 int vmm_port_now(struct vmm_net_shared *, uint32_t slot);
 /* A frame of the host's own, without a header, for the guest: 0 or -errno. */
 int vmm_port_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t length);
+/* Waits a while until all frames of the ring are sent, then stops: nothing of the guest's is
+ * touched any more when it returns; the rings tell what was done. */
+void vmm_port_settle(struct vmm_net_shared *);
 /* Nothing of the guest's is touched any more when it returns; the rings are empty. */
 void vmm_port_stop(struct vmm_net_shared *);
 

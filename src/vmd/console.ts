@@ -64,6 +64,13 @@ export class Console implements SerialBackend {
     if (bytes.length > 0) this.#input.push(bytes);
   }
 
+  /** What was queued and the guest has not taken. */
+  get pending(): Uint8Array {
+    const [first, ...others] = this.#input;
+    if (first === undefined) return new Uint8Array(0);
+    return Buffer.concat([first.subarray(this.#taken), ...others]);
+  }
+
   /** Gives the UART what it has room for, and takes what it kept. */
   serve(uart: Uart): void {
     if (this.#refused && !this.#blocked()) {

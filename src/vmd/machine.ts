@@ -138,6 +138,14 @@ export interface MachineOptions {
   readonly shuttingDown?: () => void;
 }
 
+/** What is a machine's and no register. */
+export interface HostState {
+  /** Typed at COM1, and not taken by the guest. */
+  readonly input: Uint8Array;
+  /** What the host's UTC was ahead of the guest's, ns; absent in runs that repeat. */
+  readonly ahead?: number;
+}
+
 /**
  * The guest-physical ranges that the machine needs.
  * @param rom where firmware lies, if there is any.
@@ -355,6 +363,41 @@ export class ClassicMachine implements Hardware {
     this.#rtc.configure({ low, high: this.options.memory - low, cpus: 1 });
     this.#timeSync?.reset();
     this.event = undefined;
+  }
+
+  /**
+   * Before its state is taken: everything is in registers and memory, but for what `hostState` has.
+   * @returns names of devices where that can't be had
+   */
+  quiesce(): string[] {
+    this.#backends.poll?.();
+    const stuck = this.#virtio.quiesce();
+    this.flush();
+    return stuck;
+  }
+
+  /** After that, when the machine goes on. */
+  proceed(): void {
+    this.#virtio.proceed();
+  }
+
+  /** What a snapshot holds besides registers and memory. */
+  get hostState(): HostState {
+    return { input: this.console.pending, ahead: this.#timeSync?.ahead };
+  }
+
+  /**
+   * Takes on a state, after a `reset`.
+   * @param apply puts it into the image; what it throws is thrown on
+   */
+  restore(apply: () => void, { input, ahead }: HostState): void {
+    this.pci.detach();
+    apply();
+    this.pci.reattach();
+    this.#virtio.reattach();
+    this.console.input(input);
+    this.clock.rearmed = true;
+    if (this.#timeSync !== undefined && ahead !== undefined) this.#timeSync.ahead = ahead;
   }
 
   get balloon(): Balloon | undefined {

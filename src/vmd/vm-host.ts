@@ -10,7 +10,16 @@ import { environment } from "./environment.ts";
 import { Channel } from "./channel.ts";
 import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
-import type { Attachment, Confinement, Ending, FromVm, StreamName, ToVm } from "./vm-messages.ts";
+import type {
+  Attachment,
+  Confinement,
+  Ending,
+  FromVm,
+  RestoreDescription,
+  SnapshotResult,
+  StreamName,
+  ToVm,
+} from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
 import { parseFromVm } from "./vm-schema.ts";
 import type { OpenedShare } from "./shares.ts";
@@ -29,7 +38,10 @@ const RETRY = 20;
 /** What a VM is started with. */
 export interface VmLaunch {
   options: VcpuOptions;
-  files: BootSet;
+  /** What it boots from; absent only where it is restored, and then the guest can't be reset. */
+  files?: BootSet;
+  /** Snapshots that it goes on from, each based on the one before. */
+  restore?: RestoreLaunch;
   /** An open file for the trace of its exits. */
   trace?: { path: string; descriptor: number };
   disks?: readonly OpenedDisk[];
@@ -44,6 +56,11 @@ export interface VmLaunch {
   attach?: readonly Attachment[];
   /** Absent: no sandbox. */
   confine?: Confinement;
+}
+
+/** Snapshots, open. */
+export interface RestoreLaunch extends Omit<RestoreDescription, "inputs"> {
+  inputs: readonly { descriptor: number; stream: boolean; verify: boolean }[];
 }
 
 function describedInterface(opened: OpenedInterface): InterfaceDescription {
@@ -91,6 +108,7 @@ export class VmHost {
     const {
       options,
       files,
+      restore,
       trace,
       disks = [],
       cdrom,
@@ -118,7 +136,9 @@ export class VmHost {
       data: (_, data) => this.#receive(data.toString()),
       close: () => {},
     });
-    const descriptors = bootSetFiles(files).map(({ descriptor }) => descriptor);
+    const descriptors =
+      files === undefined ? [] : bootSetFiles(files).map(({ descriptor }) => descriptor);
+    for (const { descriptor } of restore?.inputs ?? []) descriptors.push(descriptor);
     if (trace !== undefined) descriptors.push(trace.descriptor);
     const discs = cdrom === undefined ? disks : [...disks, cdrom];
     for (const disk of discs) descriptors.push(...disk.files.map((file) => file.descriptor));
@@ -139,9 +159,15 @@ export class VmHost {
         kind: "start",
         options,
         files: {
-          kernel: files.kernel.path,
-          initrd: files.initrd?.path,
-          modules: (files.modules ?? []).map(({ path, args }) => ({ path, args })),
+          boot: files && {
+            kernel: files.kernel.path,
+            initrd: files.initrd?.path,
+            modules: (files.modules ?? []).map(({ path, args }) => ({ path, args })),
+          },
+          restore: restore && {
+            ...restore,
+            inputs: restore.inputs.map(({ stream, verify }) => ({ stream, verify })),
+          },
           trace: trace?.path,
           disks: disks.map(described),
           cdrom: cdrom && described(cdrom),
@@ -176,11 +202,15 @@ export class VmHost {
   async ask<K extends FromVm["kind"]>(
     message: ToVm,
     kind: K,
+    descriptors: readonly number[] = [],
   ): Promise<Extract<FromVm, { kind: K }>> {
-    if (this.#over) throw new VmError(`${this.name} is not running`);
+    if (this.#over) {
+      for (const descriptor of descriptors) closeSync(descriptor);
+      throw new VmError(`${this.name} is not running`);
+    }
     const { promise, resolve, reject } = Promise.withResolvers<Extract<FromVm, { kind: K }>>();
     this.#questions.push({ kind, resolve, reject });
-    this.tell(message);
+    this.tell(message, descriptors);
     return await promise;
   }
 
@@ -189,6 +219,28 @@ export class VmHost {
     const [ours, theirs] = Channel.pair(true);
     this.tell({ kind: "attach", stream, lossless, late }, [theirs]);
     return ours;
+  }
+
+  /**
+   * Writes a snapshot.
+   * @param descriptor a file or a stream; it is closed here
+   * @param config of its CONFIG record, what the VM's process doesn't know
+   * @throws VmError
+   */
+  async snapshot(
+    descriptor: number,
+    config: object,
+    { compress = false, differential = false } = {},
+  ): Promise<SnapshotResult> {
+    const message = {
+      kind: "snapshot",
+      config: JSON.stringify(config),
+      compress,
+      differential,
+    } as const;
+    const { result } = await this.ask(message, "snapshot", [descriptor]);
+    if (result.failure !== undefined) throw new VmError(`${this.name}: ${result.failure}`);
+    return result;
   }
 
   /** A socket to which an interface's frames are copied, as pcap. The caller's to close. */

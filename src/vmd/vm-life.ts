@@ -2,52 +2,116 @@
  * One life of a machine, from its power-on to its end or its next reset: engine, image, chips and
  * what they boot. All of it is given back when it is disposed of.
  */
+import type { CpuidLeaf } from "../vmm/cpuid.ts";
 import { formatCpu } from "../vmm/cpu-codec.ts";
 import { Engine, type EngineName } from "../vmm/engine.ts";
 import { exitName } from "../vmm/exit.ts";
 import { MachineImage } from "../vmm/image.ts";
 import { NativeError } from "../vmm/native.ts";
+import { SnapshotError } from "../vmm/snapshot/format.ts";
 import { BootFiles, type BootSet } from "./boot-files.ts";
 import { ClassicMachine, type MachineOptions, memoryRanges } from "./machine.ts";
+import { applyBlocks } from "../vmm/snapshot/blocks.ts";
+import { applyClock, applyCpu } from "./snapshot/cpu-record.ts";
+import { loadSnapshots, type SnapshotInput } from "./snapshot/load.ts";
 import { type Stop, Vcpu } from "./vcpu.ts";
 import type { Ending } from "./vm-messages.ts";
 import type { VcpuOptions } from "./vm-options.ts";
+
+/** What of a machine's options is the host's. */
+export type LifeHost = Omit<MachineOptions, "memory" | "epoch" | "debugExit">;
+
+/** What a machine is restored from. */
+export interface Restored {
+  /** Where firmware lies. */
+  readonly rom: { base: number; size: number } | undefined;
+  readonly inputs: readonly SnapshotInput[];
+  readonly description: string;
+  /** What the guest has seen of its processor. */
+  readonly cpuid: readonly CpuidLeaf[];
+}
+
+function machineOptions(options: VcpuOptions, host: LifeHost): MachineOptions {
+  return {
+    memory: options.memory,
+    epoch: options.epoch,
+    debugExit: options.debugExit ?? false,
+    bootDevice: options.bootDevice,
+    ...host,
+  };
+}
 
 export class VmLife implements Disposable {
   readonly image: MachineImage;
   readonly engine: Engine;
   readonly machine: ClassicMachine;
   readonly vcpu: Vcpu;
+  /** Where firmware lies. */
+  readonly rom: { base: number; size: number } | undefined;
   /** What was booted. */
   readonly description: string;
   readonly #options: VcpuOptions;
-  readonly #stack = new DisposableStack();
+  readonly #stack: DisposableStack;
 
-  /** @throws FileError, BootError, EngineError, NativeError */
-  constructor(
-    engineName: EngineName,
+  /** Takes over what `stack` disposes of. */
+  private constructor(
+    stack: DisposableStack,
     options: VcpuOptions,
-    set: BootSet,
-    host: Omit<MachineOptions, "memory" | "epoch" | "debugExit">,
+    { image, engine, machine, rom }: Pick<VmLife, "image" | "engine" | "machine" | "rom">,
+    description: string,
   ) {
     this.#options = options;
+    this.image = image;
+    this.engine = engine;
+    this.machine = machine;
+    this.rom = rom;
+    this.description = description;
+    this.vcpu = new Vcpu(engine, machine, options.virtualTime);
+    this.#stack = stack.move();
+  }
+
+  /** A machine that is powered on. @throws FileError, BootError, EngineError, NativeError */
+  static boot(engineName: EngineName, options: VcpuOptions, set: BootSet, host: LifeHost): VmLife {
     using stack = new DisposableStack();
     using files = new BootFiles(options, set);
-    this.image = stack.use(new MachineImage(memoryRanges(options.memory, files.rom)));
-    this.engine = stack.use(Engine.open(engineName, this.image, { virtual: options.virtualTime }));
-    this.machine = new ClassicMachine(this.image, this.engine, {
-      memory: options.memory,
-      epoch: options.epoch,
-      debugExit: options.debugExit ?? false,
-      bootDevice: options.bootDevice,
-      ...host,
-    });
-    this.machine.reset();
-    const boot = files.load(this.machine);
-    this.engine.setCpu(boot.cpu);
-    this.description = boot.description;
-    this.vcpu = new Vcpu(this.engine, this.machine, options.virtualTime);
-    this.#stack = stack.move();
+    const image = stack.use(new MachineImage(memoryRanges(options.memory, files.rom)));
+    const engine = stack.use(Engine.open(engineName, image, { virtual: options.virtualTime }));
+    const machine = new ClassicMachine(image, engine, machineOptions(options, host));
+    machine.reset();
+    const boot = files.load(machine);
+    engine.setCpu(boot.cpu);
+    const { rom } = files;
+    return new VmLife(stack, options, { image, engine, machine, rom }, boot.description);
+  }
+
+  /**
+   * A machine that goes on where snapshots left it, each of them based on the one before.
+   * @throws SnapshotError, EngineError, NativeError
+   */
+  static restore(
+    engineName: EngineName,
+    options: VcpuOptions,
+    { rom, inputs, description, cpuid }: Restored,
+    host: LifeHost,
+  ): VmLife {
+    using stack = new DisposableStack();
+    const image = stack.use(new MachineImage(memoryRanges(options.memory, rom)));
+    const state = loadSnapshots(image, inputs);
+    const virtual = applyClock(image, state.cpu);
+    if (virtual !== (options.virtualTime ?? false)) {
+      throw new SnapshotError("its clock is not of the kind that it says");
+    }
+    const engine = stack.use(Engine.open(engineName, image, { virtual }, cpuid));
+    const machine = new ClassicMachine(image, engine, machineOptions(options, host));
+    machine.reset();
+    machine.restore(() => {
+      applyBlocks(image, state.blocks);
+      applyCpu(image, state.cpu);
+      loadCpu(engine);
+    }, state.host);
+    const life = new VmLife(stack, options, { image, engine, machine, rom }, description);
+    life.vcpu.halted = state.host.halted;
+    return life;
   }
 
   /** How a stop that isn't attention ends the VM. */
@@ -90,6 +154,17 @@ export class VmLife implements Disposable {
 
   [Symbol.dispose](): void {
     this.#stack.dispose();
+  }
+}
+
+function loadCpu(engine: Engine): void {
+  try {
+    engine.loadCpu();
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new SnapshotError(
+      `engine ${engine.name} can't take on its CPU's state: ${error.message}`,
+    );
   }
 }
 

@@ -39,11 +39,22 @@ export interface BalloonState {
   actual: number;
 }
 
+/** What became of a snapshot. */
+export interface SnapshotResult {
+  /** Why there is none, as a sentence. */
+  failure?: string;
+  /** Of the file. */
+  bytes: number;
+  pages: number;
+  /** How long the guest stood still, ms. */
+  paused: number;
+}
+
 /** What leads to a VM's files: places in the descriptors of the start message. */
 export interface StartFiles {
-  kernel: string;
-  initrd?: string;
-  modules: { path: string; args?: string }[];
+  /** What it boots from; absent: that is not to be had, and it is restored. */
+  boot?: { kernel: string; initrd?: string; modules: { path: string; args?: string }[] };
+  restore?: RestoreDescription;
   /** The trace's path. */
   trace?: string;
   disks: DiskDescription[];
@@ -53,6 +64,18 @@ export interface StartFiles {
   vsock?: { cid: number };
   /** Tags of shares. */
   shares: string[];
+}
+
+/** What a machine goes on from. */
+export interface RestoreDescription {
+  /** Of each snapshot, the first one first: how it may be read. */
+  inputs: { stream: boolean; verify: boolean }[];
+  rom?: { base: number; size: number };
+  /** What was booted once. */
+  boot: string;
+  cpuid: number[][];
+  /** It is a copy: what is unique of a machine becomes another. */
+  clone?: { generation: string };
 }
 
 /** A stream of a VM that can be watched. */
@@ -75,8 +98,8 @@ export interface Confinement {
 }
 
 /**
- * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules,
- * trace if there is one, the files of each disk and the
+ * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules (if it
+ * has `boot`), each snapshot of `restore`, trace if there is one, the files of each disk and the
  * CD-ROM, one for
  * each interface, a socket for each share, the listening socket of `vsock`, pty master and slave if `terminal`, a stream socket
  * for each attachment.
@@ -106,6 +129,11 @@ export type ToVm =
   /** With the descriptor of a stream socket, to which an interface's frames are copied. */
   | { kind: "capture"; place: number }
   | { kind: "statistics" }
+  /**
+   * With the descriptor of a file or a stream: a snapshot goes there.
+   * `config`: what its CONFIG record says, as JSON, but for what this process knows.
+   */
+  | { kind: "snapshot"; config: string; compress: boolean; differential: boolean }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */
   | { kind: "vsock-answer"; id: number }
   /** With the descriptor of a socket whose other end wants to reach a port of the guest's. */
@@ -146,6 +174,7 @@ export type FromVm =
   /** Absent: the machine has no balloon. */
   | { kind: "balloon"; balloon?: BalloonState }
   | { kind: "statistics"; statistics: VmStatistics }
+  | { kind: "snapshot"; result: SnapshotResult }
   /** The guest wants to reach a port of the host's: answered by vsock-answer. */
   | { kind: "vsock-connect"; id: number; port: number }
   /** Somebody is at the listening socket: answered by vsock-listen. */

@@ -9,8 +9,20 @@
 import { closeSync } from "node:fs";
 import { libraryPathOf } from "../vmm/engine-library.ts";
 import { EngineError, type EngineName } from "../vmm/engine.ts";
-import { hostBuffer, NativeError, type Pointer, ptr, watchLibrary } from "../vmm/native.ts";
+import {
+  hostBuffer,
+  hostLibrary,
+  NativeError,
+  type Pointer,
+  processLibrary,
+  ptr,
+  watchLibrary,
+} from "../vmm/native.ts";
 import { selectEngine } from "../vmm/select.ts";
+import { RecordType, SnapshotError } from "../vmm/snapshot/format.ts";
+import { descriptorSink, FileSource, StreamSource } from "../vmm/snapshot/sources.ts";
+import { SnapshotWriter } from "../vmm/snapshot/writer.ts";
+import type { CpuidLeaf } from "../vmm/cpuid.ts";
 import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
 import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
@@ -23,9 +35,20 @@ import { Recorder } from "./recorder.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { SandboxError } from "./sandbox.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
-import { VmLife } from "./vm-life.ts";
+import { type LifeHost, VmLife } from "./vm-life.ts";
 import { DiskError } from "./disk/index.ts";
-import type { Ending, FromVm, StartMessage, StreamName, ToVm } from "./vm-messages.ts";
+import { quiesce, saveMemory, saveState } from "./snapshot/save.ts";
+import type { SnapshotInput } from "./snapshot/load.ts";
+import type {
+  Ending,
+  FromVm,
+  RestoreDescription,
+  SnapshotResult,
+  StartMessage,
+  StreamName,
+  ToVm,
+} from "./vm-messages.ts";
+import type { VcpuOptions } from "./vm-options.ts";
 
 /** Where whoever started this process left the other end of its channel. */
 const CHANNEL = 3;
@@ -38,6 +61,8 @@ const LOOK = 100;
 const TROUBLES = 100;
 
 const PAGE = 4096;
+/** How long the other end of a snapshot's stream may do nothing, ms. */
+const STREAM_PATIENCE = 30_000;
 /** Bytes that one reading of a stream's socket brings at most. */
 const VIRTIO_INPUT = 4096;
 
@@ -47,7 +72,10 @@ const COUNTS = 256;
 class VmProcess {
   readonly #channel: Channel;
   readonly #start: StartMessage;
-  readonly #set: BootSet;
+  /** Absent: a restored guest whose kernel is no longer to be had. */
+  readonly #set: BootSet | undefined;
+  readonly #snapshots: number[] = [];
+  readonly #pagemap = hostLibrary().vmm_pagemap_open();
   readonly #trace: BootFile | undefined;
   readonly #attention: Int32Array;
   readonly #console: ConsoleHub;
@@ -75,12 +103,13 @@ class VmProcess {
     this.#start = start;
     const left = [...descriptors];
     const next = () => left.shift() as number;
-    const { kernel, initrd, modules, trace } = start.files;
-    this.#set = {
-      kernel: { path: kernel, descriptor: next() },
-      initrd: initrd === undefined ? undefined : { path: initrd, descriptor: next() },
-      modules: modules.map((module) => ({ ...module, descriptor: next() })),
+    const { boot, restore, trace } = start.files;
+    this.#set = boot && {
+      kernel: { path: boot.kernel, descriptor: next() },
+      initrd: boot.initrd === undefined ? undefined : { path: boot.initrd, descriptor: next() },
+      modules: boot.modules.map((module) => ({ ...module, descriptor: next() })),
     };
+    for (const _ of restore?.inputs ?? []) this.#snapshots.push(next());
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
     const { vsock } = start.files;
     this.#devices = new HostDevices({
@@ -135,7 +164,7 @@ class VmProcess {
     if (process.env.VMD_PROBE === "yes") this.#probe = prepareProbe();
     const unconfined = confine(this.#start.confine, engine);
     for (let lives = 0; ; lives++) {
-      using life = this.#begin(engine);
+      using life = this.#begin(engine, lives === 0);
       if (lives === 0) {
         this.#post({ kind: "running", engine, why, boot: life.description, unconfined });
       }
@@ -146,11 +175,12 @@ class VmProcess {
     }
   }
 
-  #begin(engine: EngineName): VmLife {
-    const { options } = this.#start;
+  #begin(engine: EngineName, first: boolean): VmLife {
+    const { options, files } = this.#start;
     // What time it is for the guest goes on over its resets; runs that repeat begin anew.
     const passed = options.virtualTime ? 0 : Date.now() - this.#started;
-    const life = new VmLife(engine, { ...options, epoch: options.epoch + passed }, this.#set, {
+    const lifeOptions = { ...options, epoch: options.epoch + passed };
+    const host: LifeHost = {
       output: (bytes) => this.#console.push(bytes),
       outputBlocked: () => this.#console.blocked,
       inputTaken: (bytes) => this.#taken(bytes),
@@ -170,13 +200,82 @@ class VmProcess {
       broke: (device, why) => this.#trouble(`${device}: its driver broke a rule: ${why}`),
       // Runs that repeat, and such as are to be replayed, know no time but their own.
       hostTime: options.virtualTime || this.#trace !== undefined ? undefined : Date.now,
-    });
+    };
+    let life: VmLife;
+    if (first && files.restore !== undefined) {
+      life = this.#restore(engine, lifeOptions, files.restore, host);
+    } else {
+      if (this.#set === undefined) {
+        throw new FileError("the guest reset its machine, and what it boots from is not to be had");
+      }
+      life = VmLife.boot(engine, lifeOptions, this.#set, host);
+      life.machine.balloon?.target(this.#balloonTarget);
+    }
     this.#announced = false;
-    life.machine.balloon?.target(this.#balloonTarget);
     life.vcpu.attention = this.#attention;
     this.#life = life;
     this.#typed = 0;
     return life;
+  }
+
+  #restore(
+    engine: EngineName,
+    options: VcpuOptions,
+    { inputs, rom, boot, cpuid }: RestoreDescription,
+    host: LifeHost,
+  ): VmLife {
+    const opened = inputs.map(({ stream, verify }, index): SnapshotInput => {
+      const descriptor = this.#snapshots[index];
+      if (stream) return { source: new StreamSource(descriptor, waitFor), verify: true };
+      return { source: new FileSource(descriptor), file: descriptor, verify };
+    });
+    const life = VmLife.restore(
+      engine,
+      options,
+      { rom, inputs: opened, description: boot, cpuid: cpuid.map(leafOf) },
+      host,
+    );
+    for (const descriptor of this.#snapshots.splice(0)) closeSync(descriptor);
+    this.#balloonTarget = life.machine.balloon?.wanted ?? 0;
+    life.machine.syncTime();
+    return life;
+  }
+
+  /** The guest stands still meanwhile. */
+  #snapshot(
+    life: VmLife | undefined,
+    { config, compress }: Extract<ToVm, { kind: "snapshot" }>,
+    descriptor: number,
+  ): void {
+    const start = performance.now();
+    const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0 };
+    try {
+      if (life === undefined) throw new SnapshotError("the guest is about to start");
+      quiesce(life);
+      try {
+        const writer = new SnapshotWriter(descriptorSink(descriptor, waitFor), { compress });
+        writer.json(RecordType.CONFIG, {
+          ...(JSON.parse(config) as object),
+          engine: life.engine.name,
+          cpuid: life.engine.cpuid.map(leafNumbers),
+          boot: life.description,
+          rom: life.rom,
+        });
+        saveMemory(life, writer, { pagemap: this.#pagemap });
+        saveState(life, writer);
+        result.bytes = writer.written;
+        result.pages = writer.pages;
+      } finally {
+        life.machine.proceed();
+      }
+    } catch (error) {
+      if (!isExpected(error)) throw error;
+      result.failure = `no snapshot: ${error.message}`;
+    } finally {
+      closeSync(descriptor);
+    }
+    result.paused = performance.now() - start;
+    this.#post({ kind: "snapshot", result });
   }
 
   #live(life: VmLife): Ending {
@@ -328,6 +427,9 @@ class VmProcess {
       case "capture":
         if (!this.#devices.capture(message.place, descriptors[0])) closeSync(descriptors[0]);
         return;
+      case "snapshot":
+        this.#snapshot(life, message, descriptors[0]);
+        return;
       case "balloon":
         this.#balloon(life, message.target);
         return;
@@ -430,9 +532,24 @@ function isExpected(error: unknown): error is Error {
     error instanceof EngineError ||
     error instanceof TraceError ||
     error instanceof SandboxError ||
+    error instanceof SnapshotError ||
     error instanceof NativeError
   );
 }
+
+/** Sleeps until a stream takes or gives something: false when it doesn't for that long. */
+function waitFor(descriptor: number, what: "input" | "room"): boolean {
+  const events = Int32Array.of(what === "input" ? Watch.INPUT : Watch.ROOM);
+  const { vmm_poll: poll } = processLibrary();
+  return poll(ptr(Int32Array.of(descriptor)), ptr(events), 1, STREAM_PATIENCE) > 0;
+}
+
+const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
+  return { leaf, subleaf, flags, eax, ebx, ecx, edx };
+};
+const leafNumbers = ({ leaf, subleaf, flags, eax, ebx, ecx, edx }: CpuidLeaf): number[] => {
+  return [leaf, subleaf, flags, eax, ebx, ecx, edx];
+};
 
 function main(): void {
   const channel = new Channel(CHANNEL);

@@ -63,6 +63,10 @@ const schema = v.variant("kind", [
     }),
   }),
   v.object({
+    kind: v.literal("snapshot"),
+    result: v.object({ failure: v.optional(line), bytes: count, pages: count, paused: count }),
+  }),
+  v.object({
     kind: v.literal("vsock-connect"),
     id: v.pipe(v.number(), v.safeInteger(), v.minValue(1)),
     port: u32,

@@ -7,6 +7,7 @@
  * await vm.console.expect("login:");
  * ```
  */
+import { closeSync, openSync } from "node:fs";
 import type { EngineName } from "../vmm/engine-library.ts";
 import { openBootFiles, openTraceFile } from "./boot-files.ts";
 import { type ConnectedStream, connectStream } from "./console-socket.ts";
@@ -14,13 +15,21 @@ import type { ConsoleStream } from "./console-stream.ts";
 import { openDisc, openVmDisk } from "./disk-files.ts";
 import { parseDiskArgument } from "./disk/index.ts";
 import { ownConfinement } from "./confinement.ts";
-import { type Running, VmHost } from "./vm-host.ts";
+import { type Running, VmHost, type VmLaunch } from "./vm-host.ts";
 import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
-import type { BalloonState, Ending, VmStatistics } from "./vm-messages.ts";
+import type { BalloonState, Ending, SnapshotResult, VmStatistics } from "./vm-messages.ts";
+import { type OpenedSnapshot, openSnapshot, remember } from "./snapshot/chain.ts";
+import {
+  bootFilesIfThere,
+  restoredOptions,
+  type RestoreOverrides,
+  restoreLaunch,
+  snapshotConfig,
+} from "./snapshot/restored.ts";
 import { type OpenedShare, openShares } from "./shares.ts";
 import { VsockHost } from "./vsock-host.ts";
-import { checkVmOptions, VmError, type VmOptions } from "./vm-options.ts";
+import { checkVmOptions, type VcpuOptions, VmError, type VmOptions } from "./vm-options.ts";
 
 export type { Ending, VmStatistics } from "./vm-messages.ts";
 export { type VcpuOptions, VmError, type VmOptions } from "./vm-options.ts";
@@ -62,9 +71,16 @@ export class Vm implements AsyncDisposable {
   /** What of the sandbox is not there, as a sentence; empty when all is. */
   readonly unconfined: string;
   readonly #host: VmHost;
+  readonly #options: VcpuOptions;
   readonly #listeners = new Set<(event: VmEvent) => void>();
 
-  private constructor(host: VmHost, running: Running, streams: readonly ConnectedStream[]) {
+  private constructor(
+    host: VmHost,
+    options: VcpuOptions,
+    running: Running,
+    streams: readonly ConnectedStream[],
+  ) {
+    this.#options = options;
     this.name = host.name;
     this.pid = host.pid;
     [this.console, this.debug, this.virtio] = streams.map(({ stream }) => stream);
@@ -89,6 +105,38 @@ export class Vm implements AsyncDisposable {
    */
   static async start(options: VmOptions): Promise<Vm> {
     const checked = checkVmOptions(options);
+    return await Vm.#launch(checked, () => ({ files: openBootFiles(checked) }));
+  }
+
+  /**
+   * Goes on where a snapshot left a machine.
+   * @param overrides what is another than in the snapshot; its interfaces have to be given again
+   * @param verify see openSnapshot
+   * @throws VmError with a sentence
+   */
+  static async restore(
+    path: string,
+    overrides: RestoreOverrides = {},
+    { verify }: { verify?: boolean } = {},
+  ): Promise<Vm> {
+    let opened: OpenedSnapshot | undefined;
+    try {
+      opened = openSnapshot(path, { verify });
+      const { config, inputs } = opened;
+      const checked = restoredOptions(config, overrides);
+      const launch = { files: bootFilesIfThere(checked), restore: restoreLaunch(config, inputs) };
+      opened = undefined;
+      return await Vm.#launch(checked, () => launch);
+    } catch (error) {
+      for (const { descriptor } of opened?.inputs ?? []) closeSync(descriptor);
+      throw error instanceof VmError ? error : new VmError((error as Error).message);
+    }
+  }
+
+  static async #launch(
+    checked: VcpuOptions,
+    boot: () => Pick<VmLaunch, "files" | "restore">,
+  ): Promise<Vm> {
     const { name } = checked;
     let host: VmHost;
     let vsock: VsockHost | undefined;
@@ -97,7 +145,6 @@ export class Vm implements AsyncDisposable {
     try {
       shares = await openShares(checked.shares ?? [], { confine });
       vsock = checked.vsock && new VsockHost(checked.vsock);
-      const files = openBootFiles(checked);
       const disks = (checked.disks ?? []).map((disk) =>
         openVmDisk(typeof disk === "string" ? parseDiskArgument(disk) : disk),
       );
@@ -105,7 +152,7 @@ export class Vm implements AsyncDisposable {
         checked.traceExits === undefined ? undefined : openTraceFile(checked.traceExits);
       host = new VmHost({
         options: checked,
-        files,
+        ...boot(),
         trace,
         disks,
         cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
@@ -122,7 +169,7 @@ export class Vm implements AsyncDisposable {
     }
     const streams = await Promise.all(host.attached.map(connectStream));
     const running = await host.running;
-    return new Vm(host, running, streams);
+    return new Vm(host, checked, running, streams);
   }
 
   /**
@@ -148,6 +195,30 @@ export class Vm implements AsyncDisposable {
    */
   async shutdown({ reset = false }: { reset?: boolean } = {}): Promise<boolean> {
     return (await this.#host.ask({ kind: "shutdown", reset }, "shutdown")).asked;
+  }
+
+  /**
+   * Writes the machine as it is now into a file, from which `Vm.restore` goes on. The guest stands
+   * still meanwhile, and goes on afterwards. Its disks are not in it.
+   * @throws VmError
+   */
+  async snapshot(path: string, { compress = false } = {}): Promise<SnapshotResult> {
+    let descriptor: number;
+    try {
+      descriptor = openSync(path, "w", 0o600);
+    } catch (error) {
+      throw new VmError(`${this.name}: ${path}: ${(error as NodeJS.ErrnoException).code}`);
+    }
+    const again = openSync(path, "r");
+    try {
+      const result = await this.#host.snapshot(descriptor, snapshotConfig(this.#options), {
+        compress,
+      });
+      remember(again);
+      return result;
+    } finally {
+      closeSync(again);
+    }
   }
 
   /** The guest doesn't run until unpause; its clock goes on. */

@@ -2,7 +2,8 @@
  * An engine runs guest code until help is needed. Both engines, KVM and Unicorn, are this one
  * class over two libraries with the same functions (native/vmm.h).
  */
-import { cpuidPolicy, decodeCpuid, encodeCpuid } from "./cpuid.ts";
+import { type CpuidLeaf, cpuidPolicy, decodeCpuid, encodeCpuid } from "./cpuid.ts";
+import { missingFeature } from "./cpuid-compatible.ts";
 import type { TimeSource } from "./clock.ts";
 import type { CpuState } from "./cpu.ts";
 import { CPU_LAYOUT, decodeCpu, encodeCpu } from "./cpu-codec.ts";
@@ -95,6 +96,7 @@ export class Engine implements TimeSource, Disposable {
   #unobserve: (() => void) | undefined;
   #descriptors = new Int32Array(1);
   #descriptorCount = 0;
+  #cpuid: readonly CpuidLeaf[] = [];
   #open = true;
 
   private constructor(
@@ -120,9 +122,15 @@ export class Engine implements TimeSource, Disposable {
 
   /**
    * Opens an engine on a machine image's memory, with the CPUID that policy allows.
+   * @param cpuid what a guest that goes on has seen of its processor
    * @throws EngineError when the host can't.
    */
-  static open(name: EngineName, image: MachineImage, time: TimeMode = {}): Engine {
+  static open(
+    name: EngineName,
+    image: MachineImage,
+    time: TimeMode = {},
+    cpuid?: readonly CpuidLeaf[],
+  ): Engine {
     const available = probe(name);
     if (!available.available) throw new EngineError(`engine ${name}: ${available.why}`);
     const library = libraryOf(name);
@@ -138,11 +146,17 @@ export class Engine implements TimeSource, Disposable {
       engine[Symbol.dispose]();
       throw new EngineError(`engine ${name} has no virtual time; use unicorn`);
     }
-    // With origin 0 the engine tells the host's clock: guest time starts now.
+    // With origin 0 the engine tells the host's clock and `warp`: guest time goes on from that now.
     if (!time.virtual && clock.getBigInt64(CLOCK_ORIGIN, true) === 0n) {
-      clock.setBigInt64(CLOCK_ORIGIN, BigInt(Math.floor(engine.now())), true);
+      const host = BigInt(Math.floor(engine.now())) - clock.getBigInt64(CLOCK_WARP, true);
+      clock.setBigInt64(CLOCK_ORIGIN, host, true);
     }
-    engine.#setCpuid();
+    try {
+      engine.#setCpuid(cpuid);
+    } catch (error) {
+      engine[Symbol.dispose]();
+      throw error;
+    }
     if (engine.can(Capability.VIRTUAL_TIME)) {
       engine.#unobserve = image.memory.observeWrites((address, length) => {
         library.vmm_written(pointer as Pointer, address, length);
@@ -262,14 +276,24 @@ export class Engine implements TimeSource, Disposable {
     );
   }
 
-  #setCpuid(): void {
+  /** What the guest sees of its processor. */
+  get cpuid(): readonly CpuidLeaf[] {
+    return this.#cpuid;
+  }
+
+  /** @param wanted what a guest that goes on has seen already. @throws EngineError */
+  #setCpuid(wanted?: readonly CpuidLeaf[]): void {
     const max = 256;
     const buffer = new ArrayBuffer(max * 40);
     const count = check(
       "CPUID",
       this.#library.vmm_supported_cpuid(this.#pointer, ptr(buffer), max),
     );
-    const entries = encodeCpuid(cpuidPolicy(decodeCpuid(buffer, count)));
+    const possible = cpuidPolicy(decodeCpuid(buffer, count));
+    const why = wanted && missingFeature(wanted, possible);
+    if (why !== undefined) throw new EngineError(`engine ${this.name}: ${why}`);
+    this.#cpuid = wanted ?? possible;
+    const entries = encodeCpuid(this.#cpuid);
     check(
       "CPUID",
       this.#library.vmm_set_cpuid(this.#pointer, ptr(entries), entries.byteLength / 40),

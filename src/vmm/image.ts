@@ -23,6 +23,7 @@ const CPU_SIZE = 0x2000;
 const REGISTERS_OFFSET = CPU_OFFSET + CPU_SIZE;
 const MEMORY_OFFSET = 0x200000;
 const HUGE_PAGE = 0x200000;
+const PAGE = 4096;
 
 /** A range of guest-physical memory that a machine wants. */
 export interface RangeRequest {
@@ -30,6 +31,13 @@ export interface RangeRequest {
   /** Bytes, page-aligned. */
   readonly size: number;
   readonly readonly: boolean;
+}
+
+/** A chip's registers in the image. */
+export interface PlacedBlock {
+  readonly layout: RegisterLayout;
+  /** From the image's beginning, bytes. */
+  readonly offset: number;
 }
 
 export class MachineImage implements Disposable {
@@ -40,6 +48,8 @@ export class MachineImage implements Disposable {
   readonly address: number;
   readonly #head: ArrayBuffer;
   readonly #layouts: string[] = [];
+  readonly #blocks: PlacedBlock[] = [];
+  readonly #overlaid: { page: number; count: number }[] = [];
   #next = REGISTERS_OFFSET;
   #closed = false;
 
@@ -75,9 +85,15 @@ export class MachineImage implements Disposable {
     }
     const registers = layout.bind(this.#head, this.#next);
     this.#layouts.push(layout.fingerprint);
+    this.#blocks.push({ layout: layout as unknown as RegisterLayout, offset: this.#next });
     this.#next += layout.size;
     new BigUint64Array(this.#head, 16, 1)[0] = BigInt(hash(this.#layouts.join("\n")));
     return registers;
+  }
+
+  /** The registers' blocks, in their order. */
+  get blocks(): readonly PlacedBlock[] {
+    return this.#blocks;
   }
 
   /** Host address of struct vmm_clock. */
@@ -103,6 +119,27 @@ export class MachineImage implements Disposable {
   /** The header and all registers: everything that isn't guest memory. */
   get state(): Uint8Array {
     return new Uint8Array(this.#head, 0, this.#next);
+  }
+
+  /** Pages of guest memory that have a file behind them, by guest-physical page number. */
+  get overlaid(): readonly { readonly page: number; readonly count: number }[] {
+    return this.#overlaid;
+  }
+
+  /**
+   * Whole pages of guest memory come from a file, when they are touched; writes don't go there.
+   * Before an engine is opened on the image.
+   */
+  overlay(address: number, length: number, file: number, offset: number): void {
+    const host = this.memory.pointer(address, length);
+    check("mapping a snapshot", hostLibrary().vmm_memory_overlay(host, length, file, offset));
+    this.#overlaid.push({ page: address / PAGE, count: length / PAGE });
+  }
+
+  /** Whole pages of guest memory become zeros. */
+  clearPages(address: number, length: number): void {
+    for (const bytes of this.memory.bytes(address, length)) bytes.fill(0);
+    this.memory.written(address, length);
   }
 
   /** Bytes of host memory that the image takes now. */

@@ -182,6 +182,19 @@ export class GuestMemory {
     this.#written(address, length);
   }
 
+  /**
+   * The memory itself, ROM as well: of pages that lie in one range, in as few pieces as there are
+   * ArrayBuffers. Whoever writes there tells `written`.
+   */
+  *bytes(address: number, length: number): Generator<Uint8Array> {
+    for (let at = address, end = address + length; at < end;) {
+      const w = this.#at(at, 1);
+      const to = Math.min(end, w.end);
+      yield w.u8.subarray(at - w.base, to - w.base);
+      at = to;
+    }
+  }
+
   /** Host address of a checked range, for host calls that read or write guest memory. */
   pointer(address: number, length: number): number {
     for (const range of this.ranges) {

@@ -39,6 +39,11 @@ const hostFunctions = {
   vmm_memory_unmap: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_memory_resident: { args: [u64_fast, u64_fast], returns: i64_fast },
   vmm_memory_discard: { args: [u64_fast, u64_fast], returns: i32 },
+  vmm_pagemap_open: { args: [], returns: i32 },
+  vmm_memory_used: { args: [u64_fast, u64_fast, pointer, i32], returns: i64_fast },
+  vmm_memory_overlay: { args: [u64_fast, u64_fast, i32, u64_fast], returns: i32 },
+  vmm_memory_populate: { args: [u64_fast, u64_fast], returns: i32 },
+  vmm_memory_file: { args: [u64_fast], returns: i32 },
   vmm_file_size: { args: [i32], returns: i64_fast },
   vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },
@@ -101,6 +106,7 @@ const portFunctions = {
   vmm_port_wake: { args: [pointer], returns: FFIType.void },
   vmm_port_now: { args: [pointer, u32], returns: i32 },
   vmm_port_inject: { args: [pointer, pointer, u32], returns: i32 },
+  vmm_port_settle: { args: [pointer], returns: FFIType.void },
   vmm_port_stop: { args: [pointer], returns: FFIType.void },
 } as const;
 

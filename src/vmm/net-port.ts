@@ -76,9 +76,14 @@ export class NetPort {
     this.#library.vmm_port_wake(this.#shared);
   }
 
+  /** Sends what is to be sent, for a while, then stops; what has been done can still be asked. */
+  settle(): void {
+    if (Atomics.load(this.#words, STOPPED) === 0) this.#library.vmm_port_settle(this.#shared);
+  }
+
   /** Nothing of the guest's is touched any more. */
   stop(): void {
-    if (Atomics.load(this.#words, STOPPED) !== 0) return;
+    // Also after `settle`: the rings become empty.
     this.#library.vmm_port_stop(this.#shared);
   }
 

@@ -147,6 +147,14 @@ export class DiskBackend implements BlockBackend, IoOwner {
     if (this.#waiting.length > 0) this.#advance();
   }
 
+  settle(): void {
+    // A thread ends each request: with an error, if the host has no better.
+    while (this.#running > 0 || this.#waiting.length > 0) {
+      this.#io.wait();
+      this.poll();
+    }
+  }
+
   abandon(): void {
     // Whoever asked isn't told; but a flush that is under way is done to its end.
     const { done } = this;

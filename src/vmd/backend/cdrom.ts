@@ -32,6 +32,10 @@ export class DiscBackend implements CdromBackend {
     this.#disk.read(tag, chain, offset, length, chainOffset);
   }
 
+  settle(): void {
+    this.#disk.settle();
+  }
+
   abandon(): void {
     this.#disk.abandon();
     this.#out.length = 0;

@@ -60,6 +60,10 @@ export class PortBackend implements NetBackend {
     processLibrary().vmm_write(descriptor, ptr(message), message.length);
   }
 
+  settle(): void {
+    this.#port.settle();
+  }
+
   stop(): void {
     this.#port.stop();
   }

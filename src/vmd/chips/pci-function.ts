@@ -129,7 +129,15 @@ export class PciFunction implements Resettable {
     this.#line?.set(false);
   }
 
-  /** After a restore: tells `barChange` of every BAR that decodes. */
+  /** Before registers are put in place of these: tells `barChange` that no BAR decodes any more. */
+  detach(): void {
+    for (const bar of this.#bars) {
+      const from = this.base(bar);
+      if (from >= 0) this.#barChange?.(bar, from, -1);
+    }
+  }
+
+  /** After that: tells `barChange` of every BAR that decodes. */
   reattach(): void {
     for (const bar of this.#bars) {
       const to = this.base(bar);

@@ -41,6 +41,11 @@ export class Pci implements PortDevice, Resettable {
     for (const f of this.#functions) f?.reset();
   }
 
+  /** Before a restore: see PciFunction.detach. */
+  detach(): void {
+    for (const f of this.#functions) f?.detach();
+  }
+
   /** After a restore: see PciFunction.reattach. */
   reattach(): void {
     for (const f of this.#functions) f?.reattach();

@@ -1,10 +1,13 @@
 /** A share, as the VM's process has it: what its 9P device sends requests to. */
+import { pollInput } from "../channel.ts";
 import type { NinePBackend } from "../virtio/9p.ts";
 import { MSIZE_MAX } from "./messages.ts";
 import { MessageStream } from "./stream.ts";
 
 /** Replies that are given in one go: the guest waits for no more than these. */
 const AT_ONCE = 64;
+/** ms. */
+const WAIT = 20;
 
 /**
  * Whoever has it watches its descriptor: for input, and while there is a `backlog` for room. Then,
@@ -50,6 +53,10 @@ export class ShareClient implements NinePBackend {
    */
   begin(): void {
     this.#stale = this.#outstanding;
+  }
+
+  wait(): void {
+    pollInput(this.#stream.descriptor, WAIT);
   }
 
   receive(take: (reply: Uint8Array) => void): boolean {

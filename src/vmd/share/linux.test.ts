@@ -71,7 +71,7 @@ async function run(script: string, folder: string, policy: SharePolicy): Promise
   const { vmm_watch_open, vmm_watch, vmm_watch_target } = watchLibrary();
   const attention = new Int32Array(hostBuffer(vmm_watch_open() as unknown as number, 4));
   let text = "";
-  using life = new VmLife(engine, options, openBootFiles(options), {
+  using life = VmLife.boot(engine, options, openBootFiles(options), {
     output: (bytes) => {
       text += Buffer.from(bytes).toString("latin1");
     },

@@ -6,6 +6,7 @@ import { NineP, type NinePBackend } from "./9p.ts";
 import { MockDriver, type Part } from "./mock-driver.ts";
 
 class TestBackend implements NinePBackend {
+  wait(): void {}
   ready = true;
   gone = false;
   readonly requests: Uint8Array[] = [];

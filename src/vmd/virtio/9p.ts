@@ -17,6 +17,8 @@ const MOUNT_TAG = 1;
 export const MOUNT_TAG_MAX = 255;
 /** Requests that may be out, with those of before a reset. */
 const OUT_MAX = 4 * QUEUE;
+/** How long replies may take before a snapshot, ms. */
+const QUIESCE = 5000;
 const EIO = 5;
 const EMSGSIZE = 90;
 
@@ -30,6 +32,8 @@ export interface NinePBackend {
   send(request: Uint8Array): void;
   /** Gives replies that have come; each is the backend's again afterwards. @returns whether there may be more */
   receive(take: (reply: Uint8Array) => void): boolean;
+  /** Waits a little while for a reply. */
+  wait(): void;
 }
 
 interface Out {
@@ -81,6 +85,20 @@ export class NineP implements VirtioDevice {
     if (this.#answered) this.#transport.notifyUsed(queue);
     this.#answered = false;
     if (queue.waiting && this.#canBegin) this.notify();
+  }
+
+  quiesce(): boolean {
+    // Who serves files answers at once, or its disk is broken.
+    const end = performance.now() + QUIESCE;
+    while (this.#out.some((out) => out?.chain !== undefined)) {
+      if (performance.now() > end) return false;
+      this.#backend.wait();
+      this.#backend.receive(this.#take);
+      if (this.#backend.gone) this.#fail();
+    }
+    if (this.#answered) this.#transport.notifyUsed(this.#transport.queue(0));
+    this.#answered = false;
+    return true;
   }
 
   // What is out is answered yet, but to nobody: its tags stay taken until then.

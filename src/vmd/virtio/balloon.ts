@@ -123,6 +123,11 @@ export class Balloon implements VirtioDevice {
     this.#transport.configChanged();
   }
 
+  /** Pages that the host wants. */
+  get wanted(): number {
+    return this.#r.pages;
+  }
+
   /** Pages that the guest says it has given away. */
   get actual(): number {
     return this.#r.actual;

@@ -15,6 +15,9 @@ const [OK, IOERR, UNSUPP] = [0, 1, 2];
 
 /** A disk in memory, whose requests are done when the test says so. */
 class MemoryBackend implements BlockBackend {
+  settle(): void {
+    this.poll();
+  }
   readonly bytes: Uint8Array;
   readonly readOnly: boolean;
   done: (tag: number, ok: boolean) => void = () => {};

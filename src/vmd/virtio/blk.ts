@@ -85,6 +85,8 @@ export interface BlockBackend {
   zero(tag: number, offset: number, length: number, unmap: boolean): void;
   /** Looks for what is done. */
   poll(): void;
+  /** Waits until all that was begun is done, and was told of. */
+  settle(): void;
   /** Ends what was begun, without telling of it. */
   abandon(): void;
 }
@@ -163,6 +165,12 @@ export class Blk implements VirtioDevice {
     this.#more = false;
     this.limit?.reset();
     this.#r.resetAll();
+  }
+
+  quiesce(): boolean {
+    this.#backend.settle();
+    this.#tell();
+    return true;
   }
 
   readConfig(offset: number): number {

@@ -33,6 +33,7 @@ export interface VirtioBusHost {
 export class VirtioBus {
   readonly #host: VirtioBusHost;
   readonly #transports: Transport[] = [];
+  readonly #names: string[] = [];
   readonly #numbers = new Map<string, number>();
   #functions = 0;
 
@@ -88,12 +89,33 @@ export class VirtioBus {
     transport.attach(device);
     this.#numbers.set(name, pci.add(pciFunction));
     this.#transports.push(transport);
+    this.#names.push(name);
     return device;
   }
 
   /** A device's number on the bus; undefined when there is none of that name. */
   numberOf(name: string): number | undefined {
     return this.#numbers.get(name);
+  }
+
+  /**
+   * Before a snapshot: nothing is out of any queue afterwards.
+   * @returns names of devices where that can't be had
+   */
+  quiesce(): string[] {
+    return this.#transports.flatMap((transport, index) => {
+      return transport.quiesce() ? [] : [this.#names[index]];
+    });
+  }
+
+  /** After that, when the machine goes on. */
+  proceed(): void {
+    for (const transport of this.#transports) transport.proceed();
+  }
+
+  /** After a restore, once the BARs decode. */
+  reattach(): void {
+    for (const transport of this.#transports) transport.reattach();
   }
 
   /** Looks for what backends have for their devices. */

@@ -21,6 +21,16 @@ export interface VirtioDevice {
   poll?(): void;
   /** The driver has accepted features and is ready. */
   start?(): void;
+  /**
+   * Brings everything that is out of the queues to its end or back into them, so that the registers
+   * and guest memory are all there is of the device. Default: nothing ever is out.
+   * @returns false when that can't be had
+   */
+  quiesce?(): boolean;
+  /** It was quiesced, and goes on as before. */
+  proceed?(): void;
+  /** It begins with the registers of a snapshot, its driver at DRIVER_OK. */
+  restored?(): void;
   /** As after power-on: what is out of the queues is forgotten. */
   reset(): void;
 }

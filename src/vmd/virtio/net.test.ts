@@ -15,6 +15,7 @@ const OWN = [0xfe, 0xe1, 0xbb, 0xd1, 0, 1];
 
 /** Frames come and go when the test says so. */
 class Wire implements NetBackend {
+  settle(): void {}
   readonly offloads: boolean;
   started: { accepted: NetOffloads; merge: boolean } | undefined;
   stops = 0;

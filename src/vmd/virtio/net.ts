@@ -59,6 +59,11 @@ export interface NetBackend {
   readonly offloads: boolean;
   /** @param accepted what the guest takes. @param merge frames may take several buffers. */
   start(accepted: NetOffloads, merge: boolean): void;
+  /**
+   * Sends what is to be sent, for a while, and then stops: nothing of the guest's is touched any
+   * more, and `sent` and `receive` tell what has been done.
+   */
+  settle(): void;
   /** Forgets frames and buffers: nothing of the guest's is touched any more. */
   stop(): void;
   readonly canSend: boolean;
@@ -151,6 +156,27 @@ export class Net implements VirtioDevice {
     this.#frames.length = 0;
   }
 
+  quiesce(): boolean {
+    if (!this.#started) return true;
+    this.#backend.settle();
+    this.#completeSends();
+    this.#completeReceives(false);
+    // § 5.1.6.2: frames may be lost, where the host took none for that long.
+    const transmit = this.#transport.queue(TRANSMIT);
+    for (const chain of this.#frames.splice(0)) transmit.push(chain, 0);
+    this.#transport.notifyUsed(transmit);
+    // Buffers are filled in order: those that are not were the last that were taken.
+    const receive = this.#transport.queue(RECEIVE);
+    while (this.#buffers.length > 0) receive.putBack(this.#buffers.pop() as Chain);
+    this.#backend.stop();
+    this.#started = false;
+    return true;
+  }
+
+  proceed(): void {
+    this.start();
+  }
+
   start(): void {
     const has = (bit: number) => this.#transport.negotiated(bit);
     // § 5.1.3.1: segments need checksums.
@@ -213,7 +239,7 @@ export class Net implements VirtioDevice {
     if (any) backend.flush();
   }
 
-  #completeReceives(): void {
+  #completeReceives(offer = true): void {
     const backend = this.#backend;
     const queue = this.#transport.queue(RECEIVE);
     let any = false;
@@ -223,7 +249,7 @@ export class Net implements VirtioDevice {
       any = true;
     }
     if (!any) return;
-    this.#takeBuffers(queue);
+    if (offer) this.#takeBuffers(queue);
     this.#transport.notifyUsed(queue);
   }
 

@@ -28,6 +28,8 @@ export interface CdromBackend {
     length: number,
     done: (ok: boolean) => void,
   ): void;
+  /** Waits until all reads that are out are done, and were told of. */
+  settle?(): void;
   /** Ends reads that are out: nothing of the guest's is touched any more. */
   abandon?(): void;
 }
@@ -118,9 +120,14 @@ export class Scsi implements VirtioDevice {
     config.setUint32(32, 1, true); // max_lun
   }
 
-  /** Reads that are out: none may be when the machine's state is taken. */
+  /** Reads that are out. */
   get outstanding(): number {
     return this.#out.length;
+  }
+
+  quiesce(): boolean {
+    this.#backend.settle?.();
+    return this.#out.length === 0 && this.#held === undefined;
   }
 
   readConfig(offset: number): number {

@@ -39,6 +39,15 @@ export class TimeSync {
     this.#ahead = this.#difference;
   }
 
+  /** ns. Of a snapshot's machine, it is said again when it goes on. */
+  get ahead(): number {
+    return this.#ahead;
+  }
+
+  set ahead(ns: number) {
+    this.#ahead = ns;
+  }
+
   /** Whether to look from now on. */
   watch(on: boolean): void {
     if (!on) this.#timer.disarm();

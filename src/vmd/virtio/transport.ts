@@ -107,11 +107,28 @@ export class Transport implements PortDevice, Resettable, VirtioTransport {
     this.#host.interrupt(false);
   }
 
-  /** After a restore: the queues are read again from the registers. */
+  /**
+   * Before a snapshot: see VirtioDevice.quiesce.
+   * @returns false when the device has something out that doesn't come back
+   */
+  quiesce(): boolean {
+    if (!this.live) return true;
+    if (this.#device.quiesce?.() === false) return false;
+    return this.#queues.every(({ taken }) => taken === 0);
+  }
+
+  /** After that, when the machine goes on. */
+  proceed(): void {
+    if (this.live) this.#device.proceed?.();
+  }
+
+  /** After a restore: the queues are read again from the registers, and what waits in them is served. */
   reattach(): void {
     if (!this.live) return;
     for (const queue of this.#queues) queue.start();
     this.#device.start?.();
+    this.#device.restored?.();
+    for (const queue of this.#queues) if (queue.running) this.#device.notify(queue.index);
   }
 
   poll(): void {

@@ -34,6 +34,7 @@ const UPDATE = BUFFER / 4;
 
 const RECEIVE = 0;
 const TRANSMIT = 1;
+const EVENT = 2;
 
 /** What a connection has to send, in the order in which it goes. */
 const Say = { REQUEST: 1, RESPONSE: 2, UPDATE: 4, ASK: 8, DATA: 16, SHUTDOWN: 32 } as const;
@@ -102,6 +103,17 @@ export class Vsock implements VirtioDevice, VsockEvents {
       if (r.state[slot] !== State.FREE) this.#drop(slot);
     }
     this.#table.clear();
+  }
+
+  /** § 5.10.6.7, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET: what connections led to is another host's. */
+  restored(): void {
+    this.#table.clear();
+    const queue = this.#transport.queue(EVENT);
+    const chain = queue.pop();
+    // Without a buffer the guest finds out by resets.
+    if (chain === undefined) return;
+    queue.push(chain, chain.write(0, new Uint8Array(4)));
+    this.#transport.notifyUsed(queue);
   }
 
   connected(key: number): void {

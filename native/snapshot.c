@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: ISC
+/*
+ * snapshot.c: what of a machine's memory a snapshot has to hold, and memory that
+ * comes from a file when it is touched.
+ */
+#define _GNU_SOURCE
+#include "vmm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Entries of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
+#define PRESENT (1ull << 63)
+#define SWAPPED (1ull << 62)
+#define ENTRIES 512u
+
+static bool is_zero(const void *page)
+{
+	const uint64_t *words = page;
+
+	for (size_t i = 0; i < VMM_PAGE / 8; i += 8)
+		if (words[i] | words[i + 1] | words[i + 2] | words[i + 3] | words[i + 4] |
+		    words[i + 5] | words[i + 6] | words[i + 7])
+			return false;
+	return true;
+}
+
+int vmm_pagemap_open(void)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int64_t vmm_memory_used(uint64_t address, uint64_t pages, uint8_t *bitmap, int32_t pagemap)
+{
+	uint64_t entries[ENTRIES];
+	int64_t used = 0;
+
+	memset(bitmap, 0, (pages + 63) / 64 * 8);
+	for (uint64_t from = 0; from < pages; from += ENTRIES) {
+		uint64_t count = pages - from < ENTRIES ? pages - from : ENTRIES;
+		off_t at = (off_t)((address / VMM_PAGE + from) * sizeof *entries);
+		bool known = pagemap >= 0 &&
+			     pread(pagemap, entries, count * sizeof *entries, at) ==
+				     (ssize_t)(count * sizeof *entries);
+
+		for (uint64_t i = 0; i < count; i++) {
+			const uint64_t page = from + i;
+
+			/* Touching what nobody has written would give it a page. */
+			if (known && !(entries[i] & (PRESENT | SWAPPED)))
+				continue;
+			if (is_zero((const void *)(uintptr_t)(address + page * VMM_PAGE)))
+				continue;
+			bitmap[page / 8] |= (uint8_t)(1u << (page % 8));
+			used++;
+		}
+	}
+	return used;
+}
+
+int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t offset)
+{
+	void *at = (void *)(uintptr_t)address;
+
+	if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+		 (off_t)offset) == MAP_FAILED)
+		return -errno;
+	madvise(at, size, MADV_DONTDUMP);
+	return 0;
+}
+
+int vmm_memory_populate(uint64_t address, uint64_t size)
+{
+	return madvise((void *)(uintptr_t)address, size, MADV_POPULATE_READ) < 0 ? -errno : 0;
+}
+
+int vmm_memory_file(uint64_t size)
+{
+	int fd = memfd_create("vmd-snapshot", MFD_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (size > 0 && ftruncate(fd, (off_t)size) < 0) {
+		int error = errno;
+
+		close(fd);
+		return -error;
+	}
+	return fd;
+}

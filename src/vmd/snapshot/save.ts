@@ -1,0 +1,68 @@
+/** Writes what a VM's process knows of its machine into a snapshot. */
+import { closeGaps, usedPages } from "../../vmm/snapshot/machine-memory.ts";
+import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
+import { encodeBlocks, imageBlocks } from "../../vmm/snapshot/blocks.ts";
+import type { PageSet } from "../../vmm/snapshot/page-set.ts";
+import type { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
+import { encodeCpuRecord } from "./cpu-record.ts";
+import type { VmLife } from "../vm-life.ts";
+
+/** What is the host's, in the HOST record. */
+export interface HostRecord {
+  /** The guest waits for an interrupt. */
+  halted: boolean;
+  /** Base64: typed at COM1. */
+  input: string;
+  ahead?: number;
+}
+
+/**
+ * The machine stands still: whatever its devices have begun is done or taken back.
+ * @throws SnapshotError that names a device where that can't be had
+ */
+export function quiesce(life: VmLife): void {
+  const stuck = life.machine.quiesce();
+  if (stuck.length === 0) return;
+  life.machine.proceed();
+  throw new SnapshotError(`${stuck.join(", ")}: what is under way doesn't come to an end`);
+}
+
+/**
+ * Writes pages: all that hold anything, or of a differential snapshot those that changed.
+ * @param changed pages that may differ from the snapshot that this one is based on
+ */
+export function saveMemory(
+  life: VmLife,
+  writer: SnapshotWriter,
+  { pagemap, changed }: { pagemap: number; changed?: PageSet },
+): void {
+  const { image } = life;
+  const used = usedPages(image, pagemap);
+  if (changed === undefined) {
+    writer.memory(image.memory, closeGaps(used));
+    return;
+  }
+  const zeros = changed.copy();
+  zeros.removeAll(used);
+  writer.zeros(zeros.runs());
+  used.keepOnly(changed);
+  writer.memory(image.memory, used.runs());
+}
+
+/** Writes the registers of a machine that was quiesced, and the end. */
+export function saveState(life: VmLife, writer: SnapshotWriter): void {
+  const { image, engine, machine, vcpu } = life;
+  engine.saveCpu();
+  const { input, ahead } = machine.hostState;
+  // The clock's last sample is what the machine goes on with.
+  machine.clock.sample();
+  writer.bytes(RecordType.STATE, encodeBlocks(imageBlocks(image)));
+  writer.bytes(RecordType.CPU, encodeCpuRecord(image, machine.clock.now));
+  const host: HostRecord = {
+    halted: vcpu.halted,
+    input: Buffer.from(input).toString("base64"),
+    ahead,
+  };
+  writer.json(RecordType.HOST, host);
+  writer.end();
+}

@@ -1,0 +1,106 @@
+/** A Linux guest that goes on from snapshots, through the library. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { deviceGuest } from "../../../golden/guests/devices.ts";
+import { linuxAmd64 } from "../../../golden/guests/linux.ts";
+import { Vm } from "../vm.ts";
+
+setDefaultTimeout(120_000);
+const missing = linuxAmd64.missing();
+if (missing !== undefined) console.log(`snapshots of Linux skipped: ${missing}`);
+
+let folder = "";
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "snapshots-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const MIB = 2 ** 20;
+const engine = process.env.VMD_LAB === undefined ? ("unicorn" as const) : ("kvm" as const);
+
+/** Counts on the console, and compares what it reads from its disk. */
+const COUNTING = `
+dd if=/dev/urandom of=/dev/vda bs=64k count=64 2>/dev/null; sum=$(md5sum </dev/vda)
+i=0; while [ $i -lt 100000 ]; do
+  i=$((i+1)); echo "count $i"
+  echo 3 >/proc/sys/vm/drop_caches
+  [ "$(md5sum </dev/vda)" = "$sum" ] || echo "WRONG"
+done`;
+
+function follow(vm: Vm): { text: string } {
+  const seen = { text: "" };
+  vm.console.follow((bytes) => {
+    seen.text += new TextDecoder().decode(bytes);
+  });
+  return seen;
+}
+
+async function reach(seen: { text: string }, what: RegExp): Promise<RegExpExecArray> {
+  for (let i = 0; i < 600; i++) {
+    const match = what.exec(seen.text);
+    if (match !== null) return match;
+    await Bun.sleep(50);
+  }
+  throw new Error(`${what} did not come: ${seen.text.slice(-500)}`);
+}
+
+const numbers = (text: string) => [...text.matchAll(/^count (\d+)\r$/gm)].map(([, n]) => Number(n));
+
+describe.skipIf(missing !== undefined)(`snapshots on ${engine}`, () => {
+  test("a guest goes on where it was, again and again, with its disk", async () => {
+    const disk = join(folder, "disk.img");
+    writeFileSync(disk, "");
+    truncateSync(disk, 4 * MIB);
+    const guest = await deviceGuest({
+      name: "counting",
+      modules: ["virtio_blk"],
+      script: COUNTING,
+    });
+    let vm = await Vm.start({ ...guest, engine, disks: [disk] });
+    let seen = follow(vm);
+    await reach(seen, /count 3\r/);
+    for (let round = 0; round < 4; round++) {
+      const path = join(folder, `round-${round}`);
+      const { pages, bytes } = await vm.snapshot(path, { compress: round % 2 === 1 });
+      expect(statSync(path).size).toBe(bytes);
+      expect(pages).toBeGreaterThan(1000);
+      // It goes on after its snapshot, too.
+      const before = numbers(seen.text).at(-1)!;
+      await reach(seen, new RegExp(`count ${before + 2}\r`));
+      expect((await vm.stop()).kind).toBe("stopped");
+      vm = await Vm.restore(path, {}, { verify: round === 3 });
+      const after = follow(vm);
+      await reach(after, /count \d+\r\n(.*\n)*count \d+\r/);
+      const [first, ...others] = numbers(after.text);
+      expect(first).toBeGreaterThanOrEqual(before);
+      expect(first).toBeLessThanOrEqual(before + 2);
+      expect(others.slice(0, 2)).toEqual([first + 1, first + 2].slice(0, others.length));
+      expect(after.text).not.toContain("WRONG");
+      seen = after;
+    }
+    await vm.stop();
+  });
+
+  test("with virtual time, the same snapshot leads to the same run", async () => {
+    if (engine === "kvm") return console.log("skipped: KVM has no virtual time");
+    const script = `i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo "count $i $(cat /proc/uptime)"; done`;
+    const guest = await deviceGuest({ name: "virtual", modules: [], script });
+    const vm = await Vm.start({ ...guest, engine, virtualTime: true, reboot: false });
+    const seen = follow(vm);
+    await reach(seen, /count 20 /);
+    const path = join(folder, "virtual");
+    await vm.snapshot(path);
+    await vm.stop();
+    const run = async () => {
+      const copy = await Vm.restore(path);
+      const text = follow(copy);
+      await copy.ended;
+      return text.text;
+    };
+    const one = await run();
+    expect(one).toContain("count 400 ");
+    expect(await run()).toBe(one);
+  });
+});

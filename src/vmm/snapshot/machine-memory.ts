@@ -1,0 +1,135 @@
+/** A machine image's pages: which ones a snapshot holds, and back into an image. */
+import type { MachineImage } from "../image.ts";
+import type { GuestMemory, MemoryRange } from "../memory.ts";
+import { check, hostLibrary, ptr } from "../native.ts";
+import { COMPRESSED, PAGE, RecordType, type Run, SnapshotError } from "./format.ts";
+import { PageSet } from "./page-set.ts";
+import type { SnapshotReader, SnapshotRecord } from "./reader.ts";
+
+/** Zero pages that are written as data rather than that a run ends: fewer runs are sooner mapped. */
+const GAP = 8;
+/** Shorter runs are read instead of mapped: a mapping costs the host more than they are worth. */
+const MAPPED_MIN = 4;
+/** Mappings of one machine: the host allows a process some 65,000. */
+const MAPPED_MAX = 16_384;
+
+/**
+ * The pages that hold anything but zeros.
+ * @param pagemap descriptor of vmm_pagemap_open, or -1: then all pages are looked at
+ */
+export function usedPages(image: MachineImage, pagemap: number): PageSet {
+  const { ranges } = image.memory;
+  const set = new PageSet(ranges);
+  ranges.forEach(({ host, size }, index) => {
+    look(host, size / PAGE, set.bitmaps[index], pagemap);
+  });
+  // Untouched pages there are a file's.
+  for (const { page, count } of image.overlaid) {
+    const bitmap = new Uint8Array(Math.ceil(count / 64) * 8);
+    const range = rangeOf(ranges, page * PAGE, count * PAGE) as MemoryRange;
+    look(range.host + (page * PAGE - range.base), count, bitmap, -1);
+    for (let i = 0; i < count; i++) {
+      if ((bitmap[i >> 3] & (1 << (i & 7))) !== 0) set.add((page + i) * PAGE, PAGE);
+    }
+  }
+  return set;
+}
+
+function look(address: number, pages: number, bitmap: Uint8Array, pagemap: number): void {
+  const used = hostLibrary().vmm_memory_used(address, pages, ptr(bitmap), pagemap);
+  check("looking at a machine's pages", used);
+}
+
+/** Runs with small gaps closed. */
+export function* closeGaps(set: PageSet): Generator<Run> {
+  let last: Run | undefined;
+  for (const run of set.runs()) {
+    if (last === undefined) {
+      last = run;
+      continue;
+    }
+    const gap = run.page - (last.page + last.count);
+    const together = gap >= 0 && gap <= GAP;
+    const whole = { page: last.page, count: run.page + run.count - last.page };
+    if (together && rangeOf(set.ranges, whole.page * PAGE, whole.count * PAGE) !== undefined) {
+      last = whole;
+    } else {
+      yield last;
+      last = run;
+    }
+  }
+  if (last !== undefined) yield last;
+}
+
+function rangeOf(
+  ranges: readonly MemoryRange[],
+  address: number,
+  length: number,
+): MemoryRange | undefined {
+  return ranges.find(({ base, size }) => address >= base && address + length <= base + size);
+}
+
+export interface LoadOptions {
+  /** A file whose pages are mapped, and come when they are touched; absent: all is read. */
+  readonly file?: number;
+  /** Mapped pages are looked at before, too. */
+  readonly verify: boolean;
+}
+
+/** Puts a snapshot's pages into an image. */
+export class MemoryLoader {
+  readonly #image: MachineImage;
+  readonly #memory: GuestMemory;
+  readonly #reader: SnapshotReader;
+  readonly #options: LoadOptions;
+  #mapped = 0;
+  /** Pages so far. */
+  pages = 0;
+
+  constructor(image: MachineImage, reader: SnapshotReader, options: LoadOptions) {
+    this.#image = image;
+    this.#memory = image.memory;
+    this.#reader = reader;
+    this.#options = options;
+  }
+
+  /** Takes a PAGES or ZERO record that the reader has just given. @throws SnapshotError */
+  take(record: SnapshotRecord): void {
+    for (const { page, count } of record.runs) {
+      if (rangeOf(this.#memory.ranges, page * PAGE, count * PAGE) === undefined) {
+        throw new SnapshotError("it has pages where the machine has no memory");
+      }
+    }
+    if (record.head.type === RecordType.ZERO) {
+      for (const run of record.runs) this.#image.clearPages(run.page * PAGE, run.count * PAGE);
+      return;
+    }
+    this.pages += record.head.pages;
+    const { file, verify } = this.#options;
+    const mappable = file !== undefined && (record.head.flags & COMPRESSED) === 0;
+    const long = mappable && record.runs.some(({ count }) => count >= MAPPED_MIN);
+    const read = !long || verify || record.runs.some(({ count }) => count < MAPPED_MIN);
+    const data = read ? this.#reader.data(record) : undefined;
+    let at = 0;
+    for (const { page, count } of record.runs) {
+      const address = page * PAGE;
+      if (mappable && count >= MAPPED_MIN && this.#mapped < MAPPED_MAX) {
+        this.#mapped++;
+        this.#image.overlay(address, count * PAGE, file, record.offset + at);
+      } else {
+        const bytes = data ?? this.#reader.data(record);
+        this.#copy(address, bytes.subarray(at, at + count * PAGE));
+      }
+      at += count * PAGE;
+    }
+  }
+
+  #copy(address: number, bytes: Uint8Array): void {
+    let at = 0;
+    for (const piece of this.#memory.bytes(address, bytes.length)) {
+      piece.set(bytes.subarray(at, at + piece.length));
+      at += piece.length;
+    }
+    this.#memory.written(address, bytes.length);
+  }
+}
