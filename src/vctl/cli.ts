@@ -26,6 +26,7 @@ const EXPECTED = new Set([
   "EngineError",
   "NativeError",
   "TraceError",
+  "SnapshotError",
 ]);
 
 /** A VM as users name it: an id, or a name. @throws UsageError */

@@ -10,6 +10,7 @@ import { createCommand } from "./commands/create.ts";
 import { loadCommand, logCommand, reloadCommand, resetCommand } from "./commands/daemon.ts";
 import { exitsCommand } from "./commands/exits.ts";
 import { hostCommand } from "./commands/host.ts";
+import { mergeCommand } from "./commands/merge.ts";
 import { metricsCommand } from "./commands/metrics.ts";
 import { pauseCommand, unpauseCommand } from "./commands/pause.ts";
 import { showCommand } from "./commands/show.ts";
@@ -28,6 +29,7 @@ const commands = [
   hostCommand,
   loadCommand,
   logCommand,
+  mergeCommand,
   metricsCommand,
   pauseCommand,
   reloadCommand,

@@ -4,6 +4,7 @@
  */
 import type { CpuidLeaf } from "../vmm/cpuid.ts";
 import { formatCpu } from "../vmm/cpu-codec.ts";
+import { DirtyLog } from "../vmm/dirty-log.ts";
 import { Engine, type EngineName } from "../vmm/engine.ts";
 import { exitName } from "../vmm/exit.ts";
 import { MachineImage } from "../vmm/image.ts";
@@ -46,6 +47,7 @@ export class VmLife implements Disposable {
   readonly engine: Engine;
   readonly machine: ClassicMachine;
   readonly vcpu: Vcpu;
+  readonly dirty: DirtyLog;
   /** Where firmware lies. */
   readonly rom: { base: number; size: number } | undefined;
   /** What was booted. */
@@ -64,6 +66,7 @@ export class VmLife implements Disposable {
     this.image = image;
     this.engine = engine;
     this.machine = machine;
+    this.dirty = new DirtyLog(engine, image.memory);
     this.rom = rom;
     this.description = description;
     this.vcpu = new Vcpu(engine, machine, options.virtualTime);

@@ -48,6 +48,8 @@ export interface SnapshotResult {
   pages: number;
   /** How long the guest stood still, ms. */
   paused: number;
+  /** It holds only what changed, and is based on the one before. */
+  differential: boolean;
 }
 
 /** What leads to a VM's files: places in the descriptors of the start message. */
@@ -131,7 +133,7 @@ export type ToVm =
   | { kind: "statistics" }
   /**
    * With the descriptor of a file or a stream: a snapshot goes there.
-   * `config`: what its CONFIG record says, as JSON, but for what this process knows.
+   * See SnapshotRequest.
    */
   | { kind: "snapshot"; config: string; compress: boolean; differential: boolean }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */

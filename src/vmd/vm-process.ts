@@ -19,9 +19,8 @@ import {
   watchLibrary,
 } from "../vmm/native.ts";
 import { selectEngine } from "../vmm/select.ts";
-import { RecordType, SnapshotError } from "../vmm/snapshot/format.ts";
-import { descriptorSink, FileSource, StreamSource } from "../vmm/snapshot/sources.ts";
-import { SnapshotWriter } from "../vmm/snapshot/writer.ts";
+import { SnapshotError } from "../vmm/snapshot/format.ts";
+import { FileSource, StreamSource } from "../vmm/snapshot/sources.ts";
 import type { CpuidLeaf } from "../vmm/cpuid.ts";
 import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
@@ -37,13 +36,12 @@ import { SandboxError } from "./sandbox.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
 import { DiskError } from "./disk/index.ts";
-import { quiesce, saveMemory, saveState } from "./snapshot/save.ts";
+import { SnapshotTaker } from "./snapshot/taker.ts";
 import type { SnapshotInput } from "./snapshot/load.ts";
 import type {
   Ending,
   FromVm,
   RestoreDescription,
-  SnapshotResult,
   StartMessage,
   StreamName,
   ToVm,
@@ -75,7 +73,7 @@ class VmProcess {
   /** Absent: a restored guest whose kernel is no longer to be had. */
   readonly #set: BootSet | undefined;
   readonly #snapshots: number[] = [];
-  readonly #pagemap = hostLibrary().vmm_pagemap_open();
+  readonly #taker = new SnapshotTaker(hostLibrary().vmm_pagemap_open(), waitFor);
   readonly #trace: BootFile | undefined;
   readonly #attention: Int32Array;
   readonly #console: ConsoleHub;
@@ -241,43 +239,6 @@ class VmProcess {
     return life;
   }
 
-  /** The guest stands still meanwhile. */
-  #snapshot(
-    life: VmLife | undefined,
-    { config, compress }: Extract<ToVm, { kind: "snapshot" }>,
-    descriptor: number,
-  ): void {
-    const start = performance.now();
-    const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0 };
-    try {
-      if (life === undefined) throw new SnapshotError("the guest is about to start");
-      quiesce(life);
-      try {
-        const writer = new SnapshotWriter(descriptorSink(descriptor, waitFor), { compress });
-        writer.json(RecordType.CONFIG, {
-          ...(JSON.parse(config) as object),
-          engine: life.engine.name,
-          cpuid: life.engine.cpuid.map(leafNumbers),
-          boot: life.description,
-          rom: life.rom,
-        });
-        saveMemory(life, writer, { pagemap: this.#pagemap });
-        saveState(life, writer);
-        result.bytes = writer.written;
-        result.pages = writer.pages;
-      } finally {
-        life.machine.proceed();
-      }
-    } catch (error) {
-      if (!isExpected(error)) throw error;
-      result.failure = `no snapshot: ${error.message}`;
-    } finally {
-      closeSync(descriptor);
-    }
-    result.paused = performance.now() - start;
-    this.#post({ kind: "snapshot", result });
-  }
-
   #live(life: VmLife): Ending {
     const { options } = this.#start;
     const recorder = this.#record(life);
@@ -428,7 +389,10 @@ class VmProcess {
         if (!this.#devices.capture(message.place, descriptors[0])) closeSync(descriptors[0]);
         return;
       case "snapshot":
-        this.#snapshot(life, message, descriptors[0]);
+        this.#post({
+          kind: "snapshot",
+          result: this.#taker.take(life, message, descriptors[0]),
+        });
         return;
       case "balloon":
         this.#balloon(life, message.target);
@@ -546,9 +510,6 @@ function waitFor(descriptor: number, what: "input" | "room"): boolean {
 
 const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
   return { leaf, subleaf, flags, eax, ebx, ecx, edx };
-};
-const leafNumbers = ({ leaf, subleaf, flags, eax, ebx, ecx, edx }: CpuidLeaf): number[] => {
-  return [leaf, subleaf, flags, eax, ebx, ecx, edx];
 };
 
 function main(): void {

@@ -64,7 +64,13 @@ const schema = v.variant("kind", [
   }),
   v.object({
     kind: v.literal("snapshot"),
-    result: v.object({ failure: v.optional(line), bytes: count, pages: count, paused: count }),
+    result: v.object({
+      failure: v.optional(line),
+      bytes: count,
+      pages: count,
+      paused: count,
+      differential: v.boolean(),
+    }),
   }),
   v.object({
     kind: v.literal("vsock-connect"),

@@ -19,6 +19,7 @@ import { type Running, VmHost, type VmLaunch } from "./vm-host.ts";
 import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
 import type { BalloonState, Ending, SnapshotResult, VmStatistics } from "./vm-messages.ts";
+import { SnapshotBase } from "./snapshot/base.ts";
 import { type OpenedSnapshot, openSnapshot, remember } from "./snapshot/chain.ts";
 import {
   bootFilesIfThere,
@@ -72,6 +73,7 @@ export class Vm implements AsyncDisposable {
   readonly unconfined: string;
   readonly #host: VmHost;
   readonly #options: VcpuOptions;
+  readonly #base = new SnapshotBase();
   readonly #listeners = new Set<(event: VmEvent) => void>();
 
   private constructor(
@@ -200,9 +202,18 @@ export class Vm implements AsyncDisposable {
   /**
    * Writes the machine as it is now into a file, from which `Vm.restore` goes on. The guest stands
    * still meanwhile, and goes on afterwards. Its disks are not in it.
+   * @param differential only what changed since the VM's last snapshot, whose file then has to stay
+   * where it is. The first one that is asked for so holds all, and from then on changes are noted.
    * @throws VmError
    */
-  async snapshot(path: string, { compress = false } = {}): Promise<SnapshotResult> {
+  async snapshot(
+    path: string,
+    { compress = false, differential = false } = {},
+  ): Promise<SnapshotResult> {
+    if (differential && this.#base.needs(path)) {
+      throw new VmError(`${this.name}: ${path}: the snapshot would be based on this file itself`);
+    }
+    if (this.#base.needs(path)) this.#base.forget();
     let descriptor: number;
     try {
       descriptor = openSync(path, "w", 0o600);
@@ -211,9 +222,11 @@ export class Vm implements AsyncDisposable {
     }
     const again = openSync(path, "r");
     try {
-      const result = await this.#host.snapshot(descriptor, snapshotConfig(this.#options), {
-        compress,
-      });
+      const config = snapshotConfig(this.#options);
+      const base = differential ? this.#base.base(path) : undefined;
+      const options = { compress, differential };
+      const result = await this.#host.snapshot(descriptor, { ...config, base }, options);
+      this.#base.written(config.id, path, result.differential);
       remember(again);
       return result;
     } finally {

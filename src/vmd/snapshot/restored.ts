@@ -18,7 +18,7 @@ export function newId(): string {
 }
 
 /** What of a CONFIG record a VM's process doesn't know. */
-export function snapshotConfig(options: VcpuOptions): object {
+export function snapshotConfig(options: VcpuOptions): { id: string } & Record<string, unknown> {
   const { name, kernel, initrd, cmdline, modules, cdrom, devices, bootDevice, memory } = options;
   const { format, bits, debugExit, reboot, virtualTime } = options;
   return {

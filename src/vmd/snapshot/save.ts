@@ -1,5 +1,5 @@
 /** Writes what a VM's process knows of its machine into a snapshot. */
-import { closeGaps, usedPages } from "../../vmm/snapshot/machine-memory.ts";
+import { closeGaps, usedOf, usedPages } from "../../vmm/snapshot/machine-memory.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { encodeBlocks, imageBlocks } from "../../vmm/snapshot/blocks.ts";
 import type { PageSet } from "../../vmm/snapshot/page-set.ts";
@@ -37,15 +37,14 @@ export function saveMemory(
   { pagemap, changed }: { pagemap: number; changed?: PageSet },
 ): void {
   const { image } = life;
-  const used = usedPages(image, pagemap);
   if (changed === undefined) {
-    writer.memory(image.memory, closeGaps(used));
+    writer.memory(image.memory, closeGaps(usedPages(image, pagemap)));
     return;
   }
+  const used = usedOf(image, changed, pagemap);
   const zeros = changed.copy();
   zeros.removeAll(used);
   writer.zeros(zeros.runs());
-  used.keepOnly(changed);
   writer.memory(image.memory, used.runs());
 }
 

@@ -24,15 +24,28 @@ export function usedPages(image: MachineImage, pagemap: number): PageSet {
     look(host, size / PAGE, set.bitmaps[index], pagemap);
   });
   // Untouched pages there are a file's.
-  for (const { page, count } of image.overlaid) {
+  if (image.overlaid.length === 0) return set;
+  const overlaid = new PageSet(ranges);
+  for (const { page, count } of image.overlaid) overlaid.add(page * PAGE, count * PAGE);
+  set.addAll(usedOf(image, overlaid, -1));
+  return set;
+}
+
+/** Of some pages, those that hold anything but zeros; see usedPages. */
+export function usedOf(image: MachineImage, pages: PageSet, pagemap: number): PageSet {
+  const { ranges } = image.memory;
+  const used = new PageSet(ranges);
+  // Untouched pages of a file hold something.
+  const map = image.overlaid.length > 0 ? -1 : pagemap;
+  for (const { page, count } of pages.runs()) {
+    const { base, host } = rangeOf(ranges, page * PAGE, count * PAGE) as MemoryRange;
     const bitmap = new Uint8Array(Math.ceil(count / 64) * 8);
-    const range = rangeOf(ranges, page * PAGE, count * PAGE) as MemoryRange;
-    look(range.host + (page * PAGE - range.base), count, bitmap, -1);
+    look(host + (page * PAGE - base), count, bitmap, map);
     for (let i = 0; i < count; i++) {
-      if ((bitmap[i >> 3] & (1 << (i & 7))) !== 0) set.add((page + i) * PAGE, PAGE);
+      if ((bitmap[i >> 3] & (1 << (i & 7))) !== 0) used.add((page + i) * PAGE, PAGE);
     }
   }
-  return set;
+  return used;
 }
 
 function look(address: number, pages: number, bitmap: Uint8Array, pagemap: number): void {

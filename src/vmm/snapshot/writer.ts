@@ -21,6 +21,8 @@ export type Sink = (bytes: Uint8Array) => void;
 export interface WriterOptions {
   /** Pages are compressed, which a lazy restore then can't map. Default false. */
   readonly compress?: boolean;
+  /** Pages of a record at most; default: as many as there may be. */
+  readonly recordPages?: number;
 }
 
 /** zstd's fastest level: what follows it is often a network. */
@@ -29,6 +31,7 @@ const LEVEL = 1;
 export class SnapshotWriter {
   readonly #sink: Sink;
   readonly #compress: boolean;
+  readonly #recordPages: number;
   /** One record of pages: head and runs, then what they hold. */
   #buffer: Uint8Array | undefined;
   #serial = 0;
@@ -38,8 +41,10 @@ export class SnapshotWriter {
   /** Pages written. */
   pages = 0;
 
-  constructor(sink: Sink, { compress = false }: WriterOptions = {}) {
+  constructor(sink: Sink, options: WriterOptions = {}) {
+    const { compress = false, recordPages = RECORD_PAGES } = options;
     this.#sink = sink;
+    this.#recordPages = recordPages;
     this.#compress = compress;
   }
 
@@ -58,7 +63,12 @@ export class SnapshotWriter {
 
   /** Pages with what they hold now. */
   memory(memory: GuestMemory, runs: Iterable<Run>): void {
-    this.#collect(runs, RECORD_PAGES, (part, pages) => this.#pages(memory, part, pages));
+    this.data(runs, ({ page, count }) => memory.bytes(page * PAGE, count * PAGE));
+  }
+
+  /** Pages with what is given: for runs, or parts of them. */
+  data(runs: Iterable<Run>, data: (run: Run) => Iterable<Uint8Array>): void {
+    this.#collect(runs, this.#recordPages, (part, pages) => this.#pages(data, part, pages));
   }
 
   /** Pages that hold zeros. */
@@ -96,11 +106,11 @@ export class SnapshotWriter {
     done();
   }
 
-  #pages(memory: GuestMemory, runs: readonly Run[], pages: number): void {
-    const buffer = (this.#buffer ??= new Uint8Array(PAGE * (1 + RECORD_PAGES)));
+  #pages(content: (run: Run) => Iterable<Uint8Array>, runs: readonly Run[], pages: number): void {
+    const buffer = (this.#buffer ??= new Uint8Array(PAGE * (1 + this.#recordPages)));
     let at = PAGE;
-    for (const { page, count } of runs) {
-      for (const bytes of memory.bytes(page * PAGE, count * PAGE)) {
+    for (const run of runs) {
+      for (const bytes of content(run)) {
         buffer.set(bytes, at);
         at += bytes.length;
       }
