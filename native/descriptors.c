@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
@@ -187,9 +188,35 @@ int vmm_accept(int32_t fd)
 	return client < 0 ? -errno : client;
 }
 
-int vmm_lock(int32_t fd, int32_t exclusive)
+int vmm_lock(int32_t fd, int32_t how)
 {
-	return flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0 ? -errno : 0;
+	int operation = how < 0 ? LOCK_UN : how > 0 ? LOCK_EX : LOCK_SH;
+
+	return flock(fd, operation | LOCK_NB) < 0 ? -errno : 0;
+}
+
+int vmm_abstract(const char *name, int32_t listening)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	size_t length = strlen(name);
+	int fd, failed;
+
+	if (length + 1 > sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	memcpy(address.sun_path + 1, name, length);
+	length += offsetof(struct sockaddr_un, sun_path) + 1;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (listening ? SOCK_NONBLOCK : 0), 0);
+	if (fd < 0)
+		return -errno;
+	if (listening)
+		failed = bind(fd, (struct sockaddr *)&address, (socklen_t)length) || listen(fd, 16);
+	else
+		failed = connect(fd, (struct sockaddr *)&address, (socklen_t)length);
+	if (!failed)
+		return fd;
+	failed = -errno;
+	close(fd);
+	return failed;
 }
 
 int vmm_connect(const char *path)

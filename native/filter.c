@@ -50,6 +50,8 @@ static const int always[] = {
 	SYS_nanosleep, SYS_clock_nanosleep, SYS_restart_syscall,
 	// time
 	SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday,
+	// the watching thread's timer
+	SYS_timerfd_settime,
 	// an engine's timer and kicks, again at each reset of the guest
 	SYS_timer_create, SYS_timer_settime, SYS_timer_gettime, SYS_timer_delete, SYS_eventfd2,
 	SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack,

@@ -226,8 +226,11 @@ int vmm_listen(const char *path, uint32_t mode);
 /* The next connection's descriptor, or -EAGAIN. */
 int vmm_accept(int32_t fd);
 
-/* flock(2), without waiting. */
-int vmm_lock(int32_t fd, int32_t exclusive);
+/* flock(2), without waiting: 1 exclusive, 0 shared, -1 no more. */
+int vmm_lock(int32_t fd, int32_t how);
+
+/* A stream socket at an abstract name: listening, without blocking, or else connected. */
+int vmm_abstract(const char *name, int32_t listening);
 
 /* A blocking connection to a unix stream socket. */
 int vmm_connect(const char *path);
@@ -275,6 +278,9 @@ int32_t *vmm_watch_open(void);
 
 /* Waits for this of a descriptor, each arrival told once; 0: for nothing any more. */
 int vmm_watch(int32_t fd, int32_t events);
+
+/* Kicks once, so much later; in place of what was asked for before. */
+int vmm_watch_later(uint32_t us);
 
 /* Whom to kick: an engine of `library` (a path, loaded already); NULL for nobody, after
  * which no kick is under way. */

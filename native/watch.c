@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #define EVENTS 16
@@ -26,8 +27,9 @@ static struct {
 	void (*kick)(struct vmm *);
 	struct vmm *target;
 	int epoll;
+	int timer;
 	int32_t attention;
-} watch = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll = -1 };
+} watch = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll = -1, .timer = -1 };
 
 void watch_kick(void)
 {
@@ -77,12 +79,25 @@ int32_t *vmm_watch_open(void)
 	watch.epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (watch.epoll < 0)
 		return NULL;
-	if (watch_start_thread(watch_thread, NULL)) {
+	watch.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (watch.timer < 0 || vmm_watch(watch.timer, VMM_WATCH_INPUT) < 0 ||
+	    watch_start_thread(watch_thread, NULL)) {
+		if (watch.timer >= 0)
+			close(watch.timer);
 		close(watch.epoll);
 		watch.epoll = -1;
 		return NULL;
 	}
 	return &watch.attention;
+}
+
+int vmm_watch_later(uint32_t us)
+{
+	// Setting it anew makes it one that has not come: nobody has to read it.
+	const struct itimerspec when = { .it_value = { .tv_sec = us / 1000000,
+						       .tv_nsec = us % 1000000 * 1000 + 1 } };
+
+	return timerfd_settime(watch.timer, 0, &when, NULL) < 0 ? -errno : 0;
 }
 
 int vmm_watch(int32_t fd, int32_t what)

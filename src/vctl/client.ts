@@ -70,6 +70,11 @@ export class Client implements Disposable {
     return descriptor >= 0;
   }
 
+  /** Where replies come. */
+  get descriptor(): number {
+    return this.#descriptor;
+  }
+
   /** Asks, and waits for the answer. @throws RefusedError, UsageError */
   call(request: RequestInput): Answer {
     this.send(request);

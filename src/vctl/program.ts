@@ -13,6 +13,8 @@ import { hostCommand } from "./commands/host.ts";
 import { mergeCommand } from "./commands/merge.ts";
 import { metricsCommand } from "./commands/metrics.ts";
 import { pauseCommand, unpauseCommand } from "./commands/pause.ts";
+import { receiveCommand } from "./commands/receive.ts";
+import { sendCommand } from "./commands/send.ts";
 import { showCommand } from "./commands/show.ts";
 import { startCommand } from "./commands/start.ts";
 import { statusCommand } from "./commands/status.ts";
@@ -32,8 +34,10 @@ const commands = [
   mergeCommand,
   metricsCommand,
   pauseCommand,
+  receiveCommand,
   reloadCommand,
   resetCommand,
+  sendCommand,
   showCommand,
   startCommand,
   statusCommand,

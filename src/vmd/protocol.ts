@@ -31,12 +31,16 @@ const flag = v.optional(v.boolean(), false);
 
 const disk = v.strictObject({ path, format: v.optional(v.picklist(["raw", "qcow2"])) });
 const globs = v.optional(v.pipe(v.array(text), v.maxLength(64)), []);
-const share = v.strictObject({
+export const shareSchema = v.strictObject({
   path,
   tag: v.pipe(v.string(), v.minLength(1), v.maxLength(255)),
   readOnly: flag,
   allow: globs,
   deny: globs,
+});
+export const vsockSchema = v.strictObject({
+  cid: v.pipe(v.number(), v.integer(), v.minValue(3), v.maxValue(2 ** 32 - 2)),
+  path,
 });
 const networkInterface = v.strictObject({
   switch: v.optional(v.pipe(v.string(), v.maxLength(63))),
@@ -70,17 +74,59 @@ const start = v.strictObject({
   virtualTime: v.optional(v.boolean()),
   epoch: v.optional(v.pipe(v.number(), v.finite())),
   devices: v.optional(v.pipe(v.array(v.picklist([...EXTRA_DEVICES])), v.maxLength(2))),
-  shares: v.optional(v.pipe(v.array(share), v.maxLength(4, "too many shares"))),
-  vsock: v.optional(
-    v.strictObject({
-      cid: v.pipe(v.number(), v.integer(), v.minValue(3), v.maxValue(2 ** 32 - 2)),
-      path,
-    }),
-  ),
+  shares: v.optional(v.pipe(v.array(shareSchema), v.maxLength(4, "too many shares"))),
+  vsock: v.optional(vsockSchema),
   traceExits: v.optional(path),
   /** The reply brings a descriptor of the console, from its first byte on. */
   attach: flag,
 });
+
+const random = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/));
+
+const migrationRequests = {
+  /** The reply brings a descriptor: the VM comes out of it, answers go into it. */
+  send: v.strictObject({
+    request: v.literal("send"),
+    vm,
+    /** Most of it while the guest runs. */
+    live: flag,
+    /** What the guest may then stand still, ms. */
+    downtime: v.optional(v.pipe(v.number(), v.minValue(1), v.maxValue(60_000)), 300),
+    rounds: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(1000)), 30),
+    /** Where the receiver finds that its answers go; absent: nowhere. */
+    migration: v.optional(
+      v.variant("answers", [
+        v.strictObject({ answers: v.literal("stream") }),
+        v.strictObject({
+          answers: v.literal("socket"),
+          boot: v.pipe(v.string(), v.maxLength(64)),
+          socket: random,
+          token: random,
+        }),
+      ]),
+    ),
+  }),
+  /** How far that is: the reply comes when more than `after` steps are done. */
+  migration: v.strictObject({
+    request: v.literal("migration"),
+    vm,
+    after: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0)), 0),
+  }),
+  /** The reply brings a descriptor: the VM is to go into it, answers come out of it. */
+  receive: v.strictObject({
+    request: v.literal("receive"),
+    vm: name,
+    /** The first record's payload. */
+    config: v.pipe(v.string(), v.maxLength(LONGEST_REQUEST)),
+    /** The sender waits for answers. */
+    answers: flag,
+    engine: v.optional(v.picklist(["auto", ...ENGINES])),
+    interfaces: v.optional(
+      v.pipe(v.array(networkInterface), v.maxLength(4, "too many network interfaces")),
+      [],
+    ),
+  }),
+};
 
 const requests = {
   start,
@@ -118,6 +164,7 @@ const requests = {
     vm,
     interface: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3)), 0),
   }),
+  ...migrationRequests,
   balloon: v.strictObject({
     request: v.literal("balloon"),
     vm,

@@ -68,7 +68,8 @@ function describedInterface(opened: OpenedInterface): InterfaceDescription {
   return { kind, mac, locked, mtu, limits, lease };
 }
 
-function described({ files, ...disk }: OpenedDisk): DiskDescription {
+/** As its process is told of it. */
+export function describedDisk({ files, ...disk }: OpenedDisk): DiskDescription {
   return { ...disk, files: files.map(({ name, format }) => ({ name, format })) };
 }
 
@@ -169,8 +170,8 @@ export class VmHost {
             inputs: restore.inputs.map(({ stream, verify }) => ({ stream, verify })),
           },
           trace: trace?.path,
-          disks: disks.map(described),
-          cdrom: cdrom && described(cdrom),
+          disks: disks.map(describedDisk),
+          cdrom: cdrom && describedDisk(cdrom),
           interfaces: interfaces.map(describedInterface),
           vsock: vsock && { cid: vsock.cid },
           shares: shares.map(({ tag }) => tag),

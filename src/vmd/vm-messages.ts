@@ -6,6 +6,7 @@ import type { EngineName } from "../vmm/engine-library.ts";
 import type { ExitCount } from "./exit-counter.ts";
 import type { DiskDescription, InterfaceDescription } from "./descriptions.ts";
 import type { Attempt } from "./sandbox-probe.ts";
+import type { MigrationEvent, ToMigration } from "./migration/messages.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 
 /** How a VM ended. */
@@ -76,6 +77,8 @@ export interface RestoreDescription {
   /** What was booted once. */
   boot: string;
   cpuid: number[][];
+  /** It comes from another VM's process: whether that one waits for answers. Its disks come later. */
+  receive?: { answers: boolean };
   /** It is a copy: what is unique of a machine becomes another. */
   clone?: { generation: string };
 }
@@ -146,6 +149,7 @@ export type ToVm =
   | { kind: "count-exits"; on: boolean }
   /** For tests of the sandbox: see sandbox-probe.ts. */
   | { kind: "probe"; what: Attempt }
+  | ToMigration
   | { kind: "stop" };
 
 /** Messages from it. Every question is answered, in order. */
@@ -184,6 +188,7 @@ export type FromVm =
   /** What was counted so far; absent while a trace is recorded. */
   | { kind: "exit-counts"; counts?: ExitCount[] }
   | { kind: "probe"; result: string }
+  | { kind: "migration"; event: MigrationEvent }
   | { kind: "ended"; ending: Ending }
   /** It could not be started. */
   | { kind: "failed"; message: string };

@@ -12,6 +12,7 @@ import { EngineError, type EngineName } from "../vmm/engine.ts";
 import {
   hostBuffer,
   hostLibrary,
+  ioLibrary,
   NativeError,
   type Pointer,
   processLibrary,
@@ -22,6 +23,7 @@ import { selectEngine } from "../vmm/select.ts";
 import { SnapshotError } from "../vmm/snapshot/format.ts";
 import { FileSource, StreamSource } from "../vmm/snapshot/sources.ts";
 import type { CpuidLeaf } from "../vmm/cpuid.ts";
+import type { GuestMemory } from "../vmm/memory.ts";
 import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
 import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
@@ -36,6 +38,8 @@ import { SandboxError } from "./sandbox.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
 import { DiskError } from "./disk/index.ts";
+import { Migration } from "./migration/process.ts";
+import type { Receiver } from "./migration/receiver.ts";
 import { SnapshotTaker } from "./snapshot/taker.ts";
 import type { SnapshotInput } from "./snapshot/load.ts";
 import type {
@@ -73,7 +77,8 @@ class VmProcess {
   /** Absent: a restored guest whose kernel is no longer to be had. */
   readonly #set: BootSet | undefined;
   readonly #snapshots: number[] = [];
-  readonly #taker = new SnapshotTaker(hostLibrary().vmm_pagemap_open(), waitFor);
+  readonly #taker: SnapshotTaker;
+  readonly #migration: Migration;
   readonly #trace: BootFile | undefined;
   readonly #attention: Int32Array;
   readonly #console: ConsoleHub;
@@ -86,6 +91,7 @@ class VmProcess {
   #balloonTarget = 0;
   #life: VmLife | undefined;
   #recorder: Recorder | undefined;
+  #receiver: Receiver | undefined;
   #counter: ExitCounter | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
@@ -99,9 +105,24 @@ class VmProcess {
   constructor(channel: Channel, start: StartMessage, descriptors: readonly number[]) {
     this.#channel = channel;
     this.#start = start;
+    const pagemap = hostLibrary().vmm_pagemap_open();
+    this.#taker = new SnapshotTaker(pagemap, waitFor);
+    this.#migration = new Migration({
+      channel: channel.descriptor,
+      pagemap,
+      post: (event) => this.#post({ kind: "migration", event }),
+      flushDisks: () => this.#devices.flush(),
+      attend: () => {
+        this.#messages();
+        this.#channel.flush();
+        if (this.#stopped) throw new SnapshotError("stopped while it was received");
+      },
+    });
     const left = [...descriptors];
     const next = () => left.shift() as number;
     const { boot, restore, trace } = start.files;
+    // What disks that come later need is loaded now.
+    if (restore?.receive !== undefined) ioLibrary();
     this.#set = boot && {
       kernel: { path: boot.kernel, descriptor: next() },
       initrd: boot.initrd === undefined ? undefined : { path: boot.initrd, descriptor: next() },
@@ -165,6 +186,7 @@ class VmProcess {
       using life = this.#begin(engine, lives === 0);
       if (lives === 0) {
         this.#post({ kind: "running", engine, why, boot: life.description, unconfined });
+        this.#receiver?.running();
       }
       const ending = this.#live(life);
       const last = options.reboot === false || this.#stopped || this.#leaving;
@@ -219,21 +241,57 @@ class VmProcess {
   #restore(
     engine: EngineName,
     options: VcpuOptions,
-    { inputs, rom, boot, cpuid }: RestoreDescription,
+    restore: RestoreDescription,
     host: LifeHost,
   ): VmLife {
+    const { inputs, receive } = restore;
+    const files = this.#snapshots.splice(0);
+    if (receive !== undefined) return this.#receive(engine, options, restore, host, files[0]);
     const opened = inputs.map(({ stream, verify }, index): SnapshotInput => {
-      const descriptor = this.#snapshots[index];
+      const descriptor = files[index];
       if (stream) return { source: new StreamSource(descriptor, waitFor), verify: true };
       return { source: new FileSource(descriptor), file: descriptor, verify };
     });
-    const life = VmLife.restore(
-      engine,
-      options,
-      { rom, inputs: opened, description: boot, cpuid: cpuid.map(leafOf) },
-      host,
-    );
-    for (const descriptor of this.#snapshots.splice(0)) closeSync(descriptor);
+    const life = this.#goOn(engine, options, restore, host, opened);
+    for (const descriptor of files) closeSync(descriptor);
+    return life;
+  }
+
+  /** From another VM's process, which has let go of the disks when all has come. */
+  #receive(
+    engine: EngineName,
+    options: VcpuOptions,
+    restore: RestoreDescription,
+    host: LifeHost,
+    descriptor: number,
+  ): VmLife {
+    const receiver = this.#migration.receive(descriptor, restore.receive?.answers === true);
+    try {
+      const input = { source: receiver.source, verify: true };
+      const backends = (memory: GuestMemory) => {
+        const { message, descriptors } = receiver.disks();
+        this.#devices.open(message, descriptors);
+        return this.#devices.connect(memory);
+      };
+      const life = this.#goOn(engine, options, restore, { ...host, backends }, [input]);
+      receiver.commit();
+      this.#receiver = receiver;
+      return life;
+    } catch (error) {
+      receiver.failed(isExpected(error) ? error.message : "an internal error; vmd's log says more");
+      throw error;
+    }
+  }
+
+  #goOn(
+    engine: EngineName,
+    options: VcpuOptions,
+    { rom, boot, cpuid }: RestoreDescription,
+    host: LifeHost,
+    inputs: SnapshotInput[],
+  ): VmLife {
+    const restored = { rom, inputs, description: boot, cpuid: cpuid.map(leafOf) };
+    const life = VmLife.restore(engine, options, restored, host);
     this.#balloonTarget = life.machine.balloon?.wanted ?? 0;
     life.machine.syncTime();
     return life;
@@ -251,6 +309,10 @@ class VmProcess {
     try {
       for (;;) {
         this.#attend(life);
+        if (this.#migration.sent) {
+          const message = `${options.name}: sent to another place`;
+          return { kind: "stopped", code: 0, message, registers: "" };
+        }
         if (this.#stopped) {
           life.machine.flush();
           recorder?.flush();
@@ -266,6 +328,7 @@ class VmProcess {
         return life.ending(why === undefined ? stop : { kind: "crash", why });
       }
     } finally {
+      this.#migration.abandon();
       this.#devices.abandon();
       this.#life = undefined;
     }
@@ -290,19 +353,22 @@ class VmProcess {
   /** Looks at everything that may have come. */
   #attend(life: VmLife | undefined): void {
     do {
-      if (this.#paused) this.#sleep();
+      if (this.#migration.frozen) this.#migration.sleep();
+      else if (this.#paused) this.#sleep();
       Atomics.store(this.#attention, 0, 0);
       this.#messages();
       this.#channel.flush();
       this.#debug.flush();
-      this.#debug.read(() => true);
       this.#console.flush();
       this.#virtio.flush();
+      // What comes for the guest waits until it is known where it runs.
+      if (this.#migration.serve()) continue;
+      this.#debug.read(() => true);
       this.#virtioInput(life);
       this.#devices.vsock?.attend();
       if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
       life?.machine.idle();
-    } while (this.#paused && !this.#stopped);
+    } while ((this.#paused || this.#migration.frozen) && !this.#stopped);
   }
 
   #sleep(): void {
@@ -358,7 +424,10 @@ class VmProcess {
       case "pause":
       case "unpause":
         this.#paused = message.kind === "pause";
-        if (!this.#paused) life?.machine.syncTime();
+        if (!this.#paused) {
+          this.#migration.proceed();
+          life?.machine.syncTime();
+        }
         this.#post({ kind: this.#paused ? "paused" : "unpaused" });
         return;
       case "registers":
@@ -399,6 +468,12 @@ class VmProcess {
         return;
       case "shutdown":
         this.#shutDown(life, message.reset === true);
+        return;
+      case "send":
+      case "disks-unlocked":
+      case "disks-locked":
+      case "disks":
+        this.#migration.obey(message, descriptors, life);
         return;
       case "count-exits":
         this.#count(message.on);
@@ -474,6 +549,8 @@ class VmProcess {
 
   /** Closes what the devices lead to. */
   close(): void {
+    // Another VM writes to the disks.
+    if (this.#migration.sent) return;
     for (const why of this.#devices.close()) this.#trouble(why);
   }
 

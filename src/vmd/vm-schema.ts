@@ -32,6 +32,22 @@ const ending = v.object({
 
 const exitCount = v.object({ reason: line, where: line, count, handled: count });
 
+const migration = v.variant("stage", [
+  v.object({ stage: v.literal("round"), round: count, pages: count, left: count, time: count }),
+  v.object({ stage: v.literal("flushed") }),
+  v.object({ stage: v.literal("relock") }),
+  v.object({ stage: v.literal("disks") }),
+  v.object({
+    stage: v.literal("over"),
+    outcome: v.picklist(["sent", "failed", "unknown"]),
+    why: line,
+    rounds: count,
+    pages: count,
+    bytes: count,
+    stoodStill: count,
+  }),
+]);
+
 const schema = v.variant("kind", [
   v.object({
     kind: v.literal("running"),
@@ -83,6 +99,7 @@ const schema = v.variant("kind", [
     counts: v.optional(v.pipe(v.array(exitCount), v.maxLength(1000))),
   }),
   v.object({ kind: v.literal("probe"), result: line }),
+  v.object({ kind: v.literal("migration"), event: migration }),
   v.object({ kind: v.literal("ended"), ending }),
   v.object({ kind: v.literal("failed"), message: lines }),
 ]);

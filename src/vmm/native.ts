@@ -92,6 +92,7 @@ const shareFunctions = {
 const watchFunctions = {
   vmm_watch_open: { args: [], returns: pointer },
   vmm_watch: { args: [i32, i32], returns: i32 },
+  vmm_watch_later: { args: [u32], returns: i32 },
   vmm_watch_target: { args: [pointer, pointer], returns: i32 },
 } as const;
 
@@ -119,6 +120,7 @@ const daemonFunctions = {
   vmm_accept: { args: [i32], returns: i32 },
   vmm_silence: { args: [], returns: i32 },
   vmm_lock: { args: [i32, i32], returns: i32 },
+  vmm_abstract: { args: [pointer, i32], returns: i32 },
   vmm_peer: { args: [i32, pointer], returns: i32 },
   vmm_pty: { args: [pointer, pointer, u64_fast], returns: i32 },
   vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },

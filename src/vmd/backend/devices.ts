@@ -49,8 +49,8 @@ export interface HostDevicesOptions {
 }
 
 export class HostDevices {
-  readonly #io: IoThreads | undefined;
-  readonly #cdrom: Disk | undefined;
+  #io: IoThreads | undefined;
+  #cdrom: Disk | undefined;
   readonly #disks: { disk: Disk; guessedRaw: boolean; limits?: RateLimits }[] = [];
   readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
   readonly #balloon: boolean;
@@ -71,16 +71,7 @@ export class HostDevices {
     this.#console = options.console;
     this.#repeatable = repeatable;
     this.#failed = failed;
-    const open = ({ files, readOnly }: DiskDescription): Disk =>
-      diskFromFiles(
-        files.map((file) => ({ ...file, descriptor: next() })),
-        { readOnly },
-      );
-    for (const disk of disks) {
-      const { guessedRaw, limits } = disk;
-      this.#disks.push({ disk: open(disk), guessedRaw, limits });
-    }
-    if (cdrom !== undefined) this.#cdrom = open(cdrom);
+    this.#open(disks, cdrom, next);
     for (const description of interfaces) {
       // What a backend uses later is loaded now.
       netLibrary();
@@ -93,9 +84,40 @@ export class HostDevices {
     if (vsock !== undefined) {
       this.#vsock = { cid: vsock.cid, backend: new VsockSockets(next(), vsock) };
     }
+  }
+
+  /** Disks that come later than the others. @throws DiskError */
+  open(
+    { disks, cdrom }: Pick<HostDevicesOptions, "disks"> & { cdrom?: DiskDescription },
+    descriptors: readonly number[],
+  ): void {
+    const left = [...descriptors];
+    this.#open(disks, cdrom, () => left.shift() as number);
+  }
+
+  #open(
+    disks: readonly DiskDescription[],
+    cdrom: DiskDescription | undefined,
+    next: () => number,
+  ): void {
+    const open = ({ files, readOnly }: DiskDescription): Disk =>
+      diskFromFiles(
+        files.map((file) => ({ ...file, descriptor: next() })),
+        { readOnly },
+      );
+    for (const disk of disks) {
+      const { guessedRaw, limits } = disk;
+      this.#disks.push({ disk: open(disk), guessedRaw, limits });
+    }
+    if (cdrom !== undefined) this.#cdrom = open(cdrom);
     if (disks.length === 0 && cdrom === undefined) return;
     this.#io = IoThreads.open(THREADS);
-    this.#io.synchronous = repeatable;
+    this.#io.synchronous = this.#repeatable;
+  }
+
+  /** Everything written becomes durable. @throws DiskError */
+  flush(): void {
+    for (const { disk } of this.#disks) if (!disk.readOnly) disk.flush();
   }
 
   /** Once the watching thread is there. */

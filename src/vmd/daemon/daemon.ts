@@ -10,6 +10,7 @@ import type { Confinement } from "../vm-messages.ts";
 import { type Answer, type Client, FrontDoor } from "./front-door.ts";
 import type { Log } from "./log.ts";
 import type { ManagedVm, VmContext } from "./managed-vm.ts";
+import * as migrate from "./migrate.ts";
 import { metricsText } from "./metrics.ts";
 import { instanceSettings, isAdministrator, isOwner, RESTRICTED } from "./permissions.ts";
 import { notPermitted, RefusalError } from "./refusal.ts";
@@ -182,6 +183,23 @@ export class Daemon {
       case "capture": {
         const vm = mine(request.vm);
         return { reply: named(vm), descriptor: vm.capture(request.interface) };
+      }
+      case "send":
+        return migrate.send(request, mine(request.vm));
+      case "migration": {
+        const gone = this.#registry.findGone(request.vm);
+        if (gone !== undefined && !administrator && !isOwner(caller, gone.operator)) {
+          throw notPermitted();
+        }
+        return await migrate.progress(request.after, gone ?? mine(request.vm));
+      }
+      case "receive": {
+        const existing = this.#registry.find(request.vm);
+        if (existing !== undefined) this.#stagger.remove([existing]);
+        return await migrate.receive(request, caller, this.#registry, (vm, error) => {
+          const message = error === undefined ? "received" : "not received";
+          this.#log.info(message, { vm: vm.name, why: (error as Error | undefined)?.message });
+        });
       }
       case "balloon":
         return { reply: { balloon: await mine(request.vm).balloon(request.target) } };

@@ -1,13 +1,19 @@
 /** One VM of the daemon: its states, and what leads from one to the next. */
 import { closeSync, readFileSync } from "node:fs";
 import type { Accounts } from "../accounts.ts";
-import type { VmState, VmStatus } from "../protocol.ts";
+import { Channel } from "../channel.ts";
+import type { MigrationEvent } from "../migration/messages.ts";
+import type { RequestOf, VmState, VmStatus } from "../protocol.ts";
 import { VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
 import type { VsockHost } from "../vsock-host.ts";
 import { NativeError } from "../../vmm/native.ts";
+import { DiskLocks } from "./disk-locks.ts";
+import type { Incoming } from "./incoming.ts";
 import type { Log } from "./log.ts";
+import { Outgoing } from "./outgoing.ts";
+import { sentConfig } from "./sent-config.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
@@ -53,6 +59,10 @@ export class ManagedVm {
   /** The host's end of its socket device, until the VM process has it. */
   #vsock: VsockHost | undefined;
   #shares: OpenedShare[] = [];
+  #locks: DiskLocks | undefined;
+  /** One that comes from elsewhere got its disks. */
+  #locked = false;
+  #outgoing: Outgoing | undefined;
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -115,10 +125,11 @@ export class ManagedVm {
    * Starts it.
    * @param operator who asked.
    * @param attach whether to follow the console from its first byte on.
+   * @param incoming where it comes from; absent: it is powered on.
    * @returns then: the console's socket, the caller's to close.
    * @throws RefusalError
    */
-  async start(operator: Owner, attach = false): Promise<number | undefined> {
+  async start(operator: Owner, attach = false, incoming?: Incoming): Promise<number | undefined> {
     if (this.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
     const { log, accounts, confine } = this.#context;
     const before = this.#state;
@@ -126,24 +137,27 @@ export class ManagedVm {
     this.#operator = operator;
     this.#reboots = 0;
     this.#rebootTimes = [];
+    this.#outgoing = undefined;
     try {
       const { settings } = this;
-      const resources = new Resources(settings, accounts());
+      const resources = new Resources(settings, accounts(), { incoming: incoming !== undefined });
       this.#resources = resources;
       await this.#openInterfaces();
       this.#shares = await this.#openShares();
       this.#vsock = openVsock(settings, accounts());
+      this.#locks = new DiskLocks(resources.disks);
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,
           name: settings.name,
-          kernel: resources.files.kernel.path,
+          kernel: resources.files?.kernel.path ?? settings.kernel?.path ?? "-",
           cmdline: settings.cmdline,
           memory: settings.memory,
           bootDevice: settings.bootDevice,
           vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
         }),
         files: resources.files,
+        restore: incoming?.launch,
         trace: resources.trace,
         disks: resources.disks,
         cdrom: resources.cdrom,
@@ -165,10 +179,12 @@ export class ManagedVm {
         else if (event.kind === "acknowledged") this.#acknowledged();
         else if (event.kind === "shutting-down") this.#shuttingDown();
         else if (event.kind === "trouble") log.warn(event.text, { vm: this.name });
+        else if (event.kind === "migration") this.#migrates(event.event, host, incoming);
         else if (event.kind !== "shutdown")
           log.debug("unexpected message", { vm: this.name, kind: event.kind });
       };
       this.#ended = host.ended.then((ending) => this.#hasEnded(ending));
+      incoming?.started();
       const { engine, why, boot, unconfined } = await host.running;
       this.#engine = engine;
       this.#boot = boot;
@@ -238,9 +254,45 @@ export class ManagedVm {
 
   /** @throws RefusalError */
   async unpause(): Promise<void> {
-    await this.#running().ask({ kind: "unpause" }, "unpaused");
+    const host = this.#running();
+    const failure = await this.#locks?.take(0);
+    if (failure !== undefined) throw new RefusalError("DISK", failure);
+    await host.ask({ kind: "unpause" }, "unpaused");
     if (this.#state === "paused") this.#state = "running";
     this.#context.log.info("unpaused", { vm: this.name });
+  }
+
+  /**
+   * Begins to send it elsewhere.
+   * @returns the descriptor that it comes out of; the caller's to close
+   * @throws RefusalError
+   */
+  send({ live, downtime, rounds, migration }: RequestOf<"send">): number {
+    const host = this.#running();
+    if (this.#outgoing !== undefined && this.#outgoing.over === undefined) {
+      throw new RefusalError("EALREADY", "it is being sent already");
+    }
+    if (this.#state !== "running") throw new RefusalError("EBUSY", `the vm is ${this.#state}`);
+    const config = sentConfig(
+      this.settings,
+      this.#ends.map((end, place) => {
+        return { ...openedInterface(end), settings: this.settings.interfaces[place] };
+      }),
+      migration,
+    );
+    const [ours, theirs] = Channel.pair(true);
+    this.#outgoing = new Outgoing(this.#locks as DiskLocks, (message) => host.tell(message));
+    const answers = migration?.answers === "stream" ? "surely" : "perhaps";
+    const request = { config: JSON.stringify(config), live, downtime, rounds, answers } as const;
+    host.tell({ kind: "send", ...request }, [theirs]);
+    this.#context.log.info("is being sent", { vm: this.name, live });
+    return ours;
+  }
+
+  /** How far that is. @throws RefusalError */
+  get outgoing(): Outgoing {
+    if (this.#outgoing === undefined) throw new RefusalError("EINVAL", "the vm is not being sent");
+    return this.#outgoing;
   }
 
   /** A socket to one of its streams; the caller's to close. @throws RefusalError */
@@ -293,6 +345,20 @@ export class ManagedVm {
   #running(): VmHost {
     if (this.#host === undefined) throw new RefusalError("NOTRUNNING", "vm not running");
     return this.#host;
+  }
+
+  #migrates(event: MigrationEvent, host: VmHost, incoming: Incoming | undefined): void {
+    if (event.stage === "disks") {
+      if (incoming === undefined || this.#locked) return;
+      this.#locked = true;
+      this.#locks = incoming.openDisks(this.settings, host);
+      return;
+    }
+    this.#outgoing?.heard(event);
+    if (event.stage !== "over") return;
+    const { outcome, why } = event;
+    this.#context.log.info(`sending it: ${outcome}`, { vm: this.name, why });
+    if (outcome === "unknown" && this.#state === "running") this.#state = "paused";
   }
 
   #acknowledged(): void {
@@ -349,6 +415,7 @@ export class ManagedVm {
   #hasEnded(ending: Ending): Ending {
     clearTimeout(this.#timer);
     this.#lastEnding = ending;
+    this.#outgoing?.ended(ending.message);
     this.#host = undefined;
     this.#startedAt = 0;
     this.#state = "stopped";
@@ -408,6 +475,9 @@ export class ManagedVm {
     }
     this.#vsock?.[Symbol.dispose]();
     this.#vsock = undefined;
+    this.#locks?.[Symbol.dispose]();
+    this.#locks = undefined;
+    this.#locked = false;
     this.#resources?.[Symbol.dispose]();
     this.#resources = undefined;
   }

@@ -15,7 +15,14 @@ export function isOwner(caller: Caller, owner: Owner): boolean {
 }
 
 /** Requests that only the administrator may make. */
-export const RESTRICTED: ReadonlySet<string> = new Set(["load", "reload", "reset", "log"]);
+export const RESTRICTED: ReadonlySet<string> = new Set([
+  "load",
+  "reload",
+  "reset",
+  "log",
+  // It may be anything, in the place of any VM.
+  "receive",
+]);
 
 /**
  * The settings of an instance.

@@ -14,7 +14,8 @@ const NAME_SIZE = 64;
 
 /** Descriptors that a VM process gets, and those that the daemon holds meanwhile. */
 export class Resources implements Disposable {
-  readonly files: BootSet;
+  /** Absent: a machine that goes on, and what it once booted isn't there any more. */
+  readonly files: BootSet | undefined;
   readonly trace: BootFile | undefined;
   readonly terminal: { master: number; slave: number } | undefined;
   /** The pty's path. */
@@ -23,8 +24,15 @@ export class Resources implements Disposable {
   readonly cdrom: OpenedDisk | undefined;
   #given = false;
 
-  /** @throws RefusalError */
-  constructor(settings: VmSettings, accounts: Accounts, firmware = FIRMWARE) {
+  /**
+   * @param incoming it goes on here: what it boots from is opened if it is there, disks come later.
+   * @throws RefusalError
+   */
+  constructor(
+    settings: VmSettings,
+    accounts: Accounts,
+    { firmware = FIRMWARE, incoming = false } = {},
+  ) {
     const opened: number[] = [];
     const file = (owned: OwnedPath): BootFile => {
       const one = bootFile(owned);
@@ -32,17 +40,18 @@ export class Resources implements Disposable {
       return one;
     };
     try {
-      this.files = {
+      const boot = () => ({
         kernel: file(settings.kernel ?? defaultFirmware(firmware)),
         initrd: settings.initrd === undefined ? undefined : file(settings.initrd),
         modules: settings.modules.map((module) => ({ ...file(module), args: module.args })),
-      };
-      this.disks = settings.disks.map((disk) => {
+      });
+      this.files = incoming ? ifThere(boot, opened) : boot();
+      this.disks = (incoming ? [] : settings.disks).map((disk) => {
         const one = openDisk(disk);
         opened.push(...one.files.map(({ descriptor }) => descriptor));
         return one;
       });
-      if (settings.cdrom !== undefined) {
+      if (settings.cdrom !== undefined && !incoming) {
         this.cdrom = openCdrom(settings.cdrom);
         opened.push(...this.cdrom.files.map(({ descriptor }) => descriptor));
       }
@@ -67,7 +76,7 @@ export class Resources implements Disposable {
   [Symbol.dispose](): void {
     if (this.#given) return;
     this.#given = true;
-    const { kernel, initrd, modules = [] } = this.files;
+    const { kernel, initrd, modules = [] } = this.files ?? {};
     const images = this.disks.flatMap(({ files }) => files).concat(this.cdrom?.files ?? []);
     for (const one of [kernel, initrd, ...modules, this.trace, ...images]) {
       if (one !== undefined) closeSync(one.descriptor);
@@ -76,6 +85,17 @@ export class Resources implements Disposable {
       closeSync(this.terminal.master);
       closeSync(this.terminal.slave);
     }
+  }
+}
+
+/** What was opened by then is closed where not all is there. */
+function ifThere(boot: () => BootSet, opened: number[]): BootSet | undefined {
+  try {
+    return boot();
+  } catch (error) {
+    if (!(error instanceof RefusalError)) throw error;
+    for (const descriptor of opened.splice(0)) closeSync(descriptor);
+    return undefined;
   }
 }
 
@@ -95,7 +115,7 @@ function defaultFirmware(firmware: readonly string[]): OwnedPath {
 }
 
 /** The image, and those that it is based on, with the rights of whoever named it. */
-function openDisk({ path, format, limits, by }: OwnedDisk): OpenedDisk {
+export function openDisk({ path, format, limits, by }: OwnedDisk): OpenedDisk {
   const refuse = (why: string) =>
     new RefusalError("DISK", `could not open disk image(s): ${path}: ${why}`);
   let disk: OpenedDisk;
@@ -112,7 +132,7 @@ function openDisk({ path, format, limits, by }: OwnedDisk): OpenedDisk {
   throw refuse("not a regular file");
 }
 
-function openCdrom({ path, by }: OwnedPath): OpenedDisk {
+export function openCdrom({ path, by }: OwnedPath): OpenedDisk {
   const wrong = () =>
     new RefusalError("CDROMTYPE", `specified iso image is not a regular file: ${path}`);
   let disc: OpenedDisk;

@@ -72,6 +72,15 @@ const schema = v.object({
   interfaces: v.pipe(v.array(interfaceOf), v.maxLength(8)),
   shares: v.optional(v.pipe(v.array(v.unknown()), v.maxLength(8))),
   vsock: v.optional(v.unknown()),
+  /** It comes from a VM that is being sent. */
+  migration: v.optional(
+    v.variant("answers", [
+      /** Where it comes from, answers are read. */
+      v.object({ answers: v.literal("stream") }),
+      /** ... or at an abstract socket, of the host that was booted so: the token is said first. */
+      v.object({ answers: v.literal("socket"), boot: text, socket: id, token: id }),
+    ]),
+  ),
 });
 
 export type SnapshotConfig = v.InferOutput<typeof schema>;

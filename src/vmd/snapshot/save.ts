@@ -48,7 +48,7 @@ export function saveMemory(
   writer.memory(image.memory, used.runs());
 }
 
-/** Writes the registers of a machine that was quiesced, and the end. */
+/** Writes the registers of a machine that was quiesced. What follows is the end. */
 export function saveState(life: VmLife, writer: SnapshotWriter): void {
   const { image, engine, machine, vcpu } = life;
   engine.saveCpu();
@@ -63,5 +63,4 @@ export function saveState(life: VmLife, writer: SnapshotWriter): void {
     ahead,
   };
   writer.json(RecordType.HOST, host);
-  writer.end();
 }

@@ -48,6 +48,15 @@ export function usedOf(image: MachineImage, pages: PageSet, pagemap: number): Pa
   return used;
 }
 
+/** The same of `count` pages that lie in one range, as runs. */
+export function usedRuns(image: MachineImage, page: number, count: number, pagemap: number): Run[] {
+  const range = rangeOf(image.memory.ranges, page * PAGE, count * PAGE) as MemoryRange;
+  const set = new PageSet([{ ...range, base: page * PAGE, size: count * PAGE }]);
+  const map = image.overlaid.length > 0 ? -1 : pagemap;
+  look(range.host + (page * PAGE - range.base), count, set.bitmaps[0], map);
+  return [...set.runs()];
+}
+
 function look(address: number, pages: number, bitmap: Uint8Array, pagemap: number): void {
   const used = hostLibrary().vmm_memory_used(address, pages, ptr(bitmap), pagemap);
   check("looking at a machine's pages", used);
