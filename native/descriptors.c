@@ -322,6 +322,13 @@ int64_t vmm_file_size(int32_t fd)
 	return syscall(SYS_fstat, fd, &status) < 0 ? -errno : status.st_size;
 }
 
+int vmm_file_type(int32_t fd)
+{
+	struct stat status;
+
+	return syscall(SYS_fstat, fd, &status) < 0 ? -errno : (int)(status.st_mode & S_IFMT);
+}
+
 int64_t vmm_file_map(int32_t fd, uint64_t size)
 {
 	void *file = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);

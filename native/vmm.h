@@ -266,6 +266,8 @@ int vmm_silence(void);
 
 /* An open file's size, bytes, or -errno. */
 int64_t vmm_file_size(int32_t fd);
+/* What it is: S_IFREG and its like, or -errno. */
+int vmm_file_type(int32_t fd);
 
 /* A file's bytes, read-only; its address, or -errno. */
 int64_t vmm_file_map(int32_t fd, uint64_t size);

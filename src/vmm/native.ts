@@ -45,6 +45,7 @@ const hostFunctions = {
   vmm_memory_populate: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_memory_file: { args: [u64_fast], returns: i32 },
   vmm_file_size: { args: [i32], returns: i64_fast },
+  vmm_file_type: { args: [i32], returns: i32 },
   vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },
   vmm_landlock_abi: { args: [], returns: i32 },

@@ -187,11 +187,11 @@ export class Daemon {
       case "send":
         return migrate.send(request, mine(request.vm));
       case "migration": {
-        const gone = this.#registry.findGone(request.vm);
-        if (gone !== undefined && !administrator && !isOwner(caller, gone.operator)) {
-          throw notPermitted();
-        }
-        return await migrate.progress(request.after, gone ?? mine(request.vm));
+        // It may have gone before its sender has heard of it.
+        const vm = this.#registry.find(request.vm) ?? this.#registry.findGone(request.vm);
+        if (vm === undefined) throw new RefusalError("ENOENT", "vm not found");
+        if (!administrator && !isOwner(caller, vm.operator)) throw notPermitted();
+        return await migrate.progress(request.after, vm);
       }
       case "receive": {
         const existing = this.#registry.find(request.vm);

@@ -43,22 +43,19 @@ export async function receive(
   const incoming = new Incoming(config, request.answers);
   const { uid } = caller;
   const started = vm.start({ uid }, false, incoming);
-  const forget = () => {
-    if (before !== undefined) vm.settings = before;
-    else if (!vm.isUp) registry.remove(vm);
-  };
-  started.then(
-    () => {
+  const settle = async () => {
+    try {
+      await started;
       settled(vm);
-      void vm.whenStopped().then(() => {
-        if (before !== undefined) vm.settings = before;
-      });
-    },
-    (error: unknown) => {
-      forget();
+      await vm.whenStopped();
+    } catch (error) {
+      if (before === undefined && !vm.isUp) registry.remove(vm);
       settled(vm, error);
-    },
-  );
+    }
+    // What came is for this time alone.
+    if (before !== undefined) vm.settings = before;
+  };
+  void settle();
   try {
     await Promise.race([incoming.begun, started]);
   } catch (error) {

@@ -1,6 +1,9 @@
 /** The file an image lies in: what a driver needs of the host, and no more. */
-import { closeSync, fdatasyncSync, fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
+import { closeSync, constants, fdatasyncSync, ftruncateSync, readSync, writeSync } from "node:fs";
+import { check, hostLibrary } from "../../vmm/native.ts";
 import { DiskError, hostError } from "./error.ts";
+
+const { S_IFREG, S_IFDIR, S_IFBLK } = constants;
 
 /** Positions and lengths are in bytes. All functions throw DiskError when the host fails. */
 export interface HostFile {
@@ -37,13 +40,15 @@ export class DescriptorFile implements HostFile {
   constructor(name: string, descriptor: number) {
     this.name = name;
     this.descriptor = descriptor;
-    const status = this.#host(() => fstatSync(descriptor));
-    if (status.isDirectory()) throw new DiskError(`${name}: Is a directory`, "EISDIR");
-    this.regular = status.isFile();
-    if (!this.regular && !status.isBlockDevice()) {
+    // What the runtime does for these could name other files: a confined process may not.
+    const { vmm_file_type, vmm_file_size } = hostLibrary();
+    const type = check(name, vmm_file_type(descriptor));
+    if (type === S_IFDIR) throw new DiskError(`${name}: Is a directory`, "EISDIR");
+    this.regular = type === S_IFREG;
+    if (!this.regular && type !== S_IFBLK) {
       throw new DiskError(`${name}: neither a regular file nor a block device`);
     }
-    this.#size = this.regular ? status.size : this.#deviceSize();
+    this.#size = this.regular ? check(name, vmm_file_size(descriptor)) : this.#deviceSize();
   }
 
   get size(): number {
