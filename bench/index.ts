@@ -14,10 +14,11 @@ import { boot } from "./boot.ts";
 import { exit } from "./exit.ts";
 import { footprint } from "./footprint.ts";
 import { type Benchmark, digits, machine, type Row, wants } from "./lib.ts";
+import { migrate } from "./migrate.ts";
 import { netBench } from "./net.ts";
 import { vmd } from "./vmd.ts";
 
-const BENCHMARKS: readonly Benchmark[] = [exit, boot, footprint, vmd, blkBench, netBench];
+const BENCHMARKS: readonly Benchmark[] = [exit, boot, footprint, vmd, blkBench, netBench, migrate];
 
 interface Options {
   json?: boolean;

@@ -1,0 +1,137 @@
+/** The ways by which a VM may go, as a user types them, and what is refused. */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "../../vmm/root.ts";
+import { type Result, TestDaemon } from "../daemon/testing.ts";
+
+setDefaultTimeout(60_000);
+const VCTL = `${process.execPath} ${join(root, "src/vctl/index.ts")}`;
+/** cli; jmp $ */
+const SPIN = "fa eb fe";
+
+let a: TestDaemon;
+let b: TestDaemon;
+let firmware = "";
+let disk = "";
+beforeAll(async () => {
+  [a, b] = await Promise.all([TestDaemon.start(), TestDaemon.start()]);
+  firmware = a.firmware("spin", SPIN);
+  disk = join(a.folder, "disk.img");
+  writeFileSync(disk, "");
+  truncateSync(disk, 2 ** 20);
+});
+afterAll(async () => {
+  await Promise.all([a[Symbol.asyncDispose](), b[Symbol.asyncDispose]()]);
+});
+
+const at = ({ socket }: TestDaemon) => `VMD_SOCKET=${socket} ${VCTL}`;
+
+async function shell(line: string): Promise<Result> {
+  const child = Bun.spawn(["bash", "-c", line], { stdio: ["ignore", "pipe", "pipe"] });
+  const [out, err] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
+  return { code: await child.exited, out, err };
+}
+
+async function start(name: string, ...args: string[]): Promise<void> {
+  const words = ["start", "--engine", "unicorn", "-m", "4M", "-b", firmware, ...args, name];
+  expect((await a.vctl(words)).err).toContain("started vm");
+}
+
+async function stateOf(daemon: TestDaemon, name: string): Promise<string> {
+  return (await daemon.status()).find((row) => row.name === name)?.state ?? "none";
+}
+
+async function stop(name: string): Promise<void> {
+  await Promise.all([a.vctl(["stop", "-fw", name]), b.vctl(["stop", "-fw", name])]);
+}
+
+test("a pipe on one host: answers find their way by a socket", async () => {
+  await start("pipe", "-d", disk);
+  const { err, out } = await shell(
+    `${at(a)} send pipe | ${at(b)} receive other; echo "\${PIPESTATUS[@]}"`,
+  );
+  expect([out, err]).toEqual(["0 0\n", expect.stringContaining("sent vm pipe: ")]);
+  expect(err).toMatch(/received vm \d+ successfully, tty \/dev/);
+  expect(await stateOf(a, "pipe")).toBe("none");
+  expect(await stateOf(b, "other")).toBe("running");
+  await stop("other");
+});
+
+test("a command with both directions, live", async () => {
+  await start("via");
+  const { code, err } = await shell(`${at(a)} send --live --via '${at(b)} receive via' via`);
+  expect([code, err]).toEqual([0, expect.stringContaining("sent vm via: ")]);
+  expect(err).toMatch(/round 1: /);
+  expect(await stateOf(b, "via")).toBe("running");
+  await stop("via");
+});
+
+test("a one-way pipe to another host: the source stays paused, and its disk is the other's", async () => {
+  if (process.geteuid!() !== 0)
+    return console.log("skipped: only root gives a host another boot id");
+  await start("away", "-d", disk);
+  const boot = join(a.folder, "boot_id");
+  writeFileSync(boot, "00000000-0000-0000-0000-000000000000\n");
+  const elsewhere = `mount --bind ${boot} /proc/sys/kernel/random/boot_id && ${at(b)} receive away`;
+  const { out, err } = await shell(
+    `${at(a)} send away | unshare -m sh -c '${elsewhere}'; echo "\${PIPESTATUS[@]}"`,
+  );
+  expect([out, err]).toEqual(["3 0\n", expect.stringContaining("vctl unpause away if it doesn't")]);
+  expect(await stateOf(a, "away")).toBe("paused");
+  expect(await stateOf(b, "away")).toBe("running");
+  const unpause = await a.vctl(["unpause", "away"]);
+  expect(unpause.code).toBe(1);
+  expect(unpause.err).toContain(`${disk}: in use by another VM`);
+  await b.vctl(["stop", "-fw", "away"]);
+  expect((await a.vctl(["unpause", "away"])).code).toBe(0);
+  expect(await stateOf(a, "away")).toBe("running");
+  await stop("away");
+});
+
+test("what came too late, is taken, or is no VM is refused in a sentence", async () => {
+  await start("late");
+  const file = join(a.folder, "late");
+  const sent = await shell(`${at(a)} send late >${file}`);
+  expect([sent.code, sent.err]).toEqual([3, expect.stringContaining("may run on the other side")]);
+  const late = await shell(`${at(b)} receive late <${file}`);
+  expect([late.code, late.err]).toEqual([1, expect.stringContaining("its sender is on this host")]);
+  expect(await stateOf(b, "late")).toBe("none");
+  const again = await shell(`${at(a)} send late | cat`);
+  expect(again.err).toContain("the vm is paused");
+  expect((await a.vctl(["unpause", "late"])).code).toBe(0);
+
+  const self = await shell(`${at(a)} send late | ${at(a)} receive late; echo "\${PIPESTATUS[@]}"`);
+  expect(self.out).toBe("1 1\n");
+  expect(self.err).toContain("vm late is already there");
+  expect(self.err).toContain("vm late goes on here");
+  expect(await stateOf(a, "late")).toBe("running");
+
+  for (const [line, why] of [
+    [`${at(b)} receive x </dev/null`, "vctl: nothing comes from vctl send\n"],
+    [`head -c 9000 /dev/urandom | ${at(b)} receive x`, "vctl: it is no snapshot\n"],
+    [`head -c 5000 ${file} | ${at(b)} receive x`, undefined],
+    [`${at(a)} send nobody | cat`, "vctl: send vm command failed: vm not found\n"],
+    [`${at(a)} send --downtime 0 late | cat`, undefined],
+    [`${at(a)} send --via false late`, undefined],
+    [`${at(b)} receive 7 <${file}`, "vctl: invalid VM name\n"],
+  ] as const) {
+    const { err } = await shell(line);
+    if (why !== undefined) expect(err).toBe(why);
+    expect(err).toStartWith("vctl: ");
+    expect(err).not.toContain("internal error");
+  }
+  expect(await stateOf(a, "late")).toBe("running");
+  await stop("late");
+});
+
+test("interfaces are connected as the receiver is told", async () => {
+  if (process.geteuid!() === 0) return console.log("skipped: root's local interfaces need a tap");
+  await start("net", "-L");
+  const { err } = await shell(`${at(a)} send net | ${at(b)} receive -n nowhere net`);
+  expect(err).toContain("vm net goes on here");
+  await stop("net");
+});
