@@ -8,24 +8,18 @@
  */
 import { closeSync } from "node:fs";
 import { libraryPathOf } from "../vmm/engine-library.ts";
-import { EngineError, type EngineName } from "../vmm/engine.ts";
+import type { EngineName } from "../vmm/engine.ts";
 import {
   hostBuffer,
   hostLibrary,
   ioLibrary,
   NativeError,
   type Pointer,
-  processLibrary,
   ptr,
   watchLibrary,
 } from "../vmm/native.ts";
 import { selectEngine } from "../vmm/select.ts";
 import { SnapshotError } from "../vmm/snapshot/format.ts";
-import { FileSource, StreamSource } from "../vmm/snapshot/sources.ts";
-import type { CpuidLeaf } from "../vmm/cpuid.ts";
-import type { GuestMemory } from "../vmm/memory.ts";
-import { TraceError } from "../vmm/trace.ts";
-import { BootError } from "./boot/index.ts";
 import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
 import { HostDevices } from "./backend/devices.ts";
 import { Channel, pollInput } from "./channel.ts";
@@ -34,14 +28,13 @@ import { ExitCounter } from "./exit-counter.ts";
 import { confine } from "./confine.ts";
 import { Recorder } from "./recorder.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
-import { SandboxError } from "./sandbox.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
-import { DiskError } from "./disk/index.ts";
 import { Migration } from "./migration/process.ts";
 import type { Receiver } from "./migration/receiver.ts";
 import { SnapshotTaker } from "./snapshot/taker.ts";
-import type { SnapshotInput } from "./snapshot/load.ts";
+import { receiveLife, restoreLife, waitFor } from "./snapshot/restore-life.ts";
+import { isExpected } from "./expected.ts";
 import type {
   Ending,
   FromVm,
@@ -63,8 +56,6 @@ const LOOK = 100;
 const TROUBLES = 100;
 
 const PAGE = 4096;
-/** How long the other end of a snapshot's stream may do nothing, ms. */
-const STREAM_PATIENCE = 30_000;
 /** Bytes that one reading of a stream's socket brings at most. */
 const VIRTIO_INPUT = 4096;
 
@@ -244,54 +235,14 @@ class VmProcess {
     restore: RestoreDescription,
     host: LifeHost,
   ): VmLife {
-    const { inputs, receive } = restore;
     const files = this.#snapshots.splice(0);
-    if (receive !== undefined) return this.#receive(engine, options, restore, host, files[0]);
-    const opened = inputs.map(({ stream, verify }, index): SnapshotInput => {
-      const descriptor = files[index];
-      if (stream) return { source: new StreamSource(descriptor, waitFor), verify: true };
-      return { source: new FileSource(descriptor), file: descriptor, verify };
-    });
-    const life = this.#goOn(engine, options, restore, host, opened);
-    for (const descriptor of files) closeSync(descriptor);
-    return life;
-  }
-
-  /** From another VM's process, which has let go of the disks when all has come. */
-  #receive(
-    engine: EngineName,
-    options: VcpuOptions,
-    restore: RestoreDescription,
-    host: LifeHost,
-    descriptor: number,
-  ): VmLife {
-    const receiver = this.#migration.receive(descriptor, restore.receive?.answers === true);
-    try {
-      const input = { source: receiver.source, verify: true };
-      const backends = (memory: GuestMemory) => {
-        const { message, descriptors } = receiver.disks();
-        this.#devices.open(message, descriptors);
-        return this.#devices.connect(memory);
-      };
-      const life = this.#goOn(engine, options, restore, { ...host, backends }, [input]);
-      receiver.commit();
-      this.#receiver = receiver;
-      return life;
-    } catch (error) {
-      receiver.failed(isExpected(error) ? error.message : "an internal error; vmd's log says more");
-      throw error;
+    let life: VmLife;
+    if (restore.receive === undefined) {
+      life = restoreLife(engine, options, restore, host, files);
+    } else {
+      this.#receiver = this.#migration.receive(files[0], restore.receive.answers);
+      life = receiveLife(engine, options, restore, host, this.#receiver, this.#devices);
     }
-  }
-
-  #goOn(
-    engine: EngineName,
-    options: VcpuOptions,
-    { rom, boot, cpuid }: RestoreDescription,
-    host: LifeHost,
-    inputs: SnapshotInput[],
-  ): VmLife {
-    const restored = { rom, inputs, description: boot, cpuid: cpuid.map(leafOf) };
-    const life = VmLife.restore(engine, options, restored, host);
     this.#balloonTarget = life.machine.balloon?.wanted ?? 0;
     life.machine.syncTime();
     return life;
@@ -460,7 +411,12 @@ class VmProcess {
       case "snapshot":
         this.#post({
           kind: "snapshot",
-          result: this.#taker.take(life, message, descriptors[0]),
+          // While it is settled who runs the guest, there is none.
+          result: this.#taker.take(
+            this.#migration.frozen ? undefined : life,
+            message,
+            descriptors[0],
+          ),
         });
         return;
       case "balloon":
@@ -563,31 +519,6 @@ class VmProcess {
     if (!this.#channel.send(message)) process.exit(1);
   }
 }
-
-/** Errors whose message is a sentence for the user. */
-function isExpected(error: unknown): error is Error {
-  return (
-    error instanceof FileError ||
-    error instanceof BootError ||
-    error instanceof DiskError ||
-    error instanceof EngineError ||
-    error instanceof TraceError ||
-    error instanceof SandboxError ||
-    error instanceof SnapshotError ||
-    error instanceof NativeError
-  );
-}
-
-/** Sleeps until a stream takes or gives something: false when it doesn't for that long. */
-function waitFor(descriptor: number, what: "input" | "room"): boolean {
-  const events = Int32Array.of(what === "input" ? Watch.INPUT : Watch.ROOM);
-  const { vmm_poll: poll } = processLibrary();
-  return poll(ptr(Int32Array.of(descriptor)), ptr(events), 1, STREAM_PATIENCE) > 0;
-}
-
-const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
-  return { leaf, subleaf, flags, eax, ebx, ecx, edx };
-};
 
 function main(): void {
   const channel = new Channel(CHANNEL);

@@ -9,7 +9,7 @@ import type { CpuState } from "./cpu.ts";
 import { CPU_LAYOUT, decodeCpu, encodeCpu } from "./cpu-codec.ts";
 import { type EngineName, libraryOf } from "./engine-library.ts";
 import { RunPage } from "./exit.ts";
-import type { MachineImage } from "./image.ts";
+import { MachineImage } from "./image.ts";
 import { check, type EngineLibrary, type Pointer, ptr, Sentence } from "./native.ts";
 
 export { ENGINES, type EngineName, kickEngine } from "./engine-library.ts";
@@ -323,4 +323,14 @@ function encodeConfig(image: MachineImage): ArrayBuffer {
   });
   view.setBigUint64(520, BigInt(image.clockAddress), true);
   return buffer;
+}
+
+/**
+ * Whether a guest that has seen `cpuid` could go on with an engine here: a machine of a page is made
+ * to find that out.
+ * @throws EngineError that names what it couldn't do without
+ */
+export function checkCpuid(name: EngineName, cpuid: readonly CpuidLeaf[]): void {
+  using image = new MachineImage([{ base: 0, size: 4096, readonly: false }]);
+  using _engine = Engine.open(name, image, {}, cpuid);
 }

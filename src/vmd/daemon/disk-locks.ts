@@ -12,7 +12,8 @@ const RETRY = 20;
 
 export class DiskLocks implements Disposable {
   readonly #disks: { name: string; descriptor: number }[] = [];
-  #released = false;
+  /** Others may have them. */
+  released = false;
 
   /** Of disks that were just opened, and so locked. */
   constructor(disks: readonly OpenedDisk[]) {
@@ -26,13 +27,13 @@ export class DiskLocks implements Disposable {
 
   /** Others may have the disks. */
   release(): void {
-    this.#released = true;
+    this.released = true;
     for (const { descriptor } of this.#disks) daemonLibrary().vmm_lock(descriptor, -1);
   }
 
   /** Takes them back, if they were released. @returns why that can't be, as a sentence */
   async take(patience = PATIENCE): Promise<string | undefined> {
-    if (!this.#released) return undefined;
+    if (!this.released) return undefined;
     const end = performance.now() + patience;
     for (const { name, descriptor } of this.#disks) {
       while (daemonLibrary().vmm_lock(descriptor, 1) < 0) {
@@ -43,7 +44,7 @@ export class DiskLocks implements Disposable {
         await Bun.sleep(RETRY);
       }
     }
-    this.#released = false;
+    this.released = false;
     return undefined;
   }
 

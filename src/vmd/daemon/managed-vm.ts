@@ -224,6 +224,8 @@ export class ManagedVm {
       throw new RefusalError("NOTRUNNING", "cannot stop vm that is not running");
     }
     const { log } = this.#context;
+    // Its disks may be another's: it mustn't run for its shutdown.
+    if (this.#locks?.released === true) force = true;
     if (this.#state === "paused" && !force) host.tell({ kind: "unpause" });
     const asked = this.#state === "stopping";
     this.#state = "stopping";

@@ -43,7 +43,7 @@ export class Outgoing {
   ended(why: string): void {
     if (this.over !== undefined) return;
     const nothing = { rounds: 0, pages: 0, bytes: 0, stoodStill: 0 };
-    this.heard({ stage: "over", outcome: "failed", why, ...nothing });
+    this.heard({ stage: "over", outcome: "gone", why, ...nothing });
   }
 
   /** What was heard after the first `count`; waits until there is something, or all is over. */

@@ -44,7 +44,9 @@ export function sentConfig(
       const { switch: name, local, limits } = settings;
       return { mac, locked, mtu, limits, network: { switch: name, local } };
     }),
-    shares: settings.shares?.map(({ by: _, ...share }) => share),
+    shares: settings.shares?.map(({ path, tag, readOnly, allow, deny }) => {
+      return { path, tag, readOnly, allow, deny };
+    }),
     vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
     migration,
   };

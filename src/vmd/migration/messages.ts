@@ -38,7 +38,8 @@ export type MigrationEvent =
   | { stage: "disks" }
   | {
       stage: "over";
-      outcome: "sent" | "failed" | "unknown";
+      /** Of these, vmd alone says that it is gone. */
+      outcome: "sent" | "failed" | "unknown" | "gone";
       /** Empty when it was sent. */
       why: string;
       rounds: number;

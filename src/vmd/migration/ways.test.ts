@@ -128,10 +128,22 @@ test("what came too late, is taken, or is no VM is refused in a sentence", async
   await stop("late");
 });
 
-test("interfaces are connected as the receiver is told", async () => {
-  if (process.geteuid!() === 0) return console.log("skipped: root's local interfaces need a tap");
-  await start("net", "-L");
-  const { err } = await shell(`${at(a)} send net | ${at(b)} receive -n nowhere net`);
-  expect(err).toContain("vm net goes on here");
-  await stop("net");
+test("interfaces are the receiver's, with their addresses", async () => {
+  if (process.geteuid!() !== 0) return console.log("skipped: taps need root");
+  await using here = await TestDaemon.start({ ownNetwork: true });
+  await using there = await TestDaemon.start({ ownNetwork: true });
+  const words = ["start", "--engine", "unicorn", "-m", "4M", "-b", firmware, "-L", "net"];
+  expect((await here.vctl(words)).err).toContain("started vm");
+  const wrong = await shell(`${at(here)} send net | ${at(there)} receive -L -n any net`);
+  expect(wrong.err).toContain("the vm has 1 interface, 2 are given");
+  const none = await shell(`${at(here)} send net | ${at(there)} receive -n nowhere net`);
+  expect(none.err).toContain("nowhere");
+  expect(none.err).toContain("vm net goes on here");
+  const { err } = await shell(`${at(here)} send net | ${at(there)} receive net`);
+  expect(err).toContain("received vm");
+  const { out } = await there.vctl(["show", "--json", "net"]);
+  const [first] = JSON.parse(out).interfaces;
+  expect(first.local).toBe(true);
+  expect(first.lladdr).toMatch(/^fe:e1:/);
+  expect(first.where).not.toBeNull();
 });

@@ -50,13 +50,14 @@ export class SnapshotTaker {
 
   /**
    * The guest stands still meanwhile. @param descriptor a file or a stream; it is closed here
-   * @param life undefined: there is none just now
+   * @param life undefined: there is none that could be taken just now
    */
   take(life: VmLife | undefined, request: SnapshotRequest, descriptor: number): SnapshotResult {
     const start = performance.now();
     const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0, differential: false };
     try {
-      if (life === undefined) throw new SnapshotError("the guest is about to start");
+      if (life === undefined)
+        throw new SnapshotError("the guest is about to start, or is being sent");
       quiesce(life);
       try {
         this.#write(life, request, descriptor, result);

@@ -1,0 +1,80 @@
+/** A machine that goes on, in its VM's process: from snapshots, or from another VM's process. */
+import { closeSync } from "node:fs";
+import type { CpuidLeaf } from "../../vmm/cpuid.ts";
+import { checkCpuid, type EngineName } from "../../vmm/engine.ts";
+import type { GuestMemory } from "../../vmm/memory.ts";
+import { processLibrary, ptr } from "../../vmm/native.ts";
+import { FileSource, StreamSource } from "../../vmm/snapshot/sources.ts";
+import type { HostDevices } from "../backend/devices.ts";
+import { Watch } from "../console-hub.ts";
+import { isExpected } from "../expected.ts";
+import type { Receiver } from "../migration/receiver.ts";
+import { type LifeHost, VmLife } from "../vm-life.ts";
+import type { RestoreDescription } from "../vm-messages.ts";
+import type { VcpuOptions } from "../vm-options.ts";
+import type { SnapshotInput } from "./load.ts";
+
+/** How long the other end of a snapshot's stream may do nothing, ms. */
+const STREAM_PATIENCE = 30_000;
+
+const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
+  return { leaf, subleaf, flags, eax, ebx, ecx, edx };
+};
+
+/** Sleeps until a stream takes or gives something: false when it doesn't for that long. */
+export function waitFor(descriptor: number, what: "input" | "room"): boolean {
+  const events = Int32Array.of(what === "input" ? Watch.INPUT : Watch.ROOM);
+  const { vmm_poll: poll } = processLibrary();
+  return poll(ptr(Int32Array.of(descriptor)), ptr(events), 1, STREAM_PATIENCE) > 0;
+}
+
+/** @param files of the snapshots; closed here. @throws what isExpected knows */
+export function restoreLife(
+  engine: EngineName,
+  options: VcpuOptions,
+  { inputs, rom, boot, cpuid }: RestoreDescription,
+  host: LifeHost,
+  files: readonly number[],
+): VmLife {
+  const opened = inputs.map(({ stream, verify }, index): SnapshotInput => {
+    const descriptor = files[index];
+    if (stream) return { source: new StreamSource(descriptor, waitFor), verify: true };
+    return { source: new FileSource(descriptor), file: descriptor, verify };
+  });
+  const restored = { rom, inputs: opened, description: boot, cpuid: cpuid.map(leafOf) };
+  const life = VmLife.restore(engine, options, restored, host);
+  for (const descriptor of files) closeSync(descriptor);
+  return life;
+}
+
+/**
+ * All that another VM's process sends; it has let go of the disks by then, and runs the guest no more
+ * when this returns. @throws what isExpected knows: the sender is told
+ */
+export function receiveLife(
+  engine: EngineName,
+  options: VcpuOptions,
+  { rom, boot, cpuid: numbers }: RestoreDescription,
+  host: LifeHost,
+  receiver: Receiver,
+  devices: HostDevices,
+): VmLife {
+  const cpuid = numbers.map(leafOf);
+  try {
+    // Before all its memory has come for nothing.
+    checkCpuid(engine, cpuid);
+    const backends = (memory: GuestMemory) => {
+      const { message, descriptors } = receiver.disks();
+      devices.open(message, descriptors);
+      return devices.connect(memory);
+    };
+    const inputs = [{ source: receiver.source, verify: true }];
+    const restored = { rom, inputs, description: boot, cpuid };
+    const life = VmLife.restore(engine, options, restored, { ...host, backends });
+    receiver.commit();
+    return life;
+  } catch (error) {
+    receiver.failed(isExpected(error) ? error.message : "an internal error; vmd's log says more");
+    throw error;
+  }
+}
