@@ -36,6 +36,8 @@ export function manuals(): Record<string, string> {
             "exits 0 on success and 1 on any failure.",
             "With a console attached by start, it exits with the code of the VM's end: 0 for a power\\-off, 1 for a crash, the guest's own with",
             ".Fl \\-debug\\-exit .",
+            ".Cm send",
+            "exits 3 when it can't be known where the VM runs: it is paused then.",
           ],
         ],
       ],
