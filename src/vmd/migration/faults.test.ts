@@ -193,6 +193,21 @@ for (const victim of ["the source's", "the receiver's"] as const) {
   });
 }
 
+test("the receiver's vmd is killed", async () => {
+  const next = random(7);
+  for (let round = 0; round < Math.ceil(CUTS / 8); round++) {
+    await start(a, "vm");
+    const victim = await TestDaemon.start();
+    const kill = Bun.sleep(next(400)).then(() => victim.kill("SIGKILL"));
+    const [{ send }] = await Promise.all([trip({ from: a, to: victim, name: "vm" }), kill]);
+    const { here } = await states("vm");
+    const expected = { 0: "none", 1: "running", [UNKNOWN]: "paused" }[send.code ?? -1];
+    expect([here, send.err]).toEqual([expected ?? "", send.err]);
+    await victim[Symbol.asyncDispose]();
+    await stop("vm");
+  }
+});
+
 async function settled(name: string): Promise<{ here: string; there: string }> {
   let now = await states(name);
   for (let i = 0; i < 200; i++) {

@@ -1,9 +1,15 @@
 /** The ways by which a VM may go, as a user types them, and what is refused. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { truncateSync, writeFileSync } from "node:fs";
+import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../vmm/root.ts";
+import { PAGE, RecordType } from "../../vmm/snapshot/format.ts";
+import { SnapshotReader } from "../../vmm/snapshot/reader.ts";
+import { BytesSource } from "../../vmm/snapshot/sources.ts";
+import { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
 import { type Result, TestDaemon } from "../daemon/testing.ts";
+import { parseConfig, type SnapshotConfig } from "../snapshot/config.ts";
+import { Vm } from "../vm.ts";
 
 setDefaultTimeout(60_000);
 const VCTL = `${process.execPath} ${join(root, "src/vctl/index.ts")}`;
@@ -126,6 +132,64 @@ test("what came too late, is taken, or is no VM is refused in a sentence", async
   }
   expect(await stateOf(a, "late")).toBe("running");
   await stop("late");
+});
+
+/** The snapshot with another CONFIG. */
+function withConfig(path: string, into: string, change: (config: SnapshotConfig) => void): void {
+  const parts: Uint8Array[] = [];
+  const writer = new SnapshotWriter((bytes) => void parts.push(bytes.slice()));
+  const reader = new SnapshotReader(new BytesSource(new Uint8Array(readFileSync(path))));
+  for (let record = reader.next(); record !== undefined; record = reader.next()) {
+    const { type } = record.head;
+    if (type === RecordType.CONFIG) {
+      const config = parseConfig(record.payload);
+      change(config);
+      writer.json(type, config);
+    } else if (type === RecordType.PAGES) {
+      const data = reader.data(record);
+      let at = 0;
+      writer.data(record.runs, ({ count }) => {
+        at += count * PAGE;
+        return [data.subarray(at - count * PAGE, at)];
+      });
+    } else writer.bytes(type, record.payload);
+  }
+  writeFileSync(into, Buffer.concat(parts));
+}
+
+test("a snapshot's file goes on; one of another processor, or of no whole machine, is refused", async () => {
+  const path = join(a.folder, "snapshot");
+  const vm = await Vm.start({ kernel: firmware, memory: "4M", engine: "unicorn", sandbox: false });
+  await vm.snapshot(path);
+  await vm.stop();
+  const good = await shell(`${at(b)} receive file <${path}`);
+  expect([good.code, good.err]).toEqual([0, expect.stringContaining("received vm")]);
+  expect(await stateOf(b, "file")).toBe("running");
+  await stop("file");
+  const other = join(a.folder, "other");
+  const refused = async (change: (config: SnapshotConfig) => void) => {
+    withConfig(path, other, change);
+    const { code, err } = await shell(`${at(b)} receive file <${other}`);
+    expect(code).toBe(1);
+    expect(await stateOf(b, "file")).toBe("none");
+    return err;
+  };
+  expect(
+    await refused(({ cpuid }) => {
+      const leaf = cpuid.find(([number]) => number === 7);
+      if (leaf !== undefined) leaf[4] = 0xffffffff;
+    }),
+  ).toMatch(/CPUID leaf 0x7 lacks 0x[0-9a-f]+ in EBX, which the guest has seen/);
+  expect(
+    await refused((config) => {
+      config.base = { id: "0".repeat(32), path: "x" };
+    }),
+  ).toContain("it is based on another snapshot: merge them first");
+  expect(
+    await refused((config) => {
+      config.options.disks = [{ path: "/nowhere/disk.img" }];
+    }),
+  ).toContain("/nowhere/disk.img");
 });
 
 test("interfaces are the receiver's, with their addresses", async () => {

@@ -97,6 +97,11 @@ test.skipIf(missing !== undefined)(
       sizes.push(result.pages);
     }
     expect(Math.max(...sizes)).toBeLessThan(first.pages / 2);
+    // A full disk costs the file, and nothing else: what follows is based on the last that was written.
+    const full = await vm
+      .snapshot("/dev/full", { differential: true })
+      .catch((error) => error.message);
+    expect(full).toContain("no snapshot: writing it: ENOSPC");
     const same = await vm
       .snapshot(path("3"), { differential: true })
       .catch((error) => error.message);
