@@ -45,6 +45,8 @@ static const int always[] = {
 	// disks, interfaces
 	SYS_readv, SYS_recvfrom, SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_pread64, SYS_pwrite64, SYS_fdatasync,
 	SYS_fallocate, SYS_ftruncate,
+	// a disk that a snapshot froze: others may read it
+	SYS_flock,
 	// waiting: the halted guest, the watching thread, Bun's event loop
 	SYS_poll, SYS_ppoll, SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl,
 	SYS_nanosleep, SYS_clock_nanosleep, SYS_restart_syscall,

@@ -187,6 +187,8 @@ int64_t vmm_memory_used(uint64_t address, uint64_t pages, uint8_t *bitmap, int32
 int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t offset);
 /* Reads pages of a file in, ahead of their use. */
 int vmm_memory_populate(uint64_t address, uint64_t size);
+/* A file's size, the seconds and nanoseconds of its last change, and its mode. */
+int vmm_file_state(int32_t fd, double state[4]);
 /* A file in memory, without a name; a descriptor or -errno. */
 int vmm_memory_file(uint64_t size);
 

@@ -58,6 +58,16 @@ export interface VmLaunch {
   confine?: Confinement;
 }
 
+export interface SnapshotRequest {
+  /** Pages are compressed. */
+  compress?: boolean;
+  differential?: boolean;
+  /** The VM ends when it is written; not when it can't be. */
+  stop?: boolean;
+  /** Empty images, based on what a disk's is now; closed by the VM's process. */
+  overlays?: readonly { place: number; name: string; descriptor: number }[];
+}
+
 /** Snapshots, open. */
 export interface RestoreLaunch extends Omit<RestoreDescription, "inputs"> {
   inputs: readonly { descriptor: number; stream: boolean; verify: boolean }[];
@@ -230,15 +240,19 @@ export class VmHost {
   async snapshot(
     descriptor: number,
     config: object,
-    { compress = false, differential = false } = {},
+    { compress = false, differential = false, overlays = [], stop = false }: SnapshotRequest = {},
   ): Promise<SnapshotResult> {
     const message = {
       kind: "snapshot",
       config: JSON.stringify(config),
       compress,
       differential,
+      overlays: overlays.map(({ place, name }) => ({ place, name })),
+      stop,
     } as const;
-    const { result } = await this.ask(message, "snapshot", [descriptor]);
+    if (stop) this.#stopAsked = true;
+    const descriptors = [descriptor, ...overlays.map((overlay) => overlay.descriptor)];
+    const { result } = await this.ask(message, "snapshot", descriptors);
     if (result.failure !== undefined) throw new VmError(`${this.name}: ${result.failure}`);
     return result;
   }

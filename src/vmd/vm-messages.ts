@@ -130,10 +130,19 @@ export type ToVm =
   | { kind: "capture"; place: number }
   | { kind: "statistics" }
   /**
-   * With the descriptor of a file or a stream: a snapshot goes there.
+   * With the descriptor of a file or a stream: a snapshot goes there. Behind it, the descriptor of
+   * an empty image for each of `overlays`, which takes what is written to that disk from then on.
    * `config`: what its CONFIG record says, as JSON, but for what this process knows.
    */
-  | { kind: "snapshot"; config: string; compress: boolean; differential: boolean }
+  | {
+      kind: "snapshot";
+      config: string;
+      compress: boolean;
+      differential: boolean;
+      overlays: { place: number; name: string }[];
+      /** The VM ends when it is written. */
+      stop: boolean;
+    }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */
   | { kind: "vsock-answer"; id: number }
   /** With the descriptor of a socket whose other end wants to reach a port of the guest's. */

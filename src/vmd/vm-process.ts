@@ -244,8 +244,8 @@ class VmProcess {
   /** The guest stands still meanwhile. */
   #snapshot(
     life: VmLife | undefined,
-    { config, compress }: Extract<ToVm, { kind: "snapshot" }>,
-    descriptor: number,
+    { config, compress, overlays, stop }: Extract<ToVm, { kind: "snapshot" }>,
+    [descriptor, ...images]: readonly number[],
   ): void {
     const start = performance.now();
     const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0 };
@@ -253,6 +253,7 @@ class VmProcess {
       if (life === undefined) throw new SnapshotError("the guest is about to start");
       quiesce(life);
       try {
+        this.#devices.flush();
         const writer = new SnapshotWriter(descriptorSink(descriptor, waitFor), { compress });
         writer.json(RecordType.CONFIG, {
           ...(JSON.parse(config) as object),
@@ -260,19 +261,25 @@ class VmProcess {
           cpuid: life.engine.cpuid.map(leafNumbers),
           boot: life.description,
           rom: life.rom,
+          diskStates: stop ? this.#devices.states() : undefined,
         });
         saveMemory(life, writer, { pagemap: this.#pagemap });
         saveState(life, writer);
         result.bytes = writer.written;
         result.pages = writer.pages;
+        overlays.forEach(({ place, name }, index) => {
+          this.#devices.rebase(place, { name, format: "qcow2", descriptor: images[index] });
+        });
+        images = [];
+        this.#stopped = stop;
       } finally {
-        life.machine.proceed();
+        if (!this.#stopped) life.machine.proceed();
       }
     } catch (error) {
       if (!isExpected(error)) throw error;
       result.failure = `no snapshot: ${error.message}`;
     } finally {
-      closeSync(descriptor);
+      for (const one of [descriptor, ...images]) closeSync(one);
     }
     result.paused = performance.now() - start;
     this.#post({ kind: "snapshot", result });
@@ -428,7 +435,7 @@ class VmProcess {
         if (!this.#devices.capture(message.place, descriptors[0])) closeSync(descriptors[0]);
         return;
       case "snapshot":
-        this.#snapshot(life, message, descriptors[0]);
+        this.#snapshot(life, message, descriptors);
         return;
       case "balloon":
         this.#balloon(life, message.target);

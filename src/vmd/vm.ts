@@ -7,7 +7,7 @@
  * await vm.console.expect("login:");
  * ```
  */
-import { closeSync, openSync } from "node:fs";
+import { closeSync } from "node:fs";
 import type { EngineName } from "../vmm/engine-library.ts";
 import { openBootFiles, openTraceFile } from "./boot-files.ts";
 import { type ConnectedStream, connectStream } from "./console-socket.ts";
@@ -19,14 +19,15 @@ import { type Running, VmHost, type VmLaunch } from "./vm-host.ts";
 import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
 import type { BalloonState, Ending, SnapshotResult, VmStatistics } from "./vm-messages.ts";
-import { type OpenedSnapshot, openSnapshot, remember } from "./snapshot/chain.ts";
+import { type OpenedSnapshot, openSnapshot } from "./snapshot/chain.ts";
+import { disksToGoOn } from "./snapshot/disks.ts";
 import {
   bootFilesIfThere,
   restoredOptions,
   type RestoreOverrides,
   restoreLaunch,
-  snapshotConfig,
 } from "./snapshot/restored.ts";
+import { writeSnapshot } from "./snapshot/write.ts";
 import { type OpenedShare, openShares } from "./shares.ts";
 import { VsockHost } from "./vsock-host.ts";
 import { checkVmOptions, type VcpuOptions, VmError, type VmOptions } from "./vm-options.ts";
@@ -123,7 +124,8 @@ export class Vm implements AsyncDisposable {
     try {
       opened = openSnapshot(path, { verify });
       const { config, inputs } = opened;
-      const checked = restoredOptions(config, overrides);
+      const disks = overrides.disks ?? disksToGoOn(config, path);
+      const checked = restoredOptions(config, { ...overrides, disks });
       const launch = { files: bootFilesIfThere(checked), restore: restoreLaunch(config, inputs) };
       opened = undefined;
       return await Vm.#launch(checked, () => launch);
@@ -199,25 +201,18 @@ export class Vm implements AsyncDisposable {
 
   /**
    * Writes the machine as it is now into a file, from which `Vm.restore` goes on. The guest stands
-   * still meanwhile, and goes on afterwards. Its disks are not in it.
+   * still meanwhile, and goes on afterwards: then its disks, which must be qcow2, are frozen, and new
+   * images based on them are at their names. With `stop` the VM ends, and its disks stay as they are.
+   * @param path of a file that isn't there yet
    * @throws VmError
    */
-  async snapshot(path: string, { compress = false } = {}): Promise<SnapshotResult> {
-    let descriptor: number;
+  async snapshot(path: string, { compress = false, stop = false } = {}): Promise<SnapshotResult> {
     try {
-      descriptor = openSync(path, "w", 0o600);
+      return await writeSnapshot(this.#host, this.#options, path, { compress, stop });
     } catch (error) {
-      throw new VmError(`${this.name}: ${path}: ${(error as NodeJS.ErrnoException).code}`);
-    }
-    const again = openSync(path, "r");
-    try {
-      const result = await this.#host.snapshot(descriptor, snapshotConfig(this.#options), {
-        compress,
-      });
-      remember(again);
-      return result;
-    } finally {
-      closeSync(again);
+      throw error instanceof VmError
+        ? error
+        : new VmError(`${this.name}: ${(error as Error).message}`);
     }
   }
 

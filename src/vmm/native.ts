@@ -43,6 +43,7 @@ const hostFunctions = {
   vmm_memory_used: { args: [u64_fast, u64_fast, pointer, i32], returns: i64_fast },
   vmm_memory_overlay: { args: [u64_fast, u64_fast, i32, u64_fast], returns: i32 },
   vmm_memory_populate: { args: [u64_fast, u64_fast], returns: i32 },
+  vmm_file_state: { args: [i32, pointer], returns: i32 },
   vmm_memory_file: { args: [u64_fast], returns: i32 },
   vmm_file_size: { args: [i32], returns: i64_fast },
   vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
@@ -58,6 +59,7 @@ const processFunctions = {
   vmm_write: { args: [i32, pointer, u64_fast], returns: i64_fast },
   vmm_poll: { args: [pointer, pointer, u32, i32], returns: i32 },
   vmm_shutdown: { args: [i32, i32], returns: i32 },
+  vmm_lock: { args: [i32, i32], returns: i32 },
 } as const;
 
 const sandboxFunctions = {

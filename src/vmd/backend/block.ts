@@ -65,7 +65,7 @@ export interface DiskBackendOptions {
 
 export class DiskBackend implements BlockBackend, IoOwner {
   done: (tag: number, ok: boolean) => void = () => {};
-  readonly #disk: Disk;
+  #disk: Disk;
   readonly #memory: GuestMemory;
   readonly #io: IoThreads;
   readonly #failed: (why: string) => void;
@@ -109,7 +109,13 @@ export class DiskBackend implements BlockBackend, IoOwner {
     this.#memory = memory;
     this.#io = io;
     this.#failed = failed;
-    if (disk instanceof Qcow2Disk) disk.beforeCommit = () => io.wait();
+    this.replace(disk);
+  }
+
+  /** Its requests go to another disk of the same size, from now on: nothing is under way. */
+  replace(disk: Disk): void {
+    this.#disk = disk;
+    if (disk instanceof Qcow2Disk) disk.beforeCommit = () => this.#io.wait();
   }
 
   get size(): number {

@@ -1,5 +1,6 @@
 /** The file an image lies in: what a driver needs of the host, and no more. */
-import { closeSync, fdatasyncSync, fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
+import { closeSync, fdatasyncSync, ftruncateSync, readSync, writeSync } from "node:fs";
+import { fileKind } from "./state.ts";
 import { DiskError, hostError } from "./error.ts";
 
 /** Positions and lengths are in bytes. All functions throw DiskError when the host fails. */
@@ -37,13 +38,11 @@ export class DescriptorFile implements HostFile {
   constructor(name: string, descriptor: number) {
     this.name = name;
     this.descriptor = descriptor;
-    const status = this.#host(() => fstatSync(descriptor));
-    if (status.isDirectory()) throw new DiskError(`${name}: Is a directory`, "EISDIR");
-    this.regular = status.isFile();
-    if (!this.regular && !status.isBlockDevice()) {
-      throw new DiskError(`${name}: neither a regular file nor a block device`);
-    }
-    this.#size = this.regular ? status.size : this.#deviceSize();
+    const { kind, size } = this.#host(() => fileKind(descriptor));
+    if (kind === "directory") throw new DiskError(`${name}: Is a directory`, "EISDIR");
+    this.regular = kind === "regular";
+    if (kind === "other") throw new DiskError(`${name}: neither a regular file nor a block device`);
+    this.#size = this.regular ? size : this.#deviceSize();
   }
 
   get size(): number {

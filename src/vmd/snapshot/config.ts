@@ -67,6 +67,8 @@ const schema = v.object({
   /** What was booted, for people. */
   boot: text,
   options,
+  /** Of each disk that nobody was to write from then on: what its image was like. */
+  diskStates: v.optional(v.pipe(v.array(text), v.maxLength(16))),
   /** What its UTC was ahead of the host's, ms. */
   ahead: v.pipe(v.number(), v.finite()),
   interfaces: v.pipe(v.array(interfaceOf), v.maxLength(8)),
