@@ -12,7 +12,9 @@ import { exitsCommand } from "./commands/exits.ts";
 import { hostCommand } from "./commands/host.ts";
 import { metricsCommand } from "./commands/metrics.ts";
 import { pauseCommand, unpauseCommand } from "./commands/pause.ts";
+import { restoreCommand } from "./commands/restore.ts";
 import { showCommand } from "./commands/show.ts";
+import { snapshotCommand } from "./commands/snapshot.ts";
 import { startCommand } from "./commands/start.ts";
 import { statusCommand } from "./commands/status.ts";
 import { stopCommand } from "./commands/stop.ts";
@@ -32,7 +34,9 @@ const commands = [
   pauseCommand,
   reloadCommand,
   resetCommand,
+  restoreCommand,
   showCommand,
+  snapshotCommand,
   startCommand,
   statusCommand,
   stopCommand,

@@ -29,7 +29,12 @@ const path = v.pipe(v.string(), v.startsWith("/"), v.maxLength(4096));
 const text = v.pipe(v.string(), v.maxLength(8192));
 const flag = v.optional(v.boolean(), false);
 
-const disk = v.strictObject({ path, format: v.optional(v.picklist(["raw", "qcow2"])) });
+const disk = v.strictObject({
+  path,
+  format: v.optional(v.picklist(["raw", "qcow2"])),
+  readOnly: v.optional(v.boolean()),
+});
+const slot = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3));
 const globs = v.optional(v.pipe(v.array(text), v.maxLength(64)), []);
 const share = v.strictObject({
   path,
@@ -117,6 +122,33 @@ const requests = {
     request: v.literal("capture"),
     vm,
     interface: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3)), 0),
+  }),
+  snapshot: v.strictObject({
+    request: v.literal("snapshot"),
+    vm,
+    /** 128 random bits, hexadecimal: images that were frozen for it bear them. */
+    snapshot: v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/)),
+    /** A file that isn't there yet. */
+    path,
+    compress: flag,
+    /** The VM ends, and its disks stay as they are. */
+    stop: flag,
+    /** For each disk that was frozen: its place, what bears its name now, and what it was. */
+    overlays: v.optional(
+      v.pipe(v.array(v.strictObject({ place: slot, path, frozen: path })), v.maxLength(4)),
+      [],
+    ),
+  }),
+  restore: v.strictObject({
+    request: v.literal("restore"),
+    path,
+    /** Absent: as it was. */
+    vm: v.optional(name),
+    /** In the order of the snapshot's. */
+    disks: v.optional(v.pipe(v.array(disk), v.maxLength(4)), []),
+    /** All of it is looked at before anything runs. */
+    verify: flag,
+    attach: flag,
   }),
   balloon: v.strictObject({
     request: v.literal("balloon"),

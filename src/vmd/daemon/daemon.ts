@@ -2,6 +2,7 @@
  * The daemon: it holds the VMs, and answers what clients ask. It opens files and starts processes;
  * it reads nothing that a guest wrote.
  */
+import { closeSync } from "node:fs";
 import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
@@ -15,6 +16,7 @@ import { instanceSettings, isAdministrator, isOwner, RESTRICTED } from "./permis
 import { notPermitted, RefusalError } from "./refusal.ts";
 import { Registry } from "./registry.ts";
 import { requestedSettings } from "./requested.ts";
+import { openForCaller, restoredSettings, restoreLaunch, takeSnapshot } from "./snapshots.ts";
 import type { Caller, Owner, VmSettings } from "./settings.ts";
 import { type Stagger, StaggeredStart } from "./staggered.ts";
 import { type Configuration, readConfiguration } from "./configuration.ts";
@@ -183,6 +185,12 @@ export class Daemon {
         const vm = mine(request.vm);
         return { reply: named(vm), descriptor: vm.capture(request.interface) };
       }
+      case "snapshot": {
+        const vm = mine(request.vm);
+        return { reply: { ...named(vm), ...(await takeSnapshot(vm, request, caller)) } };
+      }
+      case "restore":
+        return await this.#restore(request, caller, administrator);
       case "balloon":
         return { reply: { balloon: await mine(request.vm).balloon(request.target) } };
       case "registers": {
@@ -232,7 +240,9 @@ export class Daemon {
       initrd: initrd?.path ?? null,
       cmdline: cmdline ?? null,
       bootDevice: bootDevice ?? null,
-      disks: disks.map(({ path, format }) => ({ path, format: format ?? null })),
+      disks: disks.map(({ path, format, readOnly }) => {
+        return { path, format: format ?? null, readOnly: readOnly ?? false };
+      }),
       cdrom: cdrom?.path ?? null,
       interfaces: interfaces.map((one, place) => ({
         ...one,
@@ -278,6 +288,43 @@ export class Daemon {
       throw error;
     }
     return { reply: started(vm), descriptor };
+  }
+
+  async #restore(
+    request: RequestOf<"restore">,
+    caller: Caller,
+    administrator: boolean,
+  ): Promise<Answer> {
+    if (!administrator) throw notPermitted();
+    const opened = openForCaller(request.path, request.verify, caller);
+    let vm: ManagedVm;
+    let before: VmSettings | undefined;
+    try {
+      const settings = restoredSettings(opened.config, request, caller);
+      const existing = this.#registry.find(settings.name);
+      if (existing?.isUp === true) {
+        throw new RefusalError("EALREADY", `vm ${settings.name} is already there`);
+      }
+      vm = existing ?? this.#registry.add(settings);
+      if (existing !== undefined) {
+        before = vm.settings;
+        const { configured, owner, instances } = before;
+        vm.settings = { ...settings, configured, owner, instances };
+        this.#stagger.remove([existing]);
+      }
+    } catch (error) {
+      for (const { descriptor } of opened.inputs) closeSync(descriptor);
+      throw error;
+    }
+    try {
+      const descriptor = await vm.start(ownerOf(caller), request.attach, restoreLaunch(opened));
+      if (before !== undefined) void restoreWhenStopped(vm, before);
+      return { reply: started(vm), descriptor };
+    } catch (error) {
+      if (before !== undefined) vm.settings = before;
+      else if (!vm.isUp) this.#registry.remove(vm);
+      throw error;
+    }
   }
 
   async #startExisting(

@@ -2,12 +2,13 @@
 import { closeSync, readFileSync } from "node:fs";
 import type { Accounts } from "../accounts.ts";
 import type { VmState, VmStatus } from "../protocol.ts";
-import { VmHost } from "../vm-host.ts";
+import { type RestoreLaunch, VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
 import type { VsockHost } from "../vsock-host.ts";
 import { NativeError } from "../../vmm/native.ts";
 import type { Log } from "./log.ts";
+import { formatMac } from "../net/mac.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
@@ -91,6 +92,11 @@ export class ManagedVm {
     return this.#resources?.tty;
   }
 
+  /** Link addresses of its interfaces, while it runs. */
+  get macs(): string[] {
+    return this.#ends.map(({ mac }) => formatMac(mac));
+  }
+
   /** Where its interfaces lead, while it runs. */
   get interfaces(): string[] {
     return this.#ends.map(({ where }) => where);
@@ -115,10 +121,15 @@ export class ManagedVm {
    * Starts it.
    * @param operator who asked.
    * @param attach whether to follow the console from its first byte on.
+   * @param restore snapshots that it goes on from; closed here
    * @returns then: the console's socket, the caller's to close.
    * @throws RefusalError
    */
-  async start(operator: Owner, attach = false): Promise<number | undefined> {
+  async start(
+    operator: Owner,
+    attach = false,
+    restore?: RestoreLaunch,
+  ): Promise<number | undefined> {
     if (this.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
     const { log, accounts, confine } = this.#context;
     const before = this.#state;
@@ -128,7 +139,7 @@ export class ManagedVm {
     this.#rebootTimes = [];
     try {
       const { settings } = this;
-      const resources = new Resources(settings, accounts());
+      const resources = new Resources(settings, accounts(), { restored: restore !== undefined });
       this.#resources = resources;
       await this.#openInterfaces();
       this.#shares = await this.#openShares();
@@ -137,13 +148,14 @@ export class ManagedVm {
         options: checkVmOptions({
           ...settings.machine,
           name: settings.name,
-          kernel: resources.files.kernel.path,
+          kernel: resources.files?.kernel.path ?? "-",
           cmdline: settings.cmdline,
           memory: settings.memory,
           bootDevice: settings.bootDevice,
           vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
         }),
         files: resources.files,
+        restore,
         trace: resources.trace,
         disks: resources.disks,
         cdrom: resources.cdrom,
@@ -181,6 +193,7 @@ export class ManagedVm {
       return host.attached.at(0);
     } catch (error) {
       if (this.#host === undefined) {
+        for (const { descriptor } of restore?.inputs ?? []) closeSync(descriptor);
         this.#release();
         this.#state = before === "waiting" ? "stopped" : before;
       } else {

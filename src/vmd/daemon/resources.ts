@@ -2,7 +2,13 @@
 import { chmodSync, chownSync, closeSync, constants, fstatSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
 import type { Accounts } from "../accounts.ts";
-import { type BootFile, type BootSet, FileError, openBootFile } from "../boot-files.ts";
+import {
+  type BootFile,
+  type BootSet,
+  bootSetFiles,
+  FileError,
+  openBootFile,
+} from "../boot-files.ts";
 import { DiskError } from "../disk/index.ts";
 import { type OpenedDisk, openDisc, openVmDisk } from "../disk-files.ts";
 import { FIRMWARE, findFirmware } from "../firmware.ts";
@@ -14,7 +20,8 @@ const NAME_SIZE = 64;
 
 /** Descriptors that a VM process gets, and those that the daemon holds meanwhile. */
 export class Resources implements Disposable {
-  readonly files: BootSet;
+  /** Absent: a restored VM whose kernel is no longer to be had. */
+  readonly files: BootSet | undefined;
   readonly trace: BootFile | undefined;
   readonly terminal: { master: number; slave: number } | undefined;
   /** The pty's path. */
@@ -23,8 +30,12 @@ export class Resources implements Disposable {
   readonly cdrom: OpenedDisk | undefined;
   #given = false;
 
-  /** @throws RefusalError */
-  constructor(settings: VmSettings, accounts: Accounts, firmware = FIRMWARE) {
+  /** @param restored it can do without what it boots from. @throws RefusalError */
+  constructor(
+    settings: VmSettings,
+    accounts: Accounts,
+    { firmware = FIRMWARE, restored = false } = {},
+  ) {
     const opened: number[] = [];
     const file = (owned: OwnedPath): BootFile => {
       const one = bootFile(owned);
@@ -32,11 +43,16 @@ export class Resources implements Disposable {
       return one;
     };
     try {
-      this.files = {
-        kernel: file(settings.kernel ?? defaultFirmware(firmware)),
-        initrd: settings.initrd === undefined ? undefined : file(settings.initrd),
-        modules: settings.modules.map((module) => ({ ...file(module), args: module.args })),
-      };
+      try {
+        this.files = {
+          kernel: file(settings.kernel ?? defaultFirmware(firmware)),
+          initrd: settings.initrd === undefined ? undefined : file(settings.initrd),
+          modules: settings.modules.map((module) => ({ ...file(module), args: module.args })),
+        };
+      } catch (error) {
+        if (!restored) throw error;
+        for (const descriptor of opened.splice(0)) closeSync(descriptor);
+      }
       this.disks = settings.disks.map((disk) => {
         const one = openDisk(disk);
         opened.push(...one.files.map(({ descriptor }) => descriptor));
@@ -67,9 +83,9 @@ export class Resources implements Disposable {
   [Symbol.dispose](): void {
     if (this.#given) return;
     this.#given = true;
-    const { kernel, initrd, modules = [] } = this.files;
+    const boot = this.files === undefined ? [] : bootSetFiles(this.files);
     const images = this.disks.flatMap(({ files }) => files).concat(this.cdrom?.files ?? []);
-    for (const one of [kernel, initrd, ...modules, this.trace, ...images]) {
+    for (const one of [...boot, this.trace, ...images]) {
       if (one !== undefined) closeSync(one.descriptor);
     }
     if (this.terminal !== undefined) {
@@ -95,12 +111,12 @@ function defaultFirmware(firmware: readonly string[]): OwnedPath {
 }
 
 /** The image, and those that it is based on, with the rights of whoever named it. */
-function openDisk({ path, format, limits, by }: OwnedDisk): OpenedDisk {
+function openDisk({ path, format, limits, readOnly, by }: OwnedDisk): OpenedDisk {
   const refuse = (why: string) =>
     new RefusalError("DISK", `could not open disk image(s): ${path}: ${why}`);
   let disk: OpenedDisk;
   try {
-    disk = openVmDisk({ path, format, limits }, (name, flags) => openAs(name, flags, by));
+    disk = openVmDisk({ path, format, limits, readOnly }, (name, flags) => openAs(name, flags, by));
   } catch (error) {
     if (!(error instanceof DiskError)) throw error;
     throw refuse(error.message.replace(`${path}: `, ""));

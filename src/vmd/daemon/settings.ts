@@ -22,6 +22,7 @@ export interface OwnedPath {
 
 export interface OwnedDisk extends OwnedPath {
   readonly format?: "raw" | "qcow2";
+  readonly readOnly?: boolean;
   readonly limits?: RateLimits;
 }
 

@@ -167,10 +167,10 @@ export class Blk implements VirtioDevice {
     this.#r.resetAll();
   }
 
-  quiesce(): boolean {
+  quiesce(): undefined {
     this.#backend.settle();
     this.#tell();
-    return true;
+    return undefined;
   }
 
   readConfig(offset: number): number {
