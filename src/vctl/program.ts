@@ -9,6 +9,7 @@ import { consoleCommand } from "./commands/console.ts";
 import { createCommand } from "./commands/create.ts";
 import { loadCommand, logCommand, reloadCommand, resetCommand } from "./commands/daemon.ts";
 import { exitsCommand } from "./commands/exits.ts";
+import { forkCommand } from "./commands/fork.ts";
 import { hostCommand } from "./commands/host.ts";
 import { metricsCommand } from "./commands/metrics.ts";
 import { pauseCommand, unpauseCommand } from "./commands/pause.ts";
@@ -27,6 +28,7 @@ const commands = [
   consoleCommand,
   createCommand,
   exitsCommand,
+  forkCommand,
   hostCommand,
   loadCommand,
   logCommand,

@@ -139,6 +139,18 @@ const requests = {
       [],
     ),
   }),
+  fork: v.strictObject({
+    request: v.literal("fork"),
+    vm,
+    /** Of the copies. */
+    names: v.pipe(v.array(name), v.minLength(1), v.maxLength(1000)),
+    /** As of a snapshot. */
+    snapshot: v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/)),
+    overlays: v.optional(
+      v.pipe(v.array(v.strictObject({ place: slot, path, frozen: path })), v.maxLength(4)),
+      [],
+    ),
+  }),
   restore: v.strictObject({
     request: v.literal("restore"),
     path,

@@ -2,11 +2,8 @@
  * A VM process, as whoever started it sees it: the daemon, or a program that holds a Vm.
  */
 import { closeSync } from "node:fs";
-import { libraryPath } from "../vmm/native.ts";
-import { programPath } from "../vmm/root.ts";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
 import type { DiskDescription, InterfaceDescription, OpenedInterface } from "./descriptions.ts";
-import { environment } from "./environment.ts";
 import { Channel } from "./channel.ts";
 import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
@@ -24,6 +21,7 @@ import { type VcpuOptions, VmError } from "./vm-options.ts";
 import { parseFromVm } from "./vm-schema.ts";
 import type { OpenedShare } from "./shares.ts";
 import type { VsockHost } from "./vsock-host.ts";
+import { WarmProcess } from "./warm-process.ts";
 
 /** What a VM process says when its guest is about to run. */
 export type Running = Extract<FromVm, { kind: "running" }>;
@@ -56,6 +54,8 @@ export interface VmLaunch {
   attach?: readonly Attachment[];
   /** Absent: no sandbox. */
   confine?: Confinement;
+  /** Default: a new one. */
+  process?: WarmProcess;
 }
 
 export interface SnapshotRequest {
@@ -128,17 +128,12 @@ export class VmHost {
       terminal,
       attach = [],
       confine,
+      process: started = new WarmProcess(confine),
     } = launch;
     this.name = options.name;
-    const [ours, theirs] = Channel.pair();
-    this.#channel = new Channel(ours);
-    const program = [process.execPath, programPath("vmd/vm-process.ts")];
-    const command = confine === undefined ? program : [libraryPath("vmd-launch"), ...program];
-    this.#process = Bun.spawn(command, {
-      stdio: ["ignore", "ignore", "inherit", theirs],
-      env: environment(),
-    });
-    closeSync(theirs);
+    this.#channel = started.channel;
+    this.#process = started.process;
+    const ours = this.#channel.descriptor;
     this.pid = this.#process.pid;
     this.ended = this.#process.exited.then(() => this.#exited());
     this.#running.promise.catch(() => {});

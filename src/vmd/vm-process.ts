@@ -221,7 +221,7 @@ class VmProcess {
   #restore(
     engine: EngineName,
     options: VcpuOptions,
-    { inputs, rom, boot, cpuid }: RestoreDescription,
+    { inputs, rom, boot, cpuid, clone }: RestoreDescription,
     host: LifeHost,
   ): VmLife {
     const opened = inputs.map(({ stream, verify }, index): SnapshotInput => {
@@ -238,6 +238,7 @@ class VmProcess {
     for (const descriptor of this.#snapshots.splice(0)) closeSync(descriptor);
     this.#balloonTarget = life.machine.balloon?.wanted ?? 0;
     life.machine.syncTime();
+    if (clone !== undefined) life.machine.vmmci.generation = Buffer.from(clone.generation, "hex");
     return life;
   }
 
@@ -267,9 +268,11 @@ class VmProcess {
         saveState(life, writer);
         result.bytes = writer.written;
         result.pages = writer.pages;
-        overlays.forEach(({ place, name }, index) => {
-          this.#devices.rebase(place, { name, format: "qcow2", descriptor: images[index] });
-        });
+        this.#devices.rebase(
+          overlays.map(({ place, name }, index) => {
+            return { place, name, format: "qcow2", descriptor: images[index] };
+          }),
+        );
         images = [];
         this.#stopped = stop;
       } finally {

@@ -4,7 +4,8 @@ import { resolve } from "node:path";
 import { Command } from "commander";
 import { DiskError } from "../../vmd/disk/index.ts";
 import { SnapshotError } from "../../vmm/snapshot/format.ts";
-import { type DiskOfVm, FrozenDisks } from "../../vmd/snapshot/disks.ts";
+import { FrozenDisks } from "../../vmd/snapshot/disks.ts";
+import { frozenFor } from "../frozen-disks.ts";
 import { newId } from "../../vmd/snapshot/restored.ts";
 import { say, UsageError, vmReference } from "../cli.ts";
 import { type Answer, Client, RefusedError } from "../client.ts";
@@ -64,18 +65,13 @@ function take(
   { compress = false, stop = false }: SnapshotOptions,
 ): Answer {
   const id = newId();
-  const disks = client.call({ request: "show", vm }).vm.disks as (DiskOfVm & {
-    format: string | null;
-  })[];
   // Nothing is at the file's name before all of it is there.
   const partial = `${path}.${id.slice(0, 8)}.partial`;
-  const frozen = new FrozenDisks(
-    stop ? [] : disks.map((disk) => ({ ...disk, format: disk.format ?? undefined })),
-    id,
-  );
+  const frozen = stop ? new FrozenDisks([], id) : frozenFor(client, vm, id);
+  let answer: Answer;
   try {
     const { overlays } = frozen;
-    const answer = client.call({
+    answer = client.call({
       request: "snapshot",
       vm,
       snapshot: id,
@@ -84,11 +80,12 @@ function take(
       stop,
       overlays,
     });
-    renameSync(partial, path);
-    return answer;
   } catch (error) {
     if (existsSync(partial)) unlinkSync(partial);
-    frozen.undo();
+    // Else the VM may write to the new images already.
+    if (error instanceof RefusedError) frozen.undo();
     throw error;
   }
+  renameSync(partial, path);
+  return answer;
 }

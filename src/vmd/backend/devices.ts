@@ -157,20 +157,25 @@ export class HostDevices {
   }
 
   /**
-   * A disk's image is written no more, from now on: another, based on it, is. Nothing may be under
+   * Disks' images are written no more, from now on: others, based on them, are. Nothing may be under
    * way, and all is flushed.
-   * @param file the new image, empty
-   * @throws DiskError
+   * @param overlays new images, empty
+   * @throws DiskError, before any disk is another
    */
-  rebase(place: number, file: DiskFile): void {
-    const entry = this.#disks[place];
-    const { name, descriptor, format } = file;
-    const disk = diskFromFile(new DescriptorFile(name, descriptor), format, entry.disk, false);
-    // Whoever goes on from the snapshot reads it.
-    processLibrary().vmm_lock(entry.top, 0);
-    entry.disk = disk;
-    entry.top = descriptor;
-    this.#backends[place]?.replace(disk);
+  rebase(overlays: readonly (DiskFile & { place: number })[]): void {
+    const made = overlays.map(({ place, name, descriptor, format }) => {
+      const entry = this.#disks.at(place);
+      if (entry === undefined) throw new DiskError(`disk ${place}: there is none`);
+      const file = new DescriptorFile(name, descriptor);
+      return { place, entry, descriptor, disk: diskFromFile(file, format, entry.disk, false) };
+    });
+    for (const { place, entry, descriptor, disk } of made) {
+      // Whoever goes on from the snapshot reads it.
+      processLibrary().vmm_lock(entry.top, 0);
+      entry.disk = disk;
+      entry.top = descriptor;
+      this.#backends[place]?.replace(disk);
+    }
   }
 
   /** The host's ends of the guest's sockets. */

@@ -7,6 +7,7 @@ import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
 import { Networks } from "../net/index.ts";
+import { WarmPool } from "../warm-process.ts";
 import type { Confinement } from "../vm-messages.ts";
 import { type Answer, type Client, FrontDoor } from "./front-door.ts";
 import type { Log } from "./log.ts";
@@ -16,6 +17,7 @@ import { instanceSettings, isAdministrator, isOwner, RESTRICTED } from "./permis
 import { notPermitted, RefusalError } from "./refusal.ts";
 import { Registry } from "./registry.ts";
 import { requestedSettings } from "./requested.ts";
+import { makeTemplate } from "./fork.ts";
 import { openForCaller, restoredSettings, restoreLaunch, takeSnapshot } from "./snapshots.ts";
 import type { Caller, Owner, VmSettings } from "./settings.ts";
 import { type Stagger, StaggeredStart } from "./staggered.ts";
@@ -36,6 +38,8 @@ export interface DaemonOptions {
   idle?: number;
 }
 
+/** Processes that wait to become copies of a VM, once somebody made one. */
+const WARM = 4;
 /** How long VMs get to end when the daemon does, ms. */
 const FAREWELL = 30_000;
 
@@ -46,6 +50,7 @@ export class Daemon {
   readonly #stagger: StaggeredStart;
   readonly #door: FrontDoor;
   readonly #networks: Networks;
+  readonly #pool: WarmPool;
   readonly #uid = process.geteuid!();
   readonly #ended = Promise.withResolvers<number>();
   #configuration: Configuration;
@@ -68,6 +73,7 @@ export class Daemon {
     this.#log = options.log;
     const { log, confine } = options;
     this.#configuration = configuration;
+    this.#pool = new WarmPool(confine);
     this.#networks = new Networks({
       switches: configuration.switches,
       localPrefix: configuration.localPrefix,
@@ -79,6 +85,7 @@ export class Daemon {
       accounts: () => this.#accountsNow(),
       confine,
       networks: this.#networks,
+      pool: this.#pool,
       stopped: (vm) => this.#stopped(vm),
     };
     this.#registry = new Registry(context);
@@ -127,6 +134,7 @@ export class Daemon {
     await Promise.race([all, Bun.sleep(1000)]);
     this.#door.close();
     this.#networks[Symbol.dispose]();
+    this.#pool[Symbol.dispose]();
     this.#log.info("ended", { pid: process.pid });
     this.#ended.resolve(code);
   }
@@ -189,6 +197,8 @@ export class Daemon {
         const vm = mine(request.vm);
         return { reply: { ...named(vm), ...(await takeSnapshot(vm, request, caller)) } };
       }
+      case "fork":
+        return { reply: await this.#fork(request, mine(request.vm), caller, administrator) };
       case "restore":
         return await this.#restore(request, caller, administrator);
       case "balloon":
@@ -325,6 +335,41 @@ export class Daemon {
       else if (!vm.isUp) this.#registry.remove(vm);
       throw error;
     }
+  }
+
+  /** Copies of a VM that runs. Each is whoever's who asks; it has what the VM has, and its own addresses. */
+  async #fork(
+    request: RequestOf<"fork">,
+    vm: ManagedVm,
+    caller: Caller,
+    administrator: boolean,
+  ): Promise<Record<string, unknown>> {
+    if (!administrator) throw notPermitted();
+    for (const name of request.names) {
+      if (this.#registry.find(name) !== undefined) {
+        throw new RefusalError("EALREADY", `vm ${name} is already there`);
+      }
+    }
+    using template = await makeTemplate(vm, request, caller);
+    this.#pool.want(WARM);
+    const copies: Record<string, unknown>[] = [];
+    let failure: string | null = null;
+    for (const name of request.names) {
+      const from = performance.now();
+      let copy: ManagedVm | undefined;
+      try {
+        copy = this.#registry.add(template.settings(name));
+        await copy.start(ownerOf(caller), false, template.launch());
+      } catch (error) {
+        if (copy?.isUp === false) this.#registry.remove(copy);
+        if (!(error instanceof RefusalError)) throw error;
+        // The VM's disks are others already: that is no refusal.
+        failure = `${name}: ${error.message}`;
+        break;
+      }
+      copies.push({ ...named(copy), ms: performance.now() - from });
+    }
+    return { ...named(vm), paused: template.paused, copies, failure };
   }
 
   async #startExisting(

@@ -5,6 +5,7 @@ import type { VmState, VmStatus } from "../protocol.ts";
 import { type RestoreLaunch, VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
+import type { WarmPool } from "../warm-process.ts";
 import type { VsockHost } from "../vsock-host.ts";
 import { NativeError } from "../../vmm/native.ts";
 import type { Log } from "./log.ts";
@@ -37,6 +38,7 @@ export interface VmContext {
   /** Absent: VM processes are not confined. */
   readonly confine: Confinement | undefined;
   readonly networks: Networks;
+  readonly pool: WarmPool;
   /** Told when a VM has stopped. */
   readonly stopped: (vm: ManagedVm) => void;
 }
@@ -168,6 +170,7 @@ export class ManagedVm {
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
+        process: restore === undefined ? undefined : this.#context.pool.take(),
       });
       resources.given();
       this.#given = true;

@@ -10,6 +10,7 @@ import {
   openBootFile,
 } from "../boot-files.ts";
 import { DiskError } from "../disk/index.ts";
+import { scratchImage, sizeOfImage } from "../disk/scratch.ts";
 import { type OpenedDisk, openDisc, openVmDisk } from "../disk-files.ts";
 import { FIRMWARE, findFirmware } from "../firmware.ts";
 import { RefusalError } from "./refusal.ts";
@@ -111,12 +112,16 @@ function defaultFirmware(firmware: readonly string[]): OwnedPath {
 }
 
 /** The image, and those that it is based on, with the rights of whoever named it. */
-function openDisk({ path, format, limits, readOnly, by }: OwnedDisk): OpenedDisk {
+function openDisk({ path, format, limits, readOnly, ephemeral, by }: OwnedDisk): OpenedDisk {
   const refuse = (why: string) =>
     new RefusalError("DISK", `could not open disk image(s): ${path}: ${why}`);
   let disk: OpenedDisk;
   try {
-    disk = openVmDisk({ path, format, limits, readOnly }, (name, flags) => openAs(name, flags, by));
+    const frozen = readOnly === true || ephemeral === true;
+    disk = openVmDisk({ path, format, limits, readOnly: frozen }, (name, flags) =>
+      openAs(name, flags, by),
+    );
+    if (ephemeral === true) disk = withScratch(disk);
   } catch (error) {
     if (!(error instanceof DiskError)) throw error;
     throw refuse(error.message.replace(`${path}: `, ""));
@@ -126,6 +131,14 @@ function openDisk({ path, format, limits, readOnly, by }: OwnedDisk): OpenedDisk
   if (disk.files.every(({ descriptor }) => fstatSync(descriptor).isFile())) return disk;
   for (const { descriptor } of disk.files) closeSync(descriptor);
   throw refuse("not a regular file");
+}
+
+/** A disk that is read only, and an image on it for what is written, which has no name. */
+function withScratch(disk: OpenedDisk): OpenedDisk {
+  const [{ name, format }] = disk.files;
+  const size = sizeOfImage(disk.files);
+  const scratch = { name: `${name} (scratch)`, descriptor: scratchImage(size, { name, format }) };
+  return { ...disk, readOnly: false, files: [{ ...scratch, format: "qcow2" }, ...disk.files] };
 }
 
 function openCdrom({ path, by }: OwnedPath): OpenedDisk {

@@ -126,3 +126,30 @@ test("disks: qcow2 is frozen, raw only of a VM that ends", async () => {
   expect(existsSync(at("frozen.snap.disk0-1.qcow2"))).toBe(true);
   await Promise.all([stop("frozen"), stop("again"), stop("third")]);
 });
+
+test("copies go on beside their VM, each by itself", async () => {
+  createQcow2(at("f.qcow2"), 2 ** 20);
+  await start("origin", "-d", at("f.qcow2"));
+  expect(await count("origin")).toBe(1);
+  const forked = await vmd.vctl(["fork", "-n", "3", "origin", "copy"]);
+  expect(forked).toMatchObject({ code: 0 });
+  expect(
+    [...(forked.out + forked.err).matchAll(/started vm \d+ successfully: (copy-\d), in/g)].map(
+      ([, name]) => name,
+    ),
+  ).toEqual(["copy-1", "copy-2", "copy-3"]);
+  expect([await count("copy-1"), await count("copy-1"), await count("copy-2")]).toEqual([2, 3, 2]);
+  expect(await count("origin")).toBe(2);
+  // What they write to their disks has no name.
+  expect(readdirSync(vmd.folder).filter((name) => name.startsWith("f.qcow2"))).toHaveLength(2);
+  expect((await vmd.vctl(["fork", "origin", "copy-1"])).err).toContain(
+    "vm copy-1 is already there",
+  );
+  expect((await vmd.vctl(["fork", "nobody", "x"])).err).toContain("vm not found");
+  // A copy of a copy: its disk has no name to be frozen by.
+  expect((await vmd.vctl(["fork", "copy-1", "x"])).err).toContain(
+    "the vm is a copy, and what it writes to its disks has no name",
+  );
+  expect(readdirSync(vmd.folder).filter((name) => name.startsWith("f.qcow2"))).toHaveLength(2);
+  for (const name of ["origin", "copy-1", "copy-2", "copy-3"]) await stop(name);
+});

@@ -26,6 +26,7 @@ export async function takeSnapshot(
   caller: Caller,
 ): Promise<SnapshotResult> {
   const { host } = vm;
+  requireNamedDisks(vm.settings);
   const open = (name: string, flags: number) => openOrRefuse(name, flags, caller);
   if (!stop && overlays.length < writable(vm.settings).length) {
     throw new RefusalError("DISK", "the vm has disks that were not frozen");
@@ -56,7 +57,7 @@ export async function takeSnapshot(
   }
 }
 
-function openOrRefuse(path: string, flags: number, caller: Caller): number {
+export function openOrRefuse(path: string, flags: number, caller: Caller): number {
   try {
     return openAs(path, flags, caller);
   } catch (error) {
@@ -64,7 +65,13 @@ function openOrRefuse(path: string, flags: number, caller: Caller): number {
   }
 }
 
-function writable({ disks }: VmSettings): VmSettings["disks"] {
+/** @throws RefusalError for a VM whose disks can't be named by anybody else */
+export function requireNamedDisks({ disks }: VmSettings): void {
+  if (disks.every(({ ephemeral }) => ephemeral !== true)) return;
+  throw new RefusalError("DISK", "the vm is a copy, and what it writes to its disks has no name");
+}
+
+export function writable({ disks }: VmSettings): VmSettings["disks"] {
   return disks.filter(({ readOnly }) => readOnly !== true);
 }
 
@@ -122,6 +129,7 @@ export function openForCaller(path: string, verify: boolean, caller: Caller): Op
   }
 }
 
+/** What a VM process is told of it. */
 export function restoreLaunch({ config, inputs }: OpenedSnapshot): RestoreLaunch {
   const { boot, cpuid, rom } = config;
   return { boot, cpuid, rom, inputs };
