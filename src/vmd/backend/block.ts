@@ -143,8 +143,10 @@ export class DiskBackend implements BlockBackend, IoOwner {
 
   poll(): void {
     this.#io.poll();
+    if (this.#waiting.length === 0) return;
     // Other disks may have had all slots.
-    if (this.#waiting.length > 0) this.#advance();
+    this.#advance();
+    this.#io.poll();
   }
 
   abandon(): void {
