@@ -136,7 +136,7 @@ export class NetPort {
   /**
    * Sends what was begun, `length` bytes: true if it is gone already, else `sent` tells when.
    * A short frame isn't worth waking the thread for; but where frames stream in, it is what has the
-   * host send the next ones, and that takes longer. With one processor no frame is worth it.
+   * host send the next ones, and that takes longer. With one processor no other frame is worth it.
    */
   send(length: number): boolean {
     const tail = this.#words[TX_TAIL];
@@ -153,9 +153,8 @@ export class NetPort {
     const streaming = this.#came > 1;
     this.#came = 0;
     // In order: those before it are gone.
-    if (this.#stream || Atomics.load(words, TX_DONE) !== tail) return false;
-    if (this.#alone) return true;
-    return length <= SHORT && !streaming && Atomics.load(words, ASLEEP) !== 0;
+    if (this.#stream || streaming || Atomics.load(words, TX_DONE) !== tail) return false;
+    return this.#alone || (length <= SHORT && Atomics.load(words, ASLEEP) !== 0);
   }
 
   offer(): void {
