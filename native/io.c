@@ -27,12 +27,13 @@
 // Bytes that are copied in less time than another thread takes to wake up and say so. With
 // one processor the vCPU stands still while a thread copies, so all are.
 #define SHORT (16u << 10)
-// What a request that doesn't wait for its device takes at most, ns: two switches between
-// threads, and a copy on a slow host.
+// What a request that doesn't wait for its device takes at most, ns, and more for each byte.
+// With one processor, which others use too, it is worth a while to avoid two switches.
 #define PATIENCE 100000
-#define PATIENCE_PER_BYTE 4
+#define PATIENCE_ALONE 1000000
+#define PATIENCE_PER_BYTE 16
 // Requests that threads do after one had to wait.
-#define SHY 256
+#define SHY 64
 #define FILES 256
 
 static const uint8_t zeroes[64u << 10];
@@ -47,7 +48,8 @@ struct vmm_io {
 	uint32_t todo_head, todo_tail;
 	uint32_t busy;
 	uint32_t sleepers;
-	uint32_t at_once; /* bytes of requests that are tried on the vCPU's thread */
+	uint32_t at_once;  /* bytes of requests that are tried on the vCPU's thread */
+	uint32_t patience; /* ns */
 	/* by descriptor: what trying taught */
 	struct {
 		uint16_t shy[2];   /* reads, writes that are left to threads */
@@ -216,6 +218,7 @@ struct vmm_io_shared *vmm_io_open(uint32_t threads)
 		return NULL;
 	}
 	io->at_once = vmm_alone() ? UINT32_MAX : SHORT;
+	io->patience = vmm_alone() ? PATIENCE_ALONE : PATIENCE;
 	pthread_mutex_init(&io->lock, NULL);
 	pthread_cond_init(&io->work, NULL);
 	pthread_cond_init(&io->idle, NULL);
@@ -279,7 +282,7 @@ static bool try_at_once(const struct vmm_io_slot *slot, double *result)
 
 	*result = (double)(write ? pwritev((int)fd, vector, count, (off_t)slot->offset)
 				 : preadv((int)fd, vector, count, (off_t)slot->offset));
-	if ((double)(now() - start) > PATIENCE + PATIENCE_PER_BYTE * bytes)
+	if ((double)(now() - start) > io->patience + PATIENCE_PER_BYTE * bytes)
 		*shy = SHY;
 	return *result == bytes;
 }
