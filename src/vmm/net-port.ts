@@ -154,7 +154,7 @@ export class NetPort {
     this.#came = 0;
     // In order: those before it are gone.
     if (this.#stream || streaming || Atomics.load(words, TX_DONE) !== tail) return false;
-    return this.#alone || (length <= SHORT && Atomics.load(words, ASLEEP) !== 0);
+    return (this.#alone || length <= SHORT) && Atomics.load(words, ASLEEP) !== 0;
   }
 
   offer(): void {
