@@ -173,6 +173,10 @@ static void build(struct program *program, uint32_t profile)
 	emit(program, BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT);
 	give(program, SECCOMP_RET_KILL_PROCESS);
 
+	// The guest, by descriptors that are open already. First: each entry is checked, and the
+	// kernel remembers no answer that depends on arguments.
+	if (profile == VMM_PROFILE_VM)
+		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
 	list(program, always, sizeof(always) / sizeof(*always), SECCOMP_RET_ALLOW);
 	// No code is made executable but by who has it already; the software engine's
 	// buffer for translated code is one mapping, made anew at a reset.
@@ -189,9 +193,6 @@ static void build(struct program *program, uint32_t profile)
 	// What the guest takes from its tap, when it has said so.
 	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE)
 		for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
-	// The guest, by descriptors that are open already.
-	if (profile == VMM_PROFILE_VM)
-		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
 	if (profile == VMM_PROFILE_SHARE)
 		share(program);
 	// Packets, many at once.

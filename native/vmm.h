@@ -127,6 +127,10 @@ int vmm_run(struct vmm *);
  * called from any thread; wakes vmm_wait too. */
 void vmm_kick(struct vmm *);
 
+/* The same, for news that its thread looks for before it enters again: it interrupts
+ * nothing else that the thread does. */
+void vmm_nudge(struct vmm *);
+
 /* Kick when guest time reaches this; INFINITY for never. */
 int vmm_set_deadline(struct vmm *, double guest_ns);
 
@@ -321,7 +325,10 @@ struct vmm_io_shared {
 /* Starts the threads. NULL: it could not be done. */
 struct vmm_io_shared *vmm_io_open(uint32_t threads);
 
-/* Hands a slot to the threads. No slot may be handed over twice before it is done. */
+/*
+ * Hands a slot to the threads, or does what it says before it returns: then nobody is
+ * kicked, and the caller looks. No slot may be handed over twice before it is done.
+ */
 void vmm_io_submit(uint32_t slot);
 
 /* Waits until all is done. */
@@ -343,6 +350,9 @@ enum vmm_net_kind {
 	VMM_NET_PACKET = 1, /* a socket that keeps bounds: header and frame */
 	VMM_NET_STREAM = 2, /* a length of 32 bits, big-endian, and a frame without a header */
 };
+
+/* For what a sleeping thread has to be woken. */
+enum vmm_net_asleep { VMM_NET_FRAMES = 1, VMM_NET_BUFFERS = 2 };
 
 /* A frame to send, or a buffer to fill. Addresses are of this process. */
 struct vmm_net_frame {
@@ -372,11 +382,11 @@ struct vmm_net_shared {
 	uint32_t tx_lost; /* frames that the host didn't take */
 	uint32_t rx_done; /* frames */
 	uint32_t rx_taken; /* buffers */
-	uint32_t asleep;  /* vmm_port_wake is needed */
+	uint32_t asleep;  /* enum vmm_net_asleep: vmm_port_wake is needed */
 	uint32_t resting; /* it has seen `stopped` */
 	uint32_t ended;	  /* errno: the descriptor gives no more */
 	uint32_t told;	  /* the vCPU was kicked; who looks for what is done clears it first */
-	uint32_t reserved;
+	uint32_t alone;	  /* the process has one processor: another thread is no help */
 	struct vmm_net_received received[VMM_NET_SLOTS];
 	struct vmm_net_frame tx[VMM_NET_SLOTS];
 	struct vmm_net_frame rx[VMM_NET_SLOTS];
@@ -385,7 +395,7 @@ struct vmm_net_shared {
 /* Starts the thread, stopped. NULL: it could not be done. */
 struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind);
 void vmm_port_wake(struct vmm_net_shared *);
-/* Sends a frame of the ring at once, which must be empty and the thread asleep: 0 or -errno. */
+/* Sends a frame of the ring at once, which must be empty: 0 or -errno. */
 int vmm_port_now(struct vmm_net_shared *, uint32_t slot);
 /* A frame of the host's own, without a header, for the guest: 0 or -errno. */
 int vmm_port_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t length);
@@ -394,6 +404,9 @@ int vmm_port_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t leng
 void vmm_port_settle(struct vmm_net_shared *);
 /* Nothing of the guest's is touched any more when it returns; the rings are empty. */
 void vmm_port_stop(struct vmm_net_shared *);
+
+/* Whether all threads of this process have one processor. */
+int vmm_alone(void);
 
 /* What a process is, for its sandbox. */
 enum vmm_profile {

@@ -246,7 +246,12 @@ uint32_t vmm_run_size(struct vmm *vmm)
 
 int vmm_run(struct vmm *vmm)
 {
-	if (ioctl(vmm->cpu, KVM_RUN, 0) == 0)
+	__atomic_store_n(&vmm->inside, 1, __ATOMIC_SEQ_CST);
+
+	const int result = ioctl(vmm->cpu, KVM_RUN, 0);
+
+	__atomic_store_n(&vmm->inside, 0, __ATOMIC_RELAXED);
+	if (result == 0)
 		return 0;
 	if (errno != EINTR && errno != EAGAIN)
 		return -errno;
@@ -261,6 +266,15 @@ void vmm_kick(struct vmm *vmm)
 {
 	kick_thread(&vmm->kick);
 	kick_interrupt(&vmm->kick);
+}
+
+void vmm_nudge(struct vmm *vmm)
+{
+	kick_thread(&vmm->kick);
+	// Who isn't inside yet says that it is before KVM_RUN looks at immediate_exit.
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&vmm->inside, __ATOMIC_SEQ_CST))
+		kick_interrupt(&vmm->kick);
 }
 
 int vmm_set_deadline(struct vmm *vmm, double guest_ns)
