@@ -175,7 +175,7 @@ int vmm_written(struct vmm *, uint64_t gpa, uint64_t length);
  * An execution breakpoint stops before its instruction, and does so again when the guest
  * goes on from there: who wants to get over it steps. A watchpoint stops behind the
  * instruction. A step runs one instruction, whatever execution breakpoint is on it; HLT
- * is KVM_EXIT_HLT then, perhaps after the step's end. The guest's own debug registers stay its own where the engine
+ * is KVM_EXIT_HLT then, or (some KVMs) a step like others, and isn't waited at. The guest's own debug registers stay its own where the engine
  * can tell them apart (KVM: only those that are read).
  *
  * Breakpoints are linear addresses, and hold in every address space. The list takes the
@@ -252,6 +252,9 @@ int vmm_accept(int32_t fd);
 
 /* flock(2), without waiting. */
 int vmm_lock(int32_t fd, int32_t exclusive);
+
+/* A listening TCP socket at a numeric address, IPv4 or IPv6. */
+int vmm_listen_tcp(const char *address, uint32_t port);
 
 /* A blocking connection to a unix stream socket. */
 int vmm_connect(const char *path);

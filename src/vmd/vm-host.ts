@@ -13,6 +13,7 @@ import { connectDescriptor } from "./descriptor-socket.ts";
 import type { Attachment, Confinement, Ending, FromVm, StreamName, ToVm } from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
 import { parseFromVm } from "./vm-schema.ts";
+import type { GdbHost } from "./gdb-host.ts";
 import type { OpenedShare } from "./shares.ts";
 import type { VsockHost } from "./vsock-host.ts";
 
@@ -37,6 +38,8 @@ export interface VmLaunch {
   interfaces?: readonly OpenedInterface[];
   /** The host's end of a socket device; disposed of when the process is gone. */
   vsock?: VsockHost;
+  /** Where a debugger connects; disposed of when the process is gone. */
+  gdb?: GdbHost;
   shares?: readonly OpenedShare[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
@@ -73,6 +76,7 @@ export class VmHost {
   readonly #channel: Channel;
   readonly #process: Bun.Subprocess;
   readonly #vsock: VsockHost | undefined;
+  readonly #gdb: GdbHost | undefined;
   readonly #shares: readonly OpenedShare[];
   readonly #questions: Question[] = [];
   readonly #running = Promise.withResolvers<Running>();
@@ -96,6 +100,7 @@ export class VmHost {
       cdrom,
       interfaces = [],
       vsock,
+      gdb,
       shares = [],
       terminal,
       attach = [],
@@ -130,6 +135,8 @@ export class VmHost {
       descriptors.push(vsock.listener());
       vsock.tell = (message, descriptors) => this.tell(message, descriptors);
     }
+    this.#gdb = gdb;
+    if (gdb !== undefined) descriptors.push(gdb.take());
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
     const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
@@ -147,6 +154,7 @@ export class VmHost {
           cdrom: cdrom && described(cdrom),
           interfaces: interfaces.map(describedInterface),
           vsock: vsock && { cid: vsock.cid },
+          gdb: gdb === undefined ? undefined : true,
           shares: shares.map(({ tag }) => tag),
         },
         terminal: terminal !== undefined,
@@ -274,6 +282,7 @@ export class VmHost {
   #exited(): Ending {
     this.#over = true;
     this.#vsock?.[Symbol.dispose]();
+    this.#gdb?.[Symbol.dispose]();
     for (const { host } of this.#shares) host.stop();
     const { exitCode, signalCode } = this.#process;
     const how = signalCode === null ? `code ${exitCode}` : signalCode;

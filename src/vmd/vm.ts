@@ -19,6 +19,7 @@ import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
 import type { BalloonState, Ending, VmStatistics } from "./vm-messages.ts";
 import { type OpenedShare, openShares } from "./shares.ts";
+import { GdbHost } from "./gdb-host.ts";
 import { VsockHost } from "./vsock-host.ts";
 import { checkVmOptions, VmError, type VmOptions } from "./vm-options.ts";
 
@@ -92,11 +93,13 @@ export class Vm implements AsyncDisposable {
     const { name } = checked;
     let host: VmHost;
     let vsock: VsockHost | undefined;
+    let gdb: GdbHost | undefined;
     let shares: OpenedShare[] = [];
     const confine = checked.sandbox === false ? undefined : ownConfinement();
     try {
       shares = await openShares(checked.shares ?? [], { confine });
       vsock = checked.vsock && new VsockHost(checked.vsock);
+      gdb = checked.gdb && new GdbHost(checked.gdb);
       const files = openBootFiles(checked);
       const disks = (checked.disks ?? []).map((disk) =>
         openVmDisk(typeof disk === "string" ? parseDiskArgument(disk) : disk),
@@ -111,12 +114,14 @@ export class Vm implements AsyncDisposable {
         cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
         interfaces: checked.interfaces,
         vsock,
+        gdb,
         shares,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
         confine,
       });
     } catch (error) {
       vsock?.[Symbol.dispose]();
+      gdb?.[Symbol.dispose]();
       for (const share of shares) share.host.stop();
       throw new VmError(`${name}: ${(error as Error).message}`);
     }

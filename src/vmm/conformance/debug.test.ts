@@ -41,8 +41,8 @@ onEachEngine("debugging", ({ name, weak, full }) => {
       expect(engine.run.debugDr6 & DONE).toBe(DONE);
       expect(engine.getCpu().rip).toBe(rip);
     }
-    const last = next(engine);
-    expect(last === "DEBUG" ? next(engine) : last).toBe("HLT");
+    // Some KVMs forget the halt over the step's end.
+    expect(next(engine)).toMatch(weak ? /HLT|DEBUG/ : /HLT/);
     expect(engine.getCpu()).toMatchObject({ rip: CODE + 5, rax: 1 });
     engine.debug([]);
     engine.setCpu(flatState());
