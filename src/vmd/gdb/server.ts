@@ -43,6 +43,7 @@ export interface GdbServerOptions {
 
 export class GdbServer {
   readonly #options: GdbServerOptions;
+  readonly #accepting: (listener: number) => number;
   readonly #input = new Uint8Array(INPUT);
   #target: EngineTarget | undefined;
   #attention: Int32Array = new Int32Array(1);
@@ -52,6 +53,8 @@ export class GdbServer {
 
   constructor(options: GdbServerOptions) {
     this.#options = options;
+    // Nothing can be loaded in the sandbox.
+    this.#accepting = daemonLibrary().vmm_accept;
     options.watch(options.listener, Watch.INPUT);
   }
 
@@ -133,7 +136,7 @@ export class GdbServer {
 
   #accept(target: EngineTarget): void {
     for (;;) {
-      const descriptor = daemonLibrary().vmm_accept(this.#options.listener);
+      const descriptor = this.#accepting(this.#options.listener);
       if (descriptor < 0) return;
       if (this.#client !== undefined) {
         closeSync(descriptor);
