@@ -175,7 +175,8 @@ int vmm_written(struct vmm *, uint64_t gpa, uint64_t length);
  * An execution breakpoint stops before its instruction, and does so again when the guest
  * goes on from there: who wants to get over it steps. A watchpoint stops behind the
  * instruction. A step runs one instruction, whatever execution breakpoint is on it; HLT
- * is KVM_EXIT_HLT then, or (some KVMs) a step like others, and isn't waited at. The guest's own debug registers stay its own where the engine
+ * is KVM_EXIT_HLT then, or (some KVMs) a step like others, and isn't waited at. KVM's step
+ * of an instruction that faults ends when the guest's handler returns. The guest's own debug registers stay its own where the engine
  * can tell them apart (KVM: only those that are read).
  *
  * Breakpoints are linear addresses, and hold in every address space. The list takes the

@@ -24,9 +24,10 @@ export const ExitReason = {
 } as const;
 
 const NAMES = new Map<number, string>(
-  Object.entries({ ...ExitReason, EXCEPTION: 1, HYPERCALL: 3, NMI: 16 }).map(
-    ([name, value]) => [value, name],
-  ),
+  Object.entries({ ...ExitReason, EXCEPTION: 1, HYPERCALL: 3, NMI: 16 }).map(([name, value]) => [
+    value,
+    name,
+  ]),
 );
 
 /** "IO", "HLT", ...; a number that has no name here as "exit 42". */
