@@ -137,14 +137,16 @@ export class Vcpu {
       if (stop !== undefined) return stop;
     }
     run.requestInterruptWindow = false;
+    // A kick sets the run page's own flag, so that can't tell.
+    let finishing = false;
     for (;;) {
       if (clock.rearmed) {
         clock.rearmed = false;
         engine.setDeadline(clock.deadline);
       }
-      const finishing = run.immediateExit;
+      if (finishing) run.immediateExit = true;
       const result = engine.enter();
-      run.immediateExit = false;
+      if (finishing) run.immediateExit = false;
       clock.invalidate();
       if (result < 0) return { kind: "crash", why: `the engine failed with errno ${-result}` };
       this.exits++;
@@ -163,7 +165,7 @@ export class Vcpu {
       const stop = this.#answer(run) ?? this.#hardware.event;
       this.#hardware.event = undefined;
       if (stop !== undefined) return stop;
-      run.immediateExit = run.reason !== ExitReason.INTR;
+      finishing = run.reason !== ExitReason.INTR;
     }
   }
 
