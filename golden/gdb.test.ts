@@ -119,6 +119,24 @@ describe.skipIf(missing !== undefined)("gdb", () => {
     expect(output).toMatch(/Hardware access \(read\/write\) watchpoint 3: [\s\S]*rip 100026/);
   });
 
+  test("the guest's time stands still while it does", async () => {
+    // rdtsc; mov ebx, eax; nop; rdtsc; sub eax, ebx; jmp .
+    const [vm, at] = await startSmall("0f 31 89 c3 90 0f 31 29 d8 eb fe");
+    await using _ = vm;
+    const output = await gdb(at, [
+      "break *0x100024",
+      "break *0x100029",
+      "continue",
+      "shell sleep 1.5",
+      "set $rcx = 1",
+      "continue",
+      'printf "passed %u\\n", $eax',
+    ]);
+    const passed = Number(/passed (\d+)/.exec(output)?.[1]);
+    expect(passed).toBeLessThan(0.5e9);
+    expect(passed).toBeGreaterThan(0);
+  });
+
   test("Ctrl-C stops a guest that runs, and one that is halted", async () => {
     for (const [code, place] of [
       [COUNTER, /stopped at 10002/],
