@@ -8,6 +8,8 @@ import { TestDaemon, until } from "./testing.ts";
 
 setDefaultTimeout(60_000);
 
+// The lab is for KVM.
+const engine = process.env.VMD_LAB === undefined ? "unicorn" : "kvm";
 let vmd: TestDaemon;
 let echo = "";
 
@@ -19,7 +21,7 @@ beforeAll(async () => {
 afterAll(() => vmd[Symbol.asyncDispose]());
 
 const start = (name: string, at: string) =>
-  vmd.vctl(["start", "-b", echo, "-m", "1M", "--engine", "unicorn", "--gdb", at, name]);
+  vmd.vctl(["start", "-b", echo, "-m", "1M", "--engine", engine, "--gdb", at, name]);
 
 /** Replies to packets, one after the other. */
 function ask(to: NetConnectOpts, packets: string[]): Promise<string[]> {

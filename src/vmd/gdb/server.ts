@@ -117,7 +117,7 @@ export class GdbServer {
       }
       const length = Number(vmm_read(client.descriptor, ptr(this.#input), INPUT));
       if (length === EAGAIN) break;
-      if (length <= 0 || client !== this.#client) {
+      if (length <= 0) {
         this.#hangUp();
         return;
       }
@@ -125,6 +125,8 @@ export class GdbServer {
         this.#stand(target);
         client.stub.stopped({ kind: "interrupt" });
       }
+      // It read nothing of what it asked for.
+      if (client !== this.#client) return;
       this.#standing = !client.stub.running;
       if (client.stub.gone) {
         this.#flush();
