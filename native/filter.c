@@ -190,9 +190,14 @@ static void build(struct program *program, uint32_t profile)
 	give(program, SECCOMP_RET_ERRNO | ENOSYS);
 	// Kicks of our own threads.
 	when(program, SYS_tgkill, 0, 0xffffffff, (uint32_t)getpid());
-	// What the guest takes from its tap, when it has said so.
-	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE)
+	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE) {
+		const int debuggers[] = { SYS_accept4 };
+
+		// What the guest takes from its tap, when it has said so.
 		for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
+		// Debuggers, at the one listening socket that it was given; it can make none.
+		list(program, debuggers, COUNT(debuggers), SECCOMP_RET_ALLOW);
+	}
 	if (profile == VMM_PROFILE_SHARE)
 		share(program);
 	// Packets, many at once.

@@ -35,6 +35,9 @@ enum vmm_capability {
 	VMM_CAP_MSR_EXITS = 1u << 3,	/* KVM_EXIT_X86_RDMSR/WRMSR */
 	VMM_CAP_SYNC_REGS = 1u << 4,	/* kvm_valid_regs in the run page */
 	VMM_CAP_XSAVE = 1u << 5,	/* AVX and later state */
+	VMM_CAP_DEBUG = 1u << 6,	/* vmm_debug: steps, execution breakpoints */
+	VMM_CAP_WATCHPOINTS = 1u << 7,	/* ... and of writes and accesses */
+	VMM_CAP_READ_WATCHPOINTS = 1u << 8, /* ... and of reads alone */
 };
 
 /*
@@ -167,6 +170,43 @@ int vmm_dirty(struct vmm *, uint32_t slot, uint8_t *bitmap, size_t size);
 /* The host wrote guest memory: cached translations of it must go. */
 int vmm_written(struct vmm *, uint64_t gpa, uint64_t length);
 
+/*
+ * A debugger outside of the guest. What it waits for is KVM_EXIT_DEBUG, with debug.arch
+ * as KVM fills it: exception 1; pc, the linear address of the next instruction; in dr6
+ * bit i where entry i of the list was met (of the first four; watchpoints must be among
+ * them), and BS (0x4000) at the end of a step.
+ *
+ * An execution breakpoint stops before its instruction, and does so again when the guest
+ * goes on from there: who wants to get over it steps. A watchpoint stops behind the
+ * instruction. A step runs one instruction, whatever execution breakpoint is on it; HLT
+ * is KVM_EXIT_HLT then, or (some KVMs) a step like others, and isn't waited at. KVM's step
+ * of an instruction that faults ends when the guest's handler returns. The guest's own debug registers stay its own where the engine
+ * can tell them apart (KVM: only those that are read).
+ *
+ * Breakpoints are linear addresses, and hold in every address space. The list takes the
+ * place of the one before; what it changes takes effect with the next vmm_run.
+ * -ENOSPC: more than the engine has (KVM: 4 in all). -ENOTSUP: not of this kind.
+ * -EINVAL: length isn't 1, 2, 4 or 8, or the address isn't a multiple of it.
+ */
+enum vmm_debug_flags { VMM_DEBUG_STEP = 1 };
+
+enum vmm_break_kind {
+	VMM_BREAK_EXECUTE = 0,
+	VMM_BREAK_WRITE = 1,
+	VMM_BREAK_READ = 2,
+	VMM_BREAK_ACCESS = 3,
+};
+
+#define VMM_MAX_BREAKPOINTS 128
+
+struct vmm_breakpoint {
+	uint64_t address;
+	uint32_t kind;	 /* enum vmm_break_kind */
+	uint32_t length; /* bytes; 1 for execution */
+};
+
+int vmm_debug(struct vmm *, uint32_t flags, const struct vmm_breakpoint *, uint32_t count);
+
 /* ------------------------------------------------------ host calls, libvmm.so */
 
 /* A private mapping of `size` bytes, aligned to 2 MiB, pages allocated when
@@ -234,6 +274,9 @@ int vmm_accept(int32_t fd);
 
 /* flock(2), without waiting. */
 int vmm_lock(int32_t fd, int32_t exclusive);
+
+/* A listening TCP socket at a numeric address, IPv4 or IPv6. */
+int vmm_listen_tcp(const char *address, uint32_t port);
 
 /* A blocking connection to a unix stream socket. */
 int vmm_connect(const char *path);

@@ -202,6 +202,8 @@ struct vmm *vmm_open(const struct vmm_config *config, char *why, size_t size)
 	vmm->capabilities |= VMM_CAP_DIRTY_LOG;
 	if (ioctl(vmm->machine, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS) > 0)
 		vmm->capabilities |= VMM_CAP_SYNC_REGS;
+	if (ioctl(vmm->machine, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG) > 0)
+		vmm->capabilities |= VMM_CAP_DEBUG | VMM_CAP_WATCHPOINTS;
 	int xsave = ioctl(vmm->machine, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE);
 
 	if (xsave > 0) {

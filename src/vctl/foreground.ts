@@ -5,6 +5,7 @@ import { checkVmOptions } from "../vmd/vm-options.ts";
 import { ENGINES } from "../vmm/engine-library.ts";
 import { complain, say, UsageError } from "./cli.ts";
 import { attach } from "./console.ts";
+import { type GdbOption, waitsForGdb } from "../vmd/gdb-option.ts";
 import type { StartOptions } from "./start-options.ts";
 
 /** What a run on both engines can't do: it chooses engines and time by itself, and records nothing. */
@@ -15,6 +16,7 @@ const ALONE = [
   "device",
   "vsock",
   "share",
+  "gdb",
   "engine",
   "traceExits",
   "virtualTime",
@@ -48,6 +50,7 @@ export async function startInForeground(vm: number | string, options: StartOptio
     bootDevice: options.bootDevice,
     devices: options.device,
     vsock: options.vsock,
+    gdb: options.gdb,
     shares: options.share,
     memory: options.memory,
     engine: options.engine,
@@ -76,6 +79,7 @@ async function run(settings: VmOptions, registers: boolean): Promise<void> {
   if (vm.engineReason !== "") say(vm.engineReason);
   if (vm.unconfined !== "") say(vm.unconfined);
   say(`${vm.name}: ${vm.boot}; engine ${vm.engine}; ~. ends`);
+  if (settings.gdb !== undefined) say(waitsForGdb(vm.name, settings.gdb as GdbOption));
   const attachment = attach(vm, () => void vm.stop());
   const ending = await vm.ended;
   await attachment.detach();

@@ -4,6 +4,7 @@ import { parseSize } from "../vmd/size.ts";
 import type { ExtraDevice, VmOptions } from "../vmd/vm-options.ts";
 import { EXTRA_DEVICES, FORMATS, MAX_MEMORY } from "../vmd/vm-options.ts";
 import { parseShare, type ShareOption } from "../vmd/share-option.ts";
+import { type GdbOption, parseGdb } from "../vmd/gdb-option.ts";
 import { parseVsock, type VsockOption } from "../vmd/vsock-option.ts";
 import { ENGINES } from "../vmm/engine-library.ts";
 
@@ -41,6 +42,7 @@ export interface StartOptions {
   registers?: boolean;
   device?: ExtraDevice[];
   vsock?: VsockOption;
+  gdb?: GdbOption;
   share?: ShareOption[];
 }
 
@@ -127,6 +129,14 @@ function vsock(text: string): VsockOption {
   }
 }
 
+function gdb(text: string): GdbOption {
+  try {
+    return parseGdb(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`${(error as Error).message}.`);
+  }
+}
+
 /** Adds them to the command. */
 export function addStartOptions(command: Command): Command {
   const option = (flags: string, description: string) => new Option(flags, description);
@@ -191,6 +201,12 @@ export function addStartOptions(command: Command): Command {
       share,
     )
     .option("--vsock <cid,path>", "a socket device, and where the host reaches the guest", vsock)
+    .addOption(
+      option(
+        "--gdb <[host]:port or path>",
+        "wait for GDB there before the first instruction (host: 127.0.0.1)",
+      ).argParser(once("gdb", gdb)),
+    )
     .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
     .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
     .option("--trace-exits <file>", "record every exit with its answer")

@@ -82,6 +82,12 @@ const start = v.strictObject({
       path,
     }),
   ),
+  gdb: v.optional(
+    v.union([
+      v.strictObject({ path }),
+      v.strictObject({ host: v.pipe(v.string(), v.maxLength(45)), port: v.number() }),
+    ]),
+  ),
   traceExits: v.optional(path),
   /** The reply brings a descriptor of the console, from its first byte on. */
   attach: flag,

@@ -19,6 +19,7 @@ import type {
 } from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
 import { parseFromVm } from "./vm-schema.ts";
+import type { GdbHost } from "./gdb-host.ts";
 import type { OpenedShare } from "./shares.ts";
 import type { VsockHost } from "./vsock-host.ts";
 import { WarmProcess } from "./warm-process.ts";
@@ -47,6 +48,8 @@ export interface VmLaunch {
   interfaces?: readonly OpenedInterface[];
   /** The host's end of a socket device; disposed of when the process is gone. */
   vsock?: VsockHost;
+  /** Where a debugger connects; disposed of when the process is gone. */
+  gdb?: GdbHost;
   shares?: readonly OpenedShare[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
@@ -100,6 +103,7 @@ export class VmHost {
   readonly #channel: Channel;
   readonly #process: Bun.Subprocess;
   readonly #vsock: VsockHost | undefined;
+  readonly #gdb: GdbHost | undefined;
   readonly #shares: readonly OpenedShare[];
   readonly #questions: Question[] = [];
   readonly #running = Promise.withResolvers<Running>();
@@ -124,6 +128,7 @@ export class VmHost {
       cdrom,
       interfaces = [],
       vsock,
+      gdb,
       shares = [],
       terminal,
       attach = [],
@@ -155,6 +160,8 @@ export class VmHost {
       descriptors.push(vsock.listener());
       vsock.tell = (message, descriptors) => this.tell(message, descriptors);
     }
+    this.#gdb = gdb;
+    if (gdb !== undefined) descriptors.push(gdb.take());
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
     const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
@@ -178,6 +185,7 @@ export class VmHost {
           cdrom: cdrom && described(cdrom),
           interfaces: interfaces.map(describedInterface),
           vsock: vsock && { cid: vsock.cid },
+          gdb: gdb === undefined ? undefined : true,
           shares: shares.map(({ tag }) => tag),
         },
         terminal: terminal !== undefined,
@@ -335,6 +343,7 @@ export class VmHost {
   #exited(): Ending {
     this.#over = true;
     this.#vsock?.[Symbol.dispose]();
+    this.#gdb?.[Symbol.dispose]();
     for (const { host } of this.#shares) host.stop();
     const { exitCode, signalCode } = this.#process;
     const how = signalCode === null ? `code ${exitCode}` : signalCode;

@@ -62,6 +62,8 @@ export interface StartFiles {
   interfaces: InterfaceDescription[];
   /** A socket device: the guest's CID. */
   vsock?: { cid: number };
+  /** A debugger may connect, at a listening socket. */
+  gdb?: boolean;
   /** Tags of shares. */
   shares: string[];
 }
@@ -101,7 +103,7 @@ export interface Confinement {
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules (if it
  * has `boot`), each snapshot of `restore`, trace if there is one, the files of each disk and the
  * CD-ROM, one for
- * each interface, a socket for each share, the listening socket of `vsock`, pty master and slave if `terminal`, a stream socket
+ * each interface, a socket for each share, the listening socket of `vsock`, that of `gdb`, pty master and slave if `terminal`, a stream socket
  * for each attachment.
  */
 export interface StartMessage {

@@ -37,6 +37,7 @@ import { SandboxError } from "./sandbox.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
 import { DiskError } from "./disk/index.ts";
+import type { GdbServer } from "./gdb/server.ts";
 import { quiesce, saveMemory, saveState } from "./snapshot/save.ts";
 import type { SnapshotInput } from "./snapshot/load.ts";
 import type {
@@ -83,6 +84,7 @@ class VmProcess {
   readonly #virtio: ConsoleHub;
   readonly #started = Date.now();
   readonly #devices: HostDevices;
+  readonly #gdb: GdbServer | undefined;
   #troubles = 0;
   /** Pages; the guest's resets don't change what the host wants. */
   #balloonTarget = 0;
@@ -98,7 +100,13 @@ class VmProcess {
   #stopped = false;
   #typed = 0;
 
-  constructor(channel: Channel, start: StartMessage, descriptors: readonly number[]) {
+  /** @param gdb loaded only for a VM with a debugger. */
+  constructor(
+    channel: Channel,
+    start: StartMessage,
+    descriptors: readonly number[],
+    gdb: typeof GdbServer | undefined,
+  ) {
     this.#channel = channel;
     this.#start = start;
     const left = [...descriptors];
@@ -144,6 +152,14 @@ class VmProcess {
       watchLibrary().vmm_watch(descriptor, events);
     };
     watch(channel.descriptor, Watch.INPUT);
+    this.#gdb =
+      gdb &&
+      new gdb({
+        listener: next(),
+        channel: channel.descriptor,
+        watch,
+        kill: () => (this.#stopped = true),
+      });
     this.#devices.watch();
     this.#console = new ConsoleHub(watch);
     this.#debug = new ConsoleHub(watch);
@@ -213,6 +229,7 @@ class VmProcess {
     }
     this.#announced = false;
     life.vcpu.attention = this.#attention;
+    this.#gdb?.begin(life);
     this.#life = life;
     this.#typed = 0;
     return life;
@@ -307,8 +324,8 @@ class VmProcess {
           if (why !== undefined) return life.ending({ kind: "crash", why });
           return { kind: "stopped", code: 0, message: `${options.name}: stopped`, registers: "" };
         }
-        const stop = life.vcpu.run();
-        if (stop.kind === "attention") continue;
+        const stop = this.#gdb === undefined ? life.vcpu.run() : this.#gdb.run();
+        if (stop.kind === "attention" || stop.kind === "debug") continue;
         life.machine.flush();
         recorder?.flush();
         const why = recorder?.failure;
@@ -518,6 +535,11 @@ class VmProcess {
     }
   }
 
+  /** Tells a debugger that the VM is gone. */
+  leaveDebugger(code: number): void {
+    this.#gdb?.end(code);
+  }
+
   /** Closes what the devices lead to. */
   close(): void {
     for (const why of this.#devices.close()) this.#trouble(why);
@@ -561,7 +583,7 @@ const leafNumbers = ({ leaf, subleaf, flags, eax, ebx, ecx, edx }: CpuidLeaf): n
   return [leaf, subleaf, flags, eax, ebx, ecx, edx];
 };
 
-function main(): void {
+async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
   let received = channel.receive();
   while (received === "none") {
@@ -576,8 +598,10 @@ function main(): void {
     process.exit(0);
   };
   try {
-    const vm = new VmProcess(channel, start, received.descriptors);
+    const gdb = start.files.gdb === true ? (await import("./gdb/server.ts")).GdbServer : undefined;
+    const vm = new VmProcess(channel, start, received.descriptors, gdb);
     const ending = vm.run();
+    vm.leaveDebugger(ending.code);
     vm.close();
     vm.drain();
     end({ kind: "ended", ending });
@@ -589,4 +613,4 @@ function main(): void {
   }
 }
 
-main();
+void main();

@@ -29,6 +29,7 @@ import {
 } from "./snapshot/restored.ts";
 import { writeSnapshot } from "./snapshot/write.ts";
 import { type OpenedShare, openShares } from "./shares.ts";
+import { GdbHost } from "./gdb-host.ts";
 import { VsockHost } from "./vsock-host.ts";
 import { checkVmOptions, type VcpuOptions, VmError, type VmOptions } from "./vm-options.ts";
 
@@ -142,11 +143,13 @@ export class Vm implements AsyncDisposable {
     const { name } = checked;
     let host: VmHost;
     let vsock: VsockHost | undefined;
+    let gdb: GdbHost | undefined;
     let shares: OpenedShare[] = [];
     const confine = checked.sandbox === false ? undefined : ownConfinement();
     try {
       shares = await openShares(checked.shares ?? [], { confine });
       vsock = checked.vsock && new VsockHost(checked.vsock);
+      gdb = checked.gdb && new GdbHost(checked.gdb);
       const disks = (checked.disks ?? []).map((disk) =>
         openVmDisk(typeof disk === "string" ? parseDiskArgument(disk) : disk),
       );
@@ -160,12 +163,14 @@ export class Vm implements AsyncDisposable {
         cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
         interfaces: checked.interfaces,
         vsock,
+        gdb,
         shares,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
         confine,
       });
     } catch (error) {
       vsock?.[Symbol.dispose]();
+      gdb?.[Symbol.dispose]();
       for (const share of shares) share.host.stop();
       throw new VmError(`${name}: ${(error as Error).message}`);
     }

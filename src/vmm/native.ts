@@ -32,6 +32,7 @@ const engineFunctions = {
   vmm_set_cpuid: { args: [pointer, pointer, u32], returns: i32 },
   vmm_dirty: { args: [pointer, u32, pointer, u64_fast], returns: i32 },
   vmm_written: { args: [pointer, u64_fast, u64_fast], returns: i32 },
+  vmm_debug: { args: [pointer, u32, pointer, u32], returns: i32 },
 } as const;
 
 const hostFunctions = {
@@ -118,6 +119,7 @@ const daemonFunctions = {
   vmm_connect_now: { args: [pointer], returns: i32 },
   vmm_socket_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
   vmm_listen: { args: [pointer, u32], returns: i32 },
+  vmm_listen_tcp: { args: [pointer, u32], returns: i32 },
   vmm_accept: { args: [i32], returns: i32 },
   vmm_silence: { args: [], returns: i32 },
   vmm_lock: { args: [i32, i32], returns: i32 },

@@ -1,6 +1,7 @@
 /** vctl start: starts a VM, by vmd, or in the foreground. */
 import { Command, InvalidArgumentError } from "commander";
 import { realpathSync } from "node:fs";
+import { waitsForGdb } from "../../vmd/gdb-option.ts";
 import type { RequestInput } from "../../vmd/protocol.ts";
 import { say, UsageError, vmReference } from "../cli.ts";
 import { type Answer, Client, RefusedError } from "../client.ts";
@@ -64,6 +65,7 @@ async function startByDaemon(vm: number | string, options: StartOptions): Promis
     throw new UsageError(own ? error.message : `start vm command failed: ${error.message}`);
   }
   say(`started vm ${started.vm} successfully, tty ${started.tty}`);
+  if (request.gdb !== undefined) say(waitsForGdb(started.name, request.gdb));
   if (!options.console) return;
   say(`${started.name}: ${started.boot}; engine ${started.engine}; ~. detaches`);
   if (descriptor === undefined) throw new UsageError("read error");
@@ -120,6 +122,10 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
       deny: [...(one.deny ?? [])],
     })),
     vsock: options.vsock && { ...options.vsock, path: absolute(options.vsock.path) },
+    gdb:
+      options.gdb !== undefined && "path" in options.gdb
+        ? { path: absolute(options.gdb.path) }
+        : options.gdb,
     epoch: options.epoch,
     traceExits: options.traceExits === undefined ? undefined : absolute(options.traceExits),
   };

@@ -6,6 +6,7 @@ import { type RestoreLaunch, VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
 import type { WarmPool } from "../warm-process.ts";
+import type { GdbHost } from "../gdb-host.ts";
 import type { VsockHost } from "../vsock-host.ts";
 import { NativeError } from "../../vmm/native.ts";
 import type { Log } from "./log.ts";
@@ -19,6 +20,7 @@ import { SHARE_ROOT_FLAGS, ShareError } from "../share/share-host.ts";
 import type { ShareOption } from "../share-option.ts";
 import { type OpenedShare, openShares } from "../shares.ts";
 import { openAs } from "./settings.ts";
+import { openGdb } from "./gdb.ts";
 import { openVsock } from "./vsock.ts";
 
 /** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
@@ -55,6 +57,7 @@ export class ManagedVm {
   #given = false;
   /** The host's end of its socket device, until the VM process has it. */
   #vsock: VsockHost | undefined;
+  #gdb: GdbHost | undefined;
   #shares: OpenedShare[] = [];
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
@@ -146,6 +149,7 @@ export class ManagedVm {
       await this.#openInterfaces();
       this.#shares = await this.#openShares();
       this.#vsock = openVsock(settings, accounts());
+      this.#gdb = openGdb(settings);
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,
@@ -154,6 +158,7 @@ export class ManagedVm {
           cmdline: settings.cmdline,
           memory: settings.memory,
           bootDevice: settings.bootDevice,
+          gdb: settings.gdb?.at,
           vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
         }),
         files: resources.files,
@@ -166,6 +171,7 @@ export class ManagedVm {
           limits: settings.interfaces[place].limits,
         })),
         vsock: this.#vsock,
+        gdb: this.#gdb,
         shares: this.#shares,
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
@@ -424,6 +430,8 @@ export class ManagedVm {
     }
     this.#vsock?.[Symbol.dispose]();
     this.#vsock = undefined;
+    this.#gdb?.[Symbol.dispose]();
+    this.#gdb = undefined;
     this.#resources?.[Symbol.dispose]();
     this.#resources = undefined;
   }

@@ -80,6 +80,7 @@ export function instanceSettings(
     configured: false,
     machine: { ...template.machine, ...wanted.machine },
     trace: wanted.trace,
+    gdb: wanted.gdb,
   };
 }
 

@@ -1,6 +1,7 @@
 /** What a VM of the daemon is made of, and whose rights its files are opened with. */
 import { openSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
+import type { GdbOption } from "../gdb-option.ts";
 import type { ShareOption } from "../share-option.ts";
 import type { RateLimits } from "../virtio/rate-limit.ts";
 import type { VmOptions } from "../vm-options.ts";
@@ -83,6 +84,8 @@ export interface VmSettings {
   /** Absent: as its template has them. */
   readonly shares?: readonly (ShareOption & { readonly by?: Caller })[];
   readonly vsock?: OwnedPath & { readonly cid: number };
+  /** Where a debugger connects, and who asked for it. */
+  readonly gdb?: { readonly at: GdbOption; readonly by: Caller };
 }
 
 /** vmd's default, bytes. */
