@@ -1,28 +1,13 @@
 // L1: the emulated host. A stock Linux kernel with kvm_amd, and an initramfs that
 // finds the payload disk, runs one job in it and tells how that went.
 
-import { readFileSync } from "node:fs";
-import { guestFile } from "../golden/guests/guest.ts";
 import { initramfs, prepare } from "../golden/guests/initramfs.ts";
+import { moduleFiles } from "../golden/guests/modules.ts";
 
-const moduleFile = (name: string) => guestFile("linux-amd64", `modules/${name}.ko`);
-
-/** What L1 can't do without. The names are those of the files. */
-const wanted = ["kvm-amd", "virtio_pci", "virtio_blk", "virtio_console"];
-
-/** Modules with what they depend on before them. Their names have - and _ for the same letter. */
-function loadOrder(names: string[]): string[] {
-  const order: string[] = [];
-  const visit = (name: string) => {
-    if (order.includes(name)) return;
-    const module = readFileSync(moduleFile(name), "latin1");
-    const depends = /\0depends=([^\0]*)\0/.exec(module)?.[1] ?? "";
-    for (const other of depends.split(",").filter(Boolean)) visit(other);
-    order.push(name);
-  };
-  names.forEach(visit);
-  return order;
-}
+/** What L1 can't do without. */
+const wanted = ["kvm_amd", "virtio_pci", "virtio_blk", "virtio_console"];
+/** What vmd's networks are made of: taps, bridges, and nftables with NAT. */
+const forNetworks = ["tun", "bridge", "nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_chain_nat"];
 
 /**
  * The channels to L1 are virtio serial ports, clean of what the kernel says: 1 and 2
@@ -30,11 +15,11 @@ function loadOrder(names: string[]): string[] {
  * A port can't be opened at once when its device is there. The end is a reset, which QEMU
  * is told not to do: nothing is shut down first.
  */
-const init = `${prepare}
+const init = (load: string) => `${prepare}
 mkdir -p /dev/pts /dev/shm /job
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
-for module in $(cat /modules/order); do insmod /modules/$module || echo "lab: no module $module"; done
+${load}chmod 666 /dev/kvm
 for port in 1 2 3; do until [ -c /dev/vport0p$port ] && true 2>/dev/null >/dev/vport0p$port; do sleep 0.01; done; done
 until [ -e /dev/vda ]; do sleep 0.01; done
 exec 3>/dev/vport0p3
@@ -60,12 +45,8 @@ finish $code
 `;
 
 /** L1's own initramfs; the project and the job are appended to it. */
-export function l1Initramfs(): Promise<Uint8Array> {
-  const order = loadOrder(wanted);
-  const files: Record<string, { data: Uint8Array | string; mode: number }> = {
-    "modules/order": { data: order.map((name) => `${name}.ko\n`).join(""), mode: 0o644 },
-  };
-  for (const name of order)
-    files[`modules/${name}.ko`] = { data: readFileSync(moduleFile(name)), mode: 0o644 };
-  return initramfs({ init, files });
+export function l1Initramfs({ networks = false }: { networks?: boolean } = {}): Promise<Uint8Array> {
+  const names = networks ? [...wanted, ...forNetworks] : wanted;
+  const { files, load } = moduleFiles("linux-amd64", ...names);
+  return initramfs({ init: init(load), files });
 }

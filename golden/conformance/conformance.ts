@@ -2,13 +2,13 @@
  * Runs the guest that breaks virtio's rules (guest.c) on a machine with every device, and makes a
  * table of what came of it: `bun golden/conformance/table.ts` puts that into docs/virtio.md.
  */
-import { closeSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Vm } from "../../src/index.ts";
 import type { EngineName } from "../../src/vmm/engine.ts";
 import { processLibrary, ptr } from "../../src/vmm/native.ts";
-import { cache } from "../guests/guest.ts";
+import { buildProgram } from "../guests/build.ts";
 
 /** What came of a broken rule, by device. */
 export type Outcomes = Map<string, Map<string, string>>;
@@ -19,23 +19,16 @@ export interface Conformance {
   ending: string;
 }
 
-export const compiler = Bun.which("gcc");
-
-/** The guest, built once per content; its path. */
+/** The guest, built; its path. */
 export function buildGuest(): string {
   const source = join(import.meta.dir, "guest.c");
   const script = join(import.meta.dir, "link.ld");
-  const folder = join(cache, "small");
-  mkdirSync(folder, { recursive: true });
-  const out = join(folder, "conformance");
   const words = [
-    "gcc -m32 -O1 -ffreestanding -fno-pic -fno-stack-protector -fno-asynchronous-unwind-tables",
+    "-m32 -O1 -ffreestanding -fno-pic -fno-stack-protector -fno-asynchronous-unwind-tables",
     "-mgeneral-regs-only -nostdlib -static -Wall -Wextra",
-    `-Wl,-T,${script},--build-id=none -o ${out} ${source}`,
+    `-Wl,-T,${script},--build-id=none ${source}`,
   ];
-  const { exitCode, stderr } = Bun.spawnSync(words.join(" ").split(" "));
-  if (exitCode !== 0) throw new Error(`guest.c: ${stderr.toString()}`);
-  return out;
+  return buildProgram("conformance", words.join(" ").split(" "));
 }
 
 /** @param kernel the guest. */

@@ -7,7 +7,7 @@ import { chmodSync, readFileSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
 import { root } from "../../src/vmm/root.ts";
-import { deviceGuest } from "../guests/devices.ts";
+import { deviceEngine, deviceGuest } from "../guests/devices.ts";
 import { linuxAmd64 } from "../guests/linux.ts";
 
 setDefaultTimeout(300_000);
@@ -80,7 +80,7 @@ async function start(
   const { kernel, initrd, cmdline, memory } = await guest(name, script);
   for (const file of [kernel, initrd]) chmodSync(file, 0o644);
   const files = ["-b", kernel, "-i", initrd, "-a", cmdline, "-m", memory];
-  const args = ["start", "-c", "--engine", "unicorn", "--no-reboot", ...words, ...files, name];
+  const args = ["start", "-c", "--engine", deviceEngine, "--no-reboot", ...words, ...files, name];
   return vmd.vctl(args, user).then(({ out, err, code }) => `${out}${err}status ${code}`);
 }
 

@@ -16,7 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Vm } from "../../src/index.ts";
 import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
-import { deviceGuest } from "../guests/devices.ts";
+import { deviceEngine as engine, deviceGuest } from "../guests/devices.ts";
 import { guestFile, missingFiles } from "../guests/guest.ts";
 
 setDefaultTimeout(120_000);
@@ -25,7 +25,6 @@ const missing = missingFiles(
   guestFile("busybox", "busybox"),
 );
 if (missing !== undefined) console.log(`shares of Linux skipped: ${missing}`);
-const engine = process.env.VMD_LAB === undefined ? ("unicorn" as const) : ("kvm" as const);
 
 let folder = "";
 beforeAll(() => {
