@@ -30,7 +30,16 @@ import { cache, guestFile, root } from "../golden/guests/guest.ts";
 export const labCache = join(cache, "lab");
 
 /** Folders and files of the project that jobs get, at /vmd. */
-const projectParts = ["src", "golden", "bench", "lab", "setup", "package.json", "bunfig.toml"];
+const projectParts = [
+  "src",
+  "golden",
+  "bench",
+  "lab",
+  "setup",
+  "package.json",
+  "bunfig.toml",
+  "docs",
+];
 const nativeParts = ["libvmm.so", "libvmm-unicorn.so", "vmd-launch", "bench/exit_loop.so"].map(
   (name) => `native/build/${name}`,
 );
@@ -110,8 +119,7 @@ function addQemu(tree: Map<string, string>) {
         tree.set(`usr/share/qemu/${rom}`, realpathSync(join(folder, rom)));
 }
 
-const which = (name: string) =>
-  Bun.which(name, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
+const which = (name: string) => Bun.which(name, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 function addProgram(tree: Map<string, string>, path: string, to: string) {
   tree.set(to, realpathSync(path));

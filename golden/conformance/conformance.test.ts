@@ -9,8 +9,7 @@ import { tableOfPage } from "./table.ts";
 setDefaultTimeout(180_000);
 
 const missing =
-  compilerMissing() ??
-  (probe(deviceEngine).available ? undefined : probe(deviceEngine).why);
+  compilerMissing() ?? (probe(deviceEngine).available ? undefined : probe(deviceEngine).why);
 if (missing !== undefined) console.log(`conformance of virtio devices skipped: ${missing}`);
 
 test.skipIf(missing !== undefined)("drivers that break virtio's rules", async () => {
