@@ -57,7 +57,7 @@ async function run(files: string, { only, count }: Job) {
         "small/vsock": readFileSync(vsockProgram()),
       },
       env: { VMD_SMALL_GUESTS: "/job/small" },
-      timeout: 500,
+      timeout: 900,
     },
   );
   const failures = `${stdout}\n${stderr}`.split("\n").filter((line) => !line.startsWith("(pass)"));
@@ -70,5 +70,5 @@ test.skipIf(missing !== undefined)(
   async () => {
     await Promise.all(Object.entries(JOBS).map(([files, job]) => run(files, job)));
   },
-  700_000,
+  1_200_000,
 );

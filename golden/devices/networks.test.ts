@@ -4,6 +4,7 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, readFileSync, statSync } from "node:fs";
+import { connect } from "node:net";
 import { dirname } from "node:path";
 import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
 import { root } from "../../src/vmm/root.ts";
@@ -202,6 +203,46 @@ ${iperf === null ? "echo hello | busybox nc 10.8.0.2 5201" : "iperf3 -c 10.8.0.2
     expect(said).toContain("3 packets transmitted, 3 packets received");
     if (iperf !== null) expect(said).toMatch(/Bytes.*bits\/sec.*receiver/);
     expect(await server).toContain("script: done");
+  });
+
+  test("a port of the host leads to the guest", async () => {
+    const port = 20_000 + Math.floor(Math.random() * 10_000);
+    await using vmd = await TestDaemon.start({ user: USER, args: ["-v"] });
+    const output = start(
+      vmd,
+      "forwarded",
+      `ip link set eth0 up
+cat >/udhcpc.sh <<'EOF'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add $ip/$mask dev eth0
+ip route add default via $router
+EOF
+chmod +x /udhcpc.sh
+busybox udhcpc -i eth0 -n -q -s /udhcpc.sh >/dev/null 2>&1
+echo "hello from the guest" | busybox nc -l -p 80
+`,
+      ["-L", "--forward", `${port}:80`],
+      USER,
+    );
+    await vmd.logs(/forwarded: started/);
+    // passt accepts at once; a guest that isn't up says nothing, and later refuses until it listens.
+    let said = "";
+    for (const end = Date.now() + 60_000; said === "" && Date.now() < end;) {
+      said = await new Promise<string>((resolve) => {
+        let text = "";
+        const socket = connect(port, "127.0.0.1");
+        socket.on("data", (data) => (text += data.toString()));
+        // Debian 12's passt completes the guest's handshake when the host's side has said something.
+        socket.write("hello\n");
+        socket.setTimeout(2000, () => socket.destroy());
+        socket.on("error", () => {});
+        socket.on("close", () => resolve(text));
+      });
+      await Bun.sleep(200);
+    }
+    expect(said).toBe("hello from the guest\n");
+    expect(await output).toContain("script: done");
   });
 
   test("an interface of a user's is passt's: DHCP, and out of the VM's own network", async () => {

@@ -95,12 +95,13 @@ function defaultFirmware(firmware: readonly string[]): OwnedPath {
 }
 
 /** The image, and those that it is based on, with the rights of whoever named it. */
-function openDisk({ path, format, limits, by }: OwnedDisk): OpenedDisk {
+function openDisk({ by, ...option }: OwnedDisk): OpenedDisk {
+  const { path } = option;
   const refuse = (why: string) =>
     new RefusalError("DISK", `could not open disk image(s): ${path}: ${why}`);
   let disk: OpenedDisk;
   try {
-    disk = openVmDisk({ path, format, limits }, (name, flags) => openAs(name, flags, by));
+    disk = openVmDisk(option, (name, flags) => openAs(name, flags, by));
   } catch (error) {
     if (!(error instanceof DiskError)) throw error;
     throw refuse(error.message.replace(`${path}: `, ""));

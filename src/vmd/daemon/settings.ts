@@ -2,6 +2,7 @@
 import { openSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
 import type { ShareOption } from "../share-option.ts";
+import type { PortForward } from "../net/port-forward.ts";
 import type { RateLimits } from "../virtio/rate-limit.ts";
 import type { VmOptions } from "../vm-options.ts";
 
@@ -22,6 +23,7 @@ export interface OwnedPath {
 
 export interface OwnedDisk extends OwnedPath {
   readonly format?: "raw" | "qcow2";
+  readonly readOnly?: boolean;
   readonly limits?: RateLimits;
 }
 
@@ -39,6 +41,7 @@ export interface InterfaceSettings {
   readonly lockedLladdr?: boolean;
   readonly up?: boolean;
   readonly limits?: RateLimits;
+  readonly forwards?: readonly PortForward[];
 }
 
 /** What users may choose for instances of a VM. */
