@@ -12,6 +12,7 @@ const TESTS = [
   "src/vmm/conformance",
   "src/vmm/select.test.ts",
   "src/vmd/daemon/gdb.test.ts",
+  "src/vctl/cross-check.test.ts",
 ];
 
 test.skipIf(missing !== undefined)(

@@ -7,6 +7,7 @@
  */
 import * as v from "valibot";
 import { ENGINES } from "../vmm/engine-library.ts";
+import { MAX_FORWARDS, parsePortForward } from "./net/port-forward.ts";
 import { EXTRA_DEVICES, FORMATS } from "./vm-options.ts";
 
 export const PROTOCOL_VERSION = 1;
@@ -29,10 +30,15 @@ const path = v.pipe(v.string(), v.startsWith("/"), v.maxLength(4096));
 const text = v.pipe(v.string(), v.maxLength(8192));
 const flag = v.optional(v.boolean(), false);
 
+const positive = v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(1)));
+const limits = v.optional(
+  v.strictObject({ bytes: positive, burst: positive, operations: positive }),
+);
 const disk = v.strictObject({
   path,
   format: v.optional(v.picklist(["raw", "qcow2"])),
   readOnly: v.optional(v.boolean()),
+  limits,
 });
 const slot = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3));
 const globs = v.optional(v.pipe(v.array(text), v.maxLength(64)), []);
@@ -42,10 +48,21 @@ const share = v.strictObject({
   readOnly: flag,
   allow: globs,
   deny: globs,
+  /** Whose files the guest's are; the administrator's to say. */
+  user: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(255))),
 });
+/** As users write it: "2222:22". */
+const forward = v.pipe(
+  v.string(),
+  v.check((text) => parsePortForward(text) !== undefined, "it is no port forward such as 2222:22"),
+  v.transform((text) => parsePortForward(text)!),
+);
 const networkInterface = v.strictObject({
   switch: v.optional(v.pipe(v.string(), v.maxLength(63))),
   local: flag,
+  limits,
+  /** Ports of the host that lead to the guest's; the administrator's to say. */
+  forwards: v.optional(v.pipe(v.array(forward), v.maxLength(MAX_FORWARDS))),
 });
 
 const start = v.strictObject({

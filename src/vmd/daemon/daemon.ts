@@ -13,7 +13,13 @@ import { type Answer, type Client, FrontDoor } from "./front-door.ts";
 import type { Log } from "./log.ts";
 import type { ManagedVm, VmContext } from "./managed-vm.ts";
 import { metricsText } from "./metrics.ts";
-import { instanceSettings, isAdministrator, isOwner, RESTRICTED } from "./permissions.ts";
+import {
+  checkRights,
+  instanceSettings,
+  isAdministrator,
+  isOwner,
+  RESTRICTED,
+} from "./permissions.ts";
 import { notPermitted, RefusalError } from "./refusal.ts";
 import { Registry } from "./registry.ts";
 import { requestedSettings } from "./requested.ts";
@@ -279,6 +285,7 @@ export class Daemon {
       }
       return await this.#startExisting(existing, request, caller, administrator);
     }
+    checkRights(request, administrator);
     if (typeof request.vm === "number") throw new RefusalError("ENOENT", "vm not found");
     const wanted = requestedSettings(request, request.vm, caller);
     let settings = wanted;

@@ -17,6 +17,18 @@ export function isOwner(caller: Caller, owner: Owner): boolean {
 /** Requests that only the administrator may make. */
 export const RESTRICTED: ReadonlySet<string> = new Set(["load", "reload", "reset", "log"]);
 
+/** What of a start no template can allow. @throws RefusalError */
+export function checkRights(request: RequestOf<"start">, administrator: boolean): void {
+  if (administrator) return;
+  const { shares = [], interfaces } = request;
+  if (shares.some(({ user }) => user !== undefined)) {
+    throw new RefusalError("EPERM", "a share's user is the administrator's to say");
+  }
+  if (interfaces.some(({ forwards = [] }) => forwards.length > 0)) {
+    throw new RefusalError("EPERM", "port forwards are the administrator's to give");
+  }
+}
+
 /**
  * The settings of an instance.
  * @throws RefusalError for what its template doesn't allow.

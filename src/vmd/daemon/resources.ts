@@ -112,15 +112,14 @@ function defaultFirmware(firmware: readonly string[]): OwnedPath {
 }
 
 /** The image, and those that it is based on, with the rights of whoever named it. */
-function openDisk({ path, format, limits, readOnly, ephemeral, by }: OwnedDisk): OpenedDisk {
+function openDisk({ by, ephemeral, ...option }: OwnedDisk): OpenedDisk {
+  const { path } = option;
   const refuse = (why: string) =>
     new RefusalError("DISK", `could not open disk image(s): ${path}: ${why}`);
   let disk: OpenedDisk;
   try {
-    const frozen = readOnly === true || ephemeral === true;
-    disk = openVmDisk({ path, format, limits, readOnly: frozen }, (name, flags) =>
-      openAs(name, flags, by),
-    );
+    const readOnly = option.readOnly === true || ephemeral === true;
+    disk = openVmDisk({ ...option, readOnly }, (name, flags) => openAs(name, flags, by));
     if (ephemeral === true) disk = withScratch(disk);
   } catch (error) {
     if (!(error instanceof DiskError)) throw error;

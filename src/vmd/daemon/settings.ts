@@ -3,6 +3,7 @@ import { openSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
 import type { GdbOption } from "../gdb-option.ts";
 import type { ShareOption } from "../share-option.ts";
+import type { PortForward } from "../net/port-forward.ts";
 import type { RateLimits } from "../virtio/rate-limit.ts";
 import type { VmOptions } from "../vm-options.ts";
 
@@ -43,6 +44,7 @@ export interface InterfaceSettings {
   readonly lockedLladdr?: boolean;
   readonly up?: boolean;
   readonly limits?: RateLimits;
+  readonly forwards?: readonly PortForward[];
 }
 
 /** What users may choose for instances of a VM. */

@@ -10,7 +10,7 @@ const text = v.pipe(v.string(), v.maxLength(4096));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const u32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffffff));
 const limits = v.object({
-  rate: v.optional(count),
+  bytes: v.optional(count),
   burst: v.optional(count),
   operations: v.optional(count),
 });
