@@ -14,6 +14,8 @@ import type { Benchmark, Measurement } from "./lib.ts";
 import { BARE, QEMU, qemuMissing } from "./qemu.ts";
 import {
   type Case,
+  caseSeconds,
+  labEnvironment,
   loadGuest,
   loadMissing,
   loadPairs,
@@ -27,7 +29,7 @@ import { VCTL } from "./watched.ts";
 
 /** Bytes of the disk. */
 const SIZE = 256 * 2 ** 20;
-const SECONDS = process.env.VMD_BENCH_SECONDS ?? "0.7";
+const SECONDS = caseSeconds(0.7);
 
 const blk = (name: string, ...words: (string | number)[]): Case => ({
   name,
@@ -111,7 +113,7 @@ const lab: Measurement = {
       qemu: true,
       memory: 3072,
       files: { load: loadProgram() },
-      env: { VMD_BENCH_LOAD: "/job/load", VMD_BENCH_SECONDS: SECONDS },
+      env: labEnvironment(),
       timeout: 60 + 240 * rounds,
     });
     if (code !== 0) throw new Error(`the disks in the lab failed:\n${stderr.trim()}`);

@@ -20,6 +20,12 @@ import { vmd } from "./vmd.ts";
 
 const BENCHMARKS: readonly Benchmark[] = [exit, boot, footprint, vmd, blkBench, netBench, migrate];
 
+const ENVIRONMENT = `
+Environment:
+  VMD_BENCH_SECONDS  how long a case of blk and net takes: 0.7 and 2 unless said, and 3 in the lab,
+                     where all cases run once before they are counted
+`;
+
 interface Options {
   json?: boolean;
   rounds?: number;
@@ -104,6 +110,7 @@ await new Command("bench")
   .argument("[row...]", "rows to measure; default all")
   .option("--json", "one JSON object on standard output")
   .option("--rounds <n>", "how often each is measured", rounds)
+  .addHelpText("after", ENVIRONMENT)
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "bench: ")) })
   .action(main)
   .parseAsync()

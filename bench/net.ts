@@ -16,6 +16,8 @@ import type { Benchmark, Measurement } from "./lib.ts";
 import { BARE, QEMU, qemuMissing } from "./qemu.ts";
 import {
   type Case,
+  caseSeconds,
+  labEnvironment,
   loadGuest,
   loadMissing,
   loadPairs,
@@ -27,7 +29,7 @@ import {
 } from "./virtio.ts";
 
 const HOST = "10.9.0.1";
-const SECONDS = 2;
+const SECONDS = caseSeconds(2);
 
 const CASES: readonly Case[] = [
   { name: "tcp_send", command: `tcp-send ${HOST} 5001 ${SECONDS}` },
@@ -152,7 +154,7 @@ const lab: Measurement = {
     const { code, stdout, stderr } = await runInLab(["bun", "bench/net.ts", `${rounds}`, "kvm"], {
       qemu: true,
       files: { load: loadProgram() },
-      env: { VMD_BENCH_LOAD: "/job/load" },
+      env: labEnvironment(),
       timeout: 60 + 240 * rounds,
     });
     if (code !== 0) throw new Error(`the networks in the lab failed:\n${stderr.trim()}`);

@@ -4,6 +4,7 @@
 //
 //   bun lab -- COMMAND…       runs it in L1, in a copy of this project at /vmd
 //   bun lab --qemu -- COMMAND…      with QEMU there, too
+//   bun lab --networks -- COMMAND…  with taps, bridges and nftables in its kernel
 //
 // Its output and exit status are those of the command.
 
@@ -12,7 +13,7 @@ export type { LabOptions, LabResult } from "./run.ts";
 import { runInLab } from "./run.ts";
 import type { LabOptions } from "./run.ts";
 
-const usage = "usage: bun lab [--qemu] [--timeout seconds] [--memory MiB] -- COMMAND…";
+const usage = "usage: bun lab [--qemu] [--networks] [--timeout seconds] [--memory MiB] -- COMMAND…";
 
 /** Our options stand before the command's first word; all behind it is the command's. */
 function parse(words: string[]): { options: LabOptions; command: string[] } | undefined {
@@ -21,6 +22,7 @@ function parse(words: string[]): { options: LabOptions; command: string[] } | un
     const word = words.shift();
     if (word === "--") break;
     if (word === "--qemu") options.qemu = true;
+    else if (word === "--networks") options.networks = true;
     else if (word === "--timeout" && Number(words[0]) > 0) options.timeout = Number(words.shift());
     else if (word === "--memory" && Number(words[0]) > 0) options.memory = Number(words.shift());
     else return undefined;

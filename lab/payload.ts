@@ -30,10 +30,22 @@ import { cache, guestFile, root } from "../golden/guests/guest.ts";
 export const labCache = join(cache, "lab");
 
 /** Folders and files of the project that jobs get, at /vmd. */
-const projectParts = ["src", "golden", "bench", "lab", "setup", "package.json", "bunfig.toml"];
+const projectParts = [
+  "src",
+  "golden",
+  "bench",
+  "lab",
+  "setup",
+  "package.json",
+  "bunfig.toml",
+  "docs",
+];
 const nativeParts = ["libvmm.so", "libvmm-unicorn.so", "vmd-launch", "bench/exit_loop.so"].map(
   (name) => `native/build/${name}`,
 );
+
+/** The host's programs that vmd and its tests run, if they are there; busybox has other ones. */
+const programs = ["ip", "nft", "passt", "iperf3", "unshare", "nsenter", "setpriv"];
 
 /** npm packages that only work on the sources. */
 const forDevelopment = ["typescript", "oxlint", "bun-types", "undici-types"];
@@ -73,6 +85,10 @@ function payloadTree(qemu: boolean): Map<string, string> {
   const tree = new Map<string, string>();
   tree.set("bin/busybox", guestFile("busybox", "busybox"));
   addProgram(tree, join(root, "node_modules/bun/bin/bun.exe"), "bin/bun");
+  for (const program of programs) {
+    const path = which(program);
+    if (path !== null) addProgram(tree, path, `bin/${program}`);
+  }
   const software = join(root, "native/build/libvmm-unicorn.so");
   for (const library of [...(existsSync(software) ? libraries(software) : []), "libgcc_s.so.1"]) {
     const path = library.startsWith("/") ? library : `/lib/x86_64-linux-gnu/${library}`;
@@ -102,6 +118,8 @@ function addQemu(tree: Map<string, string>) {
       if (existsSync(join(folder, rom)))
         tree.set(`usr/share/qemu/${rom}`, realpathSync(join(folder, rom)));
 }
+
+const which = (name: string) => Bun.which(name, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 function addProgram(tree: Map<string, string>, path: string, to: string) {
   tree.set(to, realpathSync(path));
@@ -139,7 +157,7 @@ function makeImage(tree: Map<string, string>, image: string) {
     const busybox = join(top, "bin/busybox");
     for (const applet of Bun.spawnSync([busybox, "--list"]).stdout.toString().trim().split("\n"))
       if (!existsSync(join(top, "bin", applet))) symlinkSync("busybox", join(top, "bin", applet));
-    const mke2fs = Bun.which("mke2fs", { PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
+    const mke2fs = which("mke2fs");
     if (!mke2fs) throw new Error("mke2fs is missing: install e2fsprogs.");
     // No journal, no reserved blocks; some room for what jobs write.
     const size = `${Math.ceil((bytes * 1.1) / (1 << 20)) + 256}m`;

@@ -20,6 +20,8 @@ import { labCache, payload, projectArchive } from "./payload.ts";
 import type { PayloadOptions } from "./payload.ts";
 
 export interface LabOptions extends PayloadOptions {
+  /** With taps, bridges and nftables in L1's kernel. */
+  networks?: boolean;
   /** Added to the job's environment. */
   env?: Record<string, string>;
   /** More files for the job, by their path below /job. */
@@ -91,7 +93,7 @@ async function attempt(command: string[], options: LabOptions): Promise<LabResul
     for (const name of ["console", "control", "out", "err"]) writeFileSync(file(name), "");
     writeFileSync(
       file("initrd"),
-      Buffer.concat([await l1Initramfs(), projectArchive(), jobArchive(command, options)]),
+      Buffer.concat([await l1Initramfs(options), projectArchive(), jobArchive(command, options)]),
     );
     const kernel = await vmlinux(guestFile("linux-amd64", "vmlinuz"));
     const args = qemuArguments(file, kernel, payload(options), options.memory ?? 2048);

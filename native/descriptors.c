@@ -6,10 +6,14 @@
 #define _GNU_SOURCE
 #include "vmm.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +152,30 @@ int vmm_poll(const int32_t *fds, int32_t *events, uint32_t count, int32_t timeou
 			events[i] |= VMM_WATCH_ROOM;
 	}
 	return ready;
+}
+
+int vmm_listen_tcp(const char *text, uint32_t port)
+{
+	struct sockaddr_in6 six = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port) };
+	struct sockaddr_in four = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	bool is_four = inet_pton(AF_INET, text, &four.sin_addr) == 1;
+	int fd, error, one = 1;
+
+	if (!is_four && inet_pton(AF_INET6, text, &six.sin6_addr) != 1)
+		return -EINVAL;
+	fd = socket(is_four ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	// Those that are accepted have it from here: packets are short, and waited for.
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, is_four ? (struct sockaddr *)&four : (struct sockaddr *)&six,
+		 is_four ? sizeof(four) : sizeof(six)) == 0 &&
+	    listen(fd, 4) == 0)
+		return fd;
+	error = -errno;
+	close(fd);
+	return error;
 }
 
 int vmm_listen(const char *path, uint32_t mode)
@@ -320,13 +348,6 @@ int64_t vmm_file_size(int32_t fd)
 
 	// fstat(2) itself: glibc's takes a call that could name other files.
 	return syscall(SYS_fstat, fd, &status) < 0 ? -errno : status.st_size;
-}
-
-int vmm_file_type(int32_t fd)
-{
-	struct stat status;
-
-	return syscall(SYS_fstat, fd, &status) < 0 ? -errno : (int)(status.st_mode & S_IFMT);
 }
 
 int64_t vmm_file_map(int32_t fd, uint64_t size)

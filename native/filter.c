@@ -45,6 +45,8 @@ static const int always[] = {
 	// disks, interfaces
 	SYS_readv, SYS_recvfrom, SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_pread64, SYS_pwrite64, SYS_fdatasync,
 	SYS_fallocate, SYS_ftruncate,
+	// a disk that a snapshot froze: others may read it
+	SYS_flock,
 	// waiting: the halted guest, the watching thread, Bun's event loop
 	SYS_poll, SYS_ppoll, SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl,
 	SYS_nanosleep, SYS_clock_nanosleep, SYS_restart_syscall,
@@ -173,6 +175,10 @@ static void build(struct program *program, uint32_t profile)
 	emit(program, BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT);
 	give(program, SECCOMP_RET_KILL_PROCESS);
 
+	// The guest, by descriptors that are open already. First: each entry is checked, and the
+	// kernel remembers no answer that depends on arguments.
+	if (profile == VMM_PROFILE_VM)
+		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
 	list(program, always, sizeof(always) / sizeof(*always), SECCOMP_RET_ALLOW);
 	// No code is made executable but by who has it already; the software engine's
 	// buffer for translated code is one mapping, made anew at a reset.
@@ -186,12 +192,14 @@ static void build(struct program *program, uint32_t profile)
 	give(program, SECCOMP_RET_ERRNO | ENOSYS);
 	// Kicks of our own threads.
 	when(program, SYS_tgkill, 0, 0xffffffff, (uint32_t)getpid());
-	// What the guest takes from its tap, when it has said so.
-	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE)
+	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE) {
+		const int debuggers[] = { SYS_accept4 };
+
+		// What the guest takes from its tap, when it has said so.
 		for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
-	// The guest, by descriptors that are open already.
-	if (profile == VMM_PROFILE_VM)
-		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
+		// Debuggers, at the one listening socket that it was given; it can make none.
+		list(program, debuggers, COUNT(debuggers), SECCOMP_RET_ALLOW);
+	}
 	if (profile == VMM_PROFILE_SHARE)
 		share(program);
 	// Packets, many at once.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: ISC
 /*
- * io.c: threads that read and write files for the guest, straight from and into its
- * memory, while the vCPU goes on.
+ * io.c: reads and writes files for the guest, straight from and into its memory, in
+ * threads while the vCPU goes on; or at once, where handing it over takes longer.
  *
  * Requests are slots in memory that JavaScript sees as numbers (doubles: offsets and
  * addresses are below 2^53). Who submits one doesn't touch it until it is done. A
- * finished request kicks the vCPU, once until somebody has looked.
+ * request that a thread finished kicks the vCPU, once until somebody has looked; who
+ * submits looks afterwards anyway.
  */
 #define _GNU_SOURCE
 #include "vmm.h"
@@ -15,12 +16,25 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
+// Bytes that are copied in less time than another thread takes to wake up and say so. With
+// one processor the vCPU stands still while a thread copies, so all are.
+#define SHORT (16u << 10)
+// What a request that doesn't wait for its device takes at most, ns, and more for each byte.
+// With one processor, which others use too, it is worth a while to avoid two switches.
+#define PATIENCE 100000
+#define PATIENCE_ALONE 1000000
+#define PATIENCE_PER_BYTE 16
+// Requests that threads do after one had to wait.
+#define SHY 64
+#define FILES 256
 
 static const uint8_t zeroes[64u << 10];
 
@@ -34,10 +48,30 @@ struct vmm_io {
 	uint32_t todo_head, todo_tail;
 	uint32_t busy;
 	uint32_t sleepers;
+	uint32_t at_once;  /* bytes of requests that are tried on the vCPU's thread */
+	uint32_t patience; /* ns */
+	/* by descriptor: what trying taught */
+	struct {
+		uint16_t shy[2];   /* reads, writes that are left to threads */
+		bool waits;	   /* the file system can't say that it would wait */
+	} file[FILES];
 };
 
 // One a process, as its engine is.
 static struct vmm_io *io;
+
+// A slot's segments. Its bytes.
+static double fill_vector(const struct vmm_io_slot *slot, struct iovec vector[VMM_IO_SEGMENTS])
+{
+	double bytes = 0;
+
+	for (uint32_t i = 0; i < (uint32_t)slot->count; i++) {
+		vector[i].iov_base = (void *)(uintptr_t)slot->segment[i].address;
+		vector[i].iov_len = (size_t)slot->segment[i].length;
+		bytes += slot->segment[i].length;
+	}
+	return bytes;
+}
 
 // As preadv(2) and pwritev(2), for all of it: a file that ends gives less.
 static double transfer(const struct vmm_io_slot *slot)
@@ -50,10 +84,7 @@ static double transfer(const struct vmm_io_slot *slot)
 
 	if (count > VMM_IO_SEGMENTS)
 		return -EINVAL;
-	for (uint32_t i = 0; i < count; i++) {
-		vector[i].iov_base = (void *)(uintptr_t)slot->segment[i].address;
-		vector[i].iov_len = (size_t)slot->segment[i].length;
-	}
+	fill_vector(slot, vector);
 	while (first < count) {
 		const off_t at = (off_t)(slot->offset + done);
 		ssize_t moved = write ? pwritev((int)slot->fd, vector + first, (int)(count - first), at)
@@ -167,7 +198,7 @@ static void *worker(void *unused)
 		finish(index, result);
 		if (!__atomic_exchange_n(&io->shared.told, 1, __ATOMIC_SEQ_CST)) {
 			pthread_mutex_unlock(&io->lock);
-			watch_kick();
+			watch_nudge();
 			pthread_mutex_lock(&io->lock);
 		}
 	}
@@ -186,6 +217,8 @@ struct vmm_io_shared *vmm_io_open(uint32_t threads)
 		io = NULL;
 		return NULL;
 	}
+	io->at_once = vmm_alone() ? UINT32_MAX : SHORT;
+	io->patience = vmm_alone() ? PATIENCE_ALONE : PATIENCE;
 	pthread_mutex_init(&io->lock, NULL);
 	pthread_cond_init(&io->work, NULL);
 	pthread_cond_init(&io->idle, NULL);
@@ -201,8 +234,70 @@ struct vmm_io_shared *vmm_io_open(uint32_t threads)
 	return &io->shared;
 }
 
+static int64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000ll + time.tv_nsec;
+}
+
+/*
+ * Tries a short request on this thread. What is in the host's page cache is copied;
+ * whatever else comes of it is left to a thread, which does it from the beginning.
+ *
+ * Reads ask not to wait (RWF_NOWAIT). Nobody can ask that for buffered writes on most
+ * file systems, nor for reads on some: there one that had to wait has those after it
+ * done by threads for a while.
+ */
+static bool try_at_once(const struct vmm_io_slot *slot, double *result)
+{
+	struct iovec vector[VMM_IO_SEGMENTS];
+	const bool write = slot->operation == VMM_IO_WRITE;
+	const uint32_t fd = (uint32_t)slot->fd;
+	const int count = (int)slot->count;
+
+	if ((!write && slot->operation != VMM_IO_READ) || fd >= FILES || count > VMM_IO_SEGMENTS)
+		return false;
+
+	const double bytes = fill_vector(slot, vector);
+	uint16_t *shy = &io->file[fd].shy[write];
+
+	if (bytes > io->at_once)
+		return false;
+	if (!write && !io->file[fd].waits) {
+		*result = (double)preadv2((int)fd, vector, count, (off_t)slot->offset, RWF_NOWAIT);
+		if (*result == bytes)
+			return true;
+		if (*result >= 0 || errno != EOPNOTSUPP)
+			return false;
+		io->file[fd].waits = true;
+	}
+	if (*shy > 0) {
+		(*shy)--;
+		return false;
+	}
+
+	const int64_t start = now();
+
+	*result = (double)(write ? pwritev((int)fd, vector, count, (off_t)slot->offset)
+				 : preadv((int)fd, vector, count, (off_t)slot->offset));
+	if ((double)(now() - start) > io->patience + PATIENCE_PER_BYTE * bytes)
+		*shy = SHY;
+	return *result == bytes;
+}
+
 void vmm_io_submit(uint32_t index)
 {
+	double result;
+
+	if (try_at_once(&io->shared.slot[index], &result)) {
+		pthread_mutex_lock(&io->lock);
+		io->busy++;
+		finish(index, result);
+		pthread_mutex_unlock(&io->lock);
+		return;
+	}
 	pthread_mutex_lock(&io->lock);
 	io->todo[io->todo_tail++ % VMM_IO_SLOTS] = index;
 	io->busy++;

@@ -65,7 +65,7 @@ static void store(uint32_t *counter, uint32_t value)
 static void tell(struct port *port)
 {
 	if (!__atomic_exchange_n(&port->shared.told, 1, __ATOMIC_SEQ_CST))
-		watch_kick();
+		watch_nudge();
 }
 
 /* -------------------------------------------------------------------- sending */
@@ -382,8 +382,9 @@ static void *port_thread(void *argument)
 		struct pollfd fds[2] = { { .fd = port->wake, .events = POLLIN },
 					 { .fd = port->fd, .events = 0 } };
 
-		// JavaScript looks at this after it has put something into a ring.
-		store(&shared->asleep, 1);
+		// JavaScript looks at this after it has put something into a ring. What the
+		// descriptor says first needs nobody's call.
+		store(&shared->asleep, (out ? 0 : VMM_NET_FRAMES) | (starved ? VMM_NET_BUFFERS : 0));
 		if (!load(&shared->stopped)) {
 			uint32_t buffers;
 			struct iovec vector[VMM_NET_VECTOR];
@@ -428,6 +429,7 @@ struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind)
 	port->fd = fd;
 	port->kind = kind;
 	port->shared.stopped = 1;
+	port->shared.alone = (uint32_t)vmm_alone();
 	port->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pthread_mutex_init(&port->lock, NULL);
 	if (kind == VMM_NET_STREAM)

@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* Entries of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
@@ -72,6 +74,19 @@ int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t off
 		 (off_t)offset) == MAP_FAILED)
 		return -errno;
 	madvise(at, size, MADV_DONTDUMP);
+	return 0;
+}
+
+int vmm_file_state(int32_t fd, double state[4])
+{
+	struct stat status;
+
+	if (syscall(SYS_fstat, fd, &status) < 0)
+		return -errno;
+	state[0] = (double)status.st_size;
+	state[1] = (double)status.st_mtim.tv_sec;
+	state[2] = (double)status.st_mtim.tv_nsec;
+	state[3] = (double)status.st_mode;
 	return 0;
 }
 

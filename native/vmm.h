@@ -35,6 +35,9 @@ enum vmm_capability {
 	VMM_CAP_MSR_EXITS = 1u << 3,	/* KVM_EXIT_X86_RDMSR/WRMSR */
 	VMM_CAP_SYNC_REGS = 1u << 4,	/* kvm_valid_regs in the run page */
 	VMM_CAP_XSAVE = 1u << 5,	/* AVX and later state */
+	VMM_CAP_DEBUG = 1u << 6,	/* vmm_debug: steps, execution breakpoints */
+	VMM_CAP_WATCHPOINTS = 1u << 7,	/* ... and of writes and accesses */
+	VMM_CAP_READ_WATCHPOINTS = 1u << 8, /* ... and of reads alone */
 };
 
 /*
@@ -127,6 +130,10 @@ int vmm_run(struct vmm *);
  * called from any thread; wakes vmm_wait too. */
 void vmm_kick(struct vmm *);
 
+/* The same, for news that its thread looks for before it enters again: it interrupts
+ * nothing else that the thread does. */
+void vmm_nudge(struct vmm *);
+
 /* Kick when guest time reaches this; INFINITY for never. */
 int vmm_set_deadline(struct vmm *, double guest_ns);
 
@@ -163,6 +170,43 @@ int vmm_dirty(struct vmm *, uint32_t slot, uint8_t *bitmap, size_t size);
 /* The host wrote guest memory: cached translations of it must go. */
 int vmm_written(struct vmm *, uint64_t gpa, uint64_t length);
 
+/*
+ * A debugger outside of the guest. What it waits for is KVM_EXIT_DEBUG, with debug.arch
+ * as KVM fills it: exception 1; pc, the linear address of the next instruction; in dr6
+ * bit i where entry i of the list was met (of the first four; watchpoints must be among
+ * them), and BS (0x4000) at the end of a step.
+ *
+ * An execution breakpoint stops before its instruction, and does so again when the guest
+ * goes on from there: who wants to get over it steps. A watchpoint stops behind the
+ * instruction. A step runs one instruction, whatever execution breakpoint is on it; HLT
+ * is KVM_EXIT_HLT then, or (some KVMs) a step like others, and isn't waited at. KVM's step
+ * of an instruction that faults ends when the guest's handler returns. The guest's own debug registers stay its own where the engine
+ * can tell them apart (KVM: only those that are read).
+ *
+ * Breakpoints are linear addresses, and hold in every address space. The list takes the
+ * place of the one before; what it changes takes effect with the next vmm_run.
+ * -ENOSPC: more than the engine has (KVM: 4 in all). -ENOTSUP: not of this kind.
+ * -EINVAL: length isn't 1, 2, 4 or 8, or the address isn't a multiple of it.
+ */
+enum vmm_debug_flags { VMM_DEBUG_STEP = 1 };
+
+enum vmm_break_kind {
+	VMM_BREAK_EXECUTE = 0,
+	VMM_BREAK_WRITE = 1,
+	VMM_BREAK_READ = 2,
+	VMM_BREAK_ACCESS = 3,
+};
+
+#define VMM_MAX_BREAKPOINTS 128
+
+struct vmm_breakpoint {
+	uint64_t address;
+	uint32_t kind;	 /* enum vmm_break_kind */
+	uint32_t length; /* bytes; 1 for execution */
+};
+
+int vmm_debug(struct vmm *, uint32_t flags, const struct vmm_breakpoint *, uint32_t count);
+
 /* ------------------------------------------------------ host calls, libvmm.so */
 
 /* A private mapping of `size` bytes, aligned to 2 MiB, pages allocated when
@@ -187,6 +231,8 @@ int64_t vmm_memory_used(uint64_t address, uint64_t pages, uint8_t *bitmap, int32
 int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t offset);
 /* Reads pages of a file in, ahead of their use. */
 int vmm_memory_populate(uint64_t address, uint64_t size);
+/* A file's size, the seconds and nanoseconds of its last change, and its mode. */
+int vmm_file_state(int32_t fd, double state[4]);
 /* A file in memory, without a name; a descriptor or -errno. */
 int vmm_memory_file(uint64_t size);
 
@@ -232,6 +278,9 @@ int vmm_lock(int32_t fd, int32_t how);
 /* A stream socket at an abstract name: listening, without blocking, or else connected. */
 int vmm_abstract(const char *name, int32_t listening);
 
+/* A listening TCP socket at a numeric address, IPv4 or IPv6. */
+int vmm_listen_tcp(const char *address, uint32_t port);
+
 /* A blocking connection to a unix stream socket. */
 int vmm_connect(const char *path);
 
@@ -266,8 +315,6 @@ int vmm_silence(void);
 
 /* An open file's size, bytes, or -errno. */
 int64_t vmm_file_size(int32_t fd);
-/* What it is: S_IFREG and its like, or -errno. */
-int vmm_file_type(int32_t fd);
 
 /* A file's bytes, read-only; its address, or -errno. */
 int64_t vmm_file_map(int32_t fd, uint64_t size);
@@ -327,7 +374,10 @@ struct vmm_io_shared {
 /* Starts the threads. NULL: it could not be done. */
 struct vmm_io_shared *vmm_io_open(uint32_t threads);
 
-/* Hands a slot to the threads. No slot may be handed over twice before it is done. */
+/*
+ * Hands a slot to the threads, or does what it says before it returns: then nobody is
+ * kicked, and the caller looks. No slot may be handed over twice before it is done.
+ */
 void vmm_io_submit(uint32_t slot);
 
 /* Waits until all is done. */
@@ -349,6 +399,9 @@ enum vmm_net_kind {
 	VMM_NET_PACKET = 1, /* a socket that keeps bounds: header and frame */
 	VMM_NET_STREAM = 2, /* a length of 32 bits, big-endian, and a frame without a header */
 };
+
+/* For what a sleeping thread has to be woken. */
+enum vmm_net_asleep { VMM_NET_FRAMES = 1, VMM_NET_BUFFERS = 2 };
 
 /* A frame to send, or a buffer to fill. Addresses are of this process. */
 struct vmm_net_frame {
@@ -378,11 +431,11 @@ struct vmm_net_shared {
 	uint32_t tx_lost; /* frames that the host didn't take */
 	uint32_t rx_done; /* frames */
 	uint32_t rx_taken; /* buffers */
-	uint32_t asleep;  /* vmm_port_wake is needed */
+	uint32_t asleep;  /* enum vmm_net_asleep: vmm_port_wake is needed */
 	uint32_t resting; /* it has seen `stopped` */
 	uint32_t ended;	  /* errno: the descriptor gives no more */
 	uint32_t told;	  /* the vCPU was kicked; who looks for what is done clears it first */
-	uint32_t reserved;
+	uint32_t alone;	  /* the process has one processor: another thread is no help */
 	struct vmm_net_received received[VMM_NET_SLOTS];
 	struct vmm_net_frame tx[VMM_NET_SLOTS];
 	struct vmm_net_frame rx[VMM_NET_SLOTS];
@@ -391,7 +444,7 @@ struct vmm_net_shared {
 /* Starts the thread, stopped. NULL: it could not be done. */
 struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind);
 void vmm_port_wake(struct vmm_net_shared *);
-/* Sends a frame of the ring at once, which must be empty and the thread asleep: 0 or -errno. */
+/* Sends a frame of the ring at once, which must be empty: 0 or -errno. */
 int vmm_port_now(struct vmm_net_shared *, uint32_t slot);
 /* A frame of the host's own, without a header, for the guest: 0 or -errno. */
 int vmm_port_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t length);
@@ -400,6 +453,9 @@ int vmm_port_inject(struct vmm_net_shared *, const uint8_t *frame, uint32_t leng
 void vmm_port_settle(struct vmm_net_shared *);
 /* Nothing of the guest's is touched any more when it returns; the rings are empty. */
 void vmm_port_stop(struct vmm_net_shared *);
+
+/* Whether all threads of this process have one processor. */
+int vmm_alone(void);
 
 /* What a process is, for its sandbox. */
 enum vmm_profile {

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -23,15 +24,25 @@
 #define STACK (64u << 10)
 
 static struct {
-	pthread_mutex_t lock; /* over kick and target: no kick may meet a closed engine */
+	pthread_mutex_t lock; /* over target: no kick may meet a closed engine */
 	void (*kick)(struct vmm *);
+	void (*nudge)(struct vmm *);
 	struct vmm *target;
 	int epoll;
 	int timer;
 	int32_t attention;
 } watch = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll = -1, .timer = -1 };
 
-void watch_kick(void)
+void watch_nudge(void)
+{
+	pthread_mutex_lock(&watch.lock);
+	if (watch.target)
+		watch.nudge(watch.target);
+	pthread_mutex_unlock(&watch.lock);
+}
+
+// Whatever its thread waits for: a reader, the end of a pause.
+static void kick(void)
 {
 	pthread_mutex_lock(&watch.lock);
 	if (watch.target)
@@ -48,7 +59,7 @@ static void *watch_thread(void *unused)
 		if (epoll_wait(watch.epoll, events, EVENTS, -1) < 0 && errno != EINTR)
 			return NULL;
 		__atomic_store_n(&watch.attention, 1, __ATOMIC_SEQ_CST);
-		watch_kick();
+		kick();
 	}
 }
 
@@ -70,6 +81,14 @@ int watch_start_thread(void *(*run)(void *), void *argument)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attributes);
 	return error;
+}
+
+int vmm_alone(void)
+{
+	cpu_set_t processors;
+
+	return sched_getaffinity(0, sizeof processors, &processors) == 0 &&
+	       CPU_COUNT(&processors) == 1;
 }
 
 int32_t *vmm_watch_open(void)
@@ -121,6 +140,7 @@ int vmm_watch(int32_t fd, int32_t what)
 int vmm_watch_target(const char *library, struct vmm *vmm)
 {
 	void (*kick)(struct vmm *) = NULL;
+	void (*nudge)(struct vmm *) = NULL;
 
 	if (vmm) {
 		void *handle = dlopen(library, RTLD_NOW | RTLD_NOLOAD);
@@ -128,12 +148,14 @@ int vmm_watch_target(const char *library, struct vmm *vmm)
 		if (!handle)
 			return -ENOENT;
 		*(void **)&kick = dlsym(handle, "vmm_kick");
+		*(void **)&nudge = dlsym(handle, "vmm_nudge");
 		dlclose(handle);
-		if (!kick)
+		if (!kick || !nudge)
 			return -ENOENT;
 	}
 	pthread_mutex_lock(&watch.lock);
 	watch.kick = kick;
+	watch.nudge = nudge;
 	watch.target = vmm;
 	pthread_mutex_unlock(&watch.lock);
 	return 0;

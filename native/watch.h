@@ -8,8 +8,8 @@
 /* Starts a thread that nobody joins. 0 or an errno. */
 int watch_start_thread(void *(*run)(void *), void *argument);
 
-/* Kicks the vCPU that vmm_watch_target named, if there is one. */
-void watch_kick(void);
+/* Nudges the vCPU that vmm_watch_target named, if there is one. */
+void watch_nudge(void);
 
 #pragma GCC visibility pop
 

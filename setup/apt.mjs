@@ -16,6 +16,7 @@ const forTests = {
   ...forBoot,
   binutils: ["as", "objcopy"],
   e2fsprogs: ["mke2fs"],
+  gdb: ["gdb"],
   iproute2: ["/usr/share/doc/iproute2"],
   nftables: ["/usr/sbin/nft"],
   passt: ["passt"],

@@ -19,7 +19,6 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define NULL ((void *)0)
-#define PATIENCE 200000 /* polls */
 
 __attribute__((section(".multiboot"), used)) static const u32 multiboot[3] = { 0x1badb002, 0,
 										-0x1badb002u };

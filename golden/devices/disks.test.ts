@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { createQcow2 } from "../../src/vmd/disk/index.ts";
 import { qemuImg, qemuMissing } from "../../src/vmd/disk/testing.ts";
 import { Vm, type VmOptions } from "../../src/index.ts";
-import { deviceGuest } from "../guests/devices.ts";
+import { deviceEngine as engine, deviceGuest } from "../guests/devices.ts";
 import { iso9660 } from "../guests/iso9660.ts";
 import { linuxAmd64 } from "../guests/linux.ts";
 
@@ -23,9 +23,6 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "disks-"));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-/** What boots a kernel here: in the lab, emulation in an emulation is no help. */
-const engine = process.env.VMD_LAB === undefined ? ("unicorn" as const) : ("kvm" as const);
 
 async function run(options: VmOptions, seconds = 120): Promise<string> {
   await using vm = await Vm.start({ ...options, reboot: true });

@@ -4,10 +4,11 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, readFileSync, statSync } from "node:fs";
+import { connect } from "node:net";
 import { dirname } from "node:path";
 import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
 import { root } from "../../src/vmm/root.ts";
-import { deviceGuest } from "../guests/devices.ts";
+import { deviceEngine, deviceGuest } from "../guests/devices.ts";
 import { linuxAmd64 } from "../guests/linux.ts";
 
 setDefaultTimeout(300_000);
@@ -80,7 +81,7 @@ async function start(
   const { kernel, initrd, cmdline, memory } = await guest(name, script);
   for (const file of [kernel, initrd]) chmodSync(file, 0o644);
   const files = ["-b", kernel, "-i", initrd, "-a", cmdline, "-m", memory];
-  const args = ["start", "-c", "--engine", "unicorn", "--no-reboot", ...words, ...files, name];
+  const args = ["start", "-c", "--engine", deviceEngine, "--no-reboot", ...words, ...files, name];
   return vmd.vctl(args, user).then(({ out, err, code }) => `${out}${err}status ${code}`);
 }
 
@@ -119,7 +120,9 @@ ${iperf === null ? "echo hello | busybox nc 10.7.0.2 5201" : "iperf3 -c 10.7.0.2
       ["-n", "lan"],
     );
     const said = await client;
-    expect(said.match(/3 packets transmitted, 3 packets received/g)).toHaveLength(2);
+    // With what was said, if it is not so.
+    const answered = said.match(/3 packets transmitted, 3 packets received/g) ?? [];
+    expect(answered.length === 2 ? "" : said).toBe("");
     if (iperf !== null) expect(said).toMatch(/Bytes.*bits\/sec.*receiver/);
     expect(said).toContain("script: done");
     expect(await server).toContain("6 packets transmitted, 6 packets received");
@@ -200,6 +203,46 @@ ${iperf === null ? "echo hello | busybox nc 10.8.0.2 5201" : "iperf3 -c 10.8.0.2
     expect(said).toContain("3 packets transmitted, 3 packets received");
     if (iperf !== null) expect(said).toMatch(/Bytes.*bits\/sec.*receiver/);
     expect(await server).toContain("script: done");
+  });
+
+  test("a port of the host leads to the guest", async () => {
+    const port = 20_000 + Math.floor(Math.random() * 10_000);
+    await using vmd = await TestDaemon.start({ user: USER, args: ["-v"] });
+    const output = start(
+      vmd,
+      "forwarded",
+      `ip link set eth0 up
+cat >/udhcpc.sh <<'EOF'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add $ip/$mask dev eth0
+ip route add default via $router
+EOF
+chmod +x /udhcpc.sh
+busybox udhcpc -i eth0 -n -q -s /udhcpc.sh >/dev/null 2>&1
+echo "hello from the guest" | busybox nc -l -p 80
+`,
+      ["-L", "--forward", `${port}:80`],
+      USER,
+    );
+    await vmd.logs(/forwarded: started/);
+    // passt accepts at once; a guest that isn't up says nothing, and later refuses until it listens.
+    let said = "";
+    for (const end = Date.now() + 60_000; said === "" && Date.now() < end;) {
+      said = await new Promise<string>((resolve) => {
+        let text = "";
+        const socket = connect(port, "127.0.0.1");
+        socket.on("data", (data) => (text += data.toString()));
+        // Debian 12's passt completes the guest's handshake when the host's side has said something.
+        socket.write("hello\n");
+        socket.setTimeout(2000, () => socket.destroy());
+        socket.on("error", () => {});
+        socket.on("close", () => resolve(text));
+      });
+      await Bun.sleep(200);
+    }
+    expect(said).toBe("hello from the guest\n");
+    expect(await output).toContain("script: done");
   });
 
   test("an interface of a user's is passt's: DHCP, and out of the VM's own network", async () => {

@@ -3,7 +3,7 @@ import { closeSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Vm } from "../../src/index.ts";
 import { processLibrary, ptr } from "../../src/vmm/native.ts";
-import { deviceGuest } from "../guests/devices.ts";
+import { deviceEngine as engine, deviceGuest } from "../guests/devices.ts";
 import { linuxAmd64, linuxI386 } from "../guests/linux.ts";
 
 setDefaultTimeout(120_000);
@@ -11,8 +11,6 @@ const missing = linuxAmd64.missing();
 if (missing !== undefined) console.log(`devices of Linux skipped: ${missing}`);
 
 const MIB = 2 ** 20;
-/** What boots a kernel here: in the lab, nested emulation is no help. */
-const engine = process.env.VMD_LAB === undefined ? ("unicorn" as const) : ("kvm" as const);
 
 describe.skipIf(missing !== undefined)("Linux", () => {
   test("a balloon inflates, gives memory to the host, and back", async () => {

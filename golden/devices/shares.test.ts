@@ -16,16 +16,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Vm } from "../../src/index.ts";
 import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
-import { deviceGuest } from "../guests/devices.ts";
+import { deviceEngine as engine, deviceGuest } from "../guests/devices.ts";
 import { guestFile, missingFiles } from "../guests/guest.ts";
 
-setDefaultTimeout(120_000);
+setDefaultTimeout(300_000);
 const missing = missingFiles(
   guestFile("linux-generic", "vmlinuz"),
   guestFile("busybox", "busybox"),
 );
 if (missing !== undefined) console.log(`shares of Linux skipped: ${missing}`);
-const engine = process.env.VMD_LAB === undefined ? ("unicorn" as const) : ("kvm" as const);
 
 let folder = "";
 beforeAll(() => {
@@ -39,7 +38,7 @@ test.skipIf(missing !== undefined)("Linux mounts a share to write and one to rea
   const shared = join(folder, "shared");
   const readable = join(folder, "readable");
   for (const path of [shared, readable]) {
-    mkdirSync(path);
+    mkdirSync(path, { recursive: true });
     chmodSync(path, 0o777);
   }
   const data = crypto.getRandomValues(new Uint8Array(65_536));
@@ -160,5 +159,8 @@ echo "from the guest" >/a/file; chown 0:0 /a/file 2>/dev/null
     const { uid, gid } = statSync(join(mine, "file"));
     expect([uid, gid]).toEqual([USER, USER]);
     expect(readFileSync(join(mine, "file"), "utf8")).toBe("from the guest\n");
+    const mapped = await start(`mine=${mine},user=root`);
+    expect(mapped.err).toContain("a share's user is the administrator's to say");
+    expect(mapped.code).toBe(1);
   },
 );

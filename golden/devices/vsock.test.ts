@@ -5,11 +5,12 @@ import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Vm } from "../../src/index.ts";
-import { deviceGuest } from "../guests/devices.ts";
+import { compilerMissing } from "../guests/build.ts";
+import { deviceEngine, deviceGuest, vsockProgram } from "../guests/devices.ts";
 import { linuxAmd64 } from "../guests/linux.ts";
 
 setDefaultTimeout(180_000);
-const missing = linuxAmd64.missing();
+const missing = linuxAmd64.missing() ?? compilerMissing();
 if (missing !== undefined) console.log(`vsock of Linux skipped: ${missing}`);
 
 const MIB = 2 ** 20;
@@ -27,14 +28,6 @@ function random(seed: number): Uint8Array {
   });
 }
 
-function program(): Uint8Array {
-  const path = join(folder, "vsock");
-  const source = join(import.meta.dir, "../guests/vsock.c");
-  const { exitCode, stderr } = Bun.spawnSync(["gcc", "-O1", "-static", "-o", path, source]);
-  if (exitCode !== 0) throw new Error(`vsock.c: ${stderr.toString()}`);
-  return readFileSync(path);
-}
-
 /** All that comes, until its end. The socket may still be sending then. */
 async function all(socket: Socket): Promise<Buffer> {
   const pieces: Buffer[] = [];
@@ -48,7 +41,7 @@ describe.skipIf(missing !== undefined)("Linux", () => {
     const guest = await deviceGuest({
       name: "vsock",
       modules: ["vmw_vsock_virtio_transport"],
-      files: { "bin/vsock": program() },
+      files: { "bin/vsock": readFileSync(vsockProgram()) },
       script: `
 chmod +x /bin/vsock
 mount -t tmpfs -o size=64m tmpfs /tmp
@@ -69,7 +62,7 @@ echo "second $(md5sum </tmp/back)"
     });
     await new Promise<void>((resolve) => server.listen(`${path}_1000`, resolve));
     try {
-      await using vm = await Vm.start({ ...guest, engine: "unicorn", vsock: { cid: 42, path } });
+      await using vm = await Vm.start({ ...guest, engine: deviceEngine, vsock: { cid: 42, path } });
       expect(vm.unconfined).toBe("");
       const sum = (await vm.console.expect(/data [0-9a-f]{32}/)).slice(5);
       await vm.console.expect("refused");

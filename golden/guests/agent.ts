@@ -2,19 +2,15 @@
 // the machine, or stays.
 
 import { readFileSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { buildProgram } from "./build.ts";
 import type { Guest } from "./guest.ts";
 import { initramfsFile } from "./initramfs.ts";
 import { linuxAmd64 } from "./linux.ts";
 
 async function initrd(name: string, flags: readonly string[]): Promise<string> {
-  const program = join(tmpdir(), `${name}-${process.pid}`);
   const options = ["-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector"];
-  const { exitCode, stderr } = Bun.spawnSync([
-    ...["gcc", ...options, ...flags, "-o", program, join(import.meta.dir, "agent.c")],
-  ]);
-  if (exitCode !== 0) throw new Error(`agent.c: ${stderr.toString()}`);
+  const program = buildProgram(name, [...options, ...flags, join(import.meta.dir, "agent.c")]);
   return await initramfsFile(name, { init: "", files: { init: readFileSync(program) } });
 }
 

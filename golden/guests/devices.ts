@@ -1,10 +1,16 @@
 // Linux with drivers for virtio devices, and a script of the test's own as process 1's work.
 
 import { existsSync, readFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
+import { buildProgram } from "./build.ts";
 import { guestFile } from "./guest.ts";
 import { initramfsFile, prepare } from "./initramfs.ts";
 import { type KernelSource, moduleFiles } from "./modules.ts";
+
+const inLab = process.env.VMD_LAB !== undefined;
+
+/** What boots a kernel here: in the lab KVM, where emulation in an emulation is no help. */
+export const deviceEngine = inLab ? ("kvm" as const) : ("unicorn" as const);
 
 export interface DeviceGuest {
   /** In names of files. */
@@ -39,16 +45,22 @@ poweroff -f
       files: { ...drivers, ...programs.reduce(withLibraries, {}), ...files },
     }),
     // SVM as TCG emulates it, in the lab, doesn't intercept XSETBV.
-    cmdline: `console=ttyS0 quiet${process.env.VMD_LAB === undefined ? "" : " noxsave"}`,
+    cmdline: `console=ttyS0 quiet${inLab ? " noxsave" : ""}`,
     memory: "256M",
   };
 }
 
-/** Adds a program of the host's, and what ldd(1) finds that it needs. */
+/** vsock.c as a program; its path. */
+export function vsockProgram(): string {
+  return buildProgram("vsock", ["-O1", "-static", join(import.meta.dir, "vsock.c")]);
+}
+
+/** Adds a program of the host's, and the libraries that it needs. */
 function withLibraries(files: Record<string, Uint8Array>, path: string) {
   const name = path.slice(path.lastIndexOf("/") + 1);
   files[`bin/${name}`] = readFileSync(path);
-  const { stdout } = Bun.spawnSync(["ldd", path]);
+  // What ldd(1) does; the lab has no such script.
+  const { stdout } = Bun.spawnSync(["/lib64/ld-linux-x86-64.so.2", "--list", path]);
   for (const [, library] of stdout.toString().matchAll(/(\/[^ ]+) \(0x/g)) {
     if (!existsSync(library)) continue;
     // The loader has to be where the program says.

@@ -7,7 +7,13 @@ const inLab = process.env.VMD_LAB !== undefined;
 const missing = inLab ? "this is the lab" : labMissing();
 if (missing !== undefined && !inLab) console.log(`skipped: ${missing}`);
 
-const TESTS = ["golden/small", "src/vmm/conformance", "src/vmm/select.test.ts"];
+const TESTS = [
+  "golden/small",
+  "src/vmm/conformance",
+  "src/vmm/select.test.ts",
+  "src/vmd/daemon/gdb.test.ts",
+  "src/vctl/cross-check.test.ts",
+];
 
 test.skipIf(missing !== undefined)(
   "the KVM engine conforms, and runs the small guests as the snapshots say",

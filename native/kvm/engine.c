@@ -202,6 +202,8 @@ struct vmm *vmm_open(const struct vmm_config *config, char *why, size_t size)
 	vmm->capabilities |= VMM_CAP_DIRTY_LOG;
 	if (ioctl(vmm->machine, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS) > 0)
 		vmm->capabilities |= VMM_CAP_SYNC_REGS;
+	if (ioctl(vmm->machine, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG) > 0)
+		vmm->capabilities |= VMM_CAP_DEBUG | VMM_CAP_WATCHPOINTS;
 	int xsave = ioctl(vmm->machine, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE);
 
 	if (xsave > 0) {
@@ -246,7 +248,12 @@ uint32_t vmm_run_size(struct vmm *vmm)
 
 int vmm_run(struct vmm *vmm)
 {
-	if (ioctl(vmm->cpu, KVM_RUN, 0) == 0)
+	__atomic_store_n(&vmm->inside, 1, __ATOMIC_SEQ_CST);
+
+	const int result = ioctl(vmm->cpu, KVM_RUN, 0);
+
+	__atomic_store_n(&vmm->inside, 0, __ATOMIC_RELAXED);
+	if (result == 0)
 		return 0;
 	if (errno != EINTR && errno != EAGAIN)
 		return -errno;
@@ -261,6 +268,15 @@ void vmm_kick(struct vmm *vmm)
 {
 	kick_thread(&vmm->kick);
 	kick_interrupt(&vmm->kick);
+}
+
+void vmm_nudge(struct vmm *vmm)
+{
+	kick_thread(&vmm->kick);
+	// Who isn't inside yet says that it is before KVM_RUN looks at immediate_exit.
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&vmm->inside, __ATOMIC_SEQ_CST))
+		kick_interrupt(&vmm->kick);
 }
 
 int vmm_set_deadline(struct vmm *vmm, double guest_ns)

@@ -19,6 +19,7 @@ struct vmm {
 	struct kvm_run *run;
 	uint32_t run_size;
 	uint32_t capabilities;
+	uint32_t inside; // in KVM_RUN, or about to be
 	struct kick kick;
 	struct vmm_slot slot[VMM_MAX_SLOTS];
 	uint32_t slots;

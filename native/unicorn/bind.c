@@ -53,6 +53,8 @@ static const struct {
 	{ "helper_mwait_x86_64", NULL },
 	{ "helper_pause_x86_64", NULL },
 	{ "helper_debug_x86_64", NULL },
+	{ "cpu_watchpoint_address_matches_x86_64", NULL },
+	{ "cpu_check_watchpoint_x86_64", NULL },
 	{ "helper_cpuid_x86_64", NULL },
 	{ "helper_syscall_x86_64", NULL },
 	{ "helper_sysenter_x86_64", NULL },

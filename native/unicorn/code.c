@@ -156,6 +156,10 @@ void code_written(struct vmm *vm, u64 flat, u64 end)
  */
 INTERPOSED void translator_loop_x86_64(void *ops, void *db, void *cs, void *tb, int max)
 {
+	if (unlikely(current && current->translating_step)) {
+		debugger_translate(ops, db, cs, tb, max);
+		return;
+	}
 	original.translator_loop(ops, db, cs, tb, max < MAX_INSTRUCTIONS ? max :
 									   MAX_INSTRUCTIONS);
 }
@@ -176,6 +180,7 @@ INTERPOSED void *tb_gen_code_x86_64(void *cs, u64 pc, u64 cs_base, u32 flags, u3
 		return original.tb_gen_code(cs, pc, cs_base, flags, cflags);
 	vm->translating = (cflags & CF_COUNT_MASK) == 1 ? TRANSLATING_ONE :
 							  TRANSLATING_BLOCK;
+	vm->translating_step = debugger_is_step(cflags);
 	block = original.tb_gen_code(cs, pc, cs_base, flags, cflags);
 	vm->translating = TRANSLATING_NOT;
 	return block;

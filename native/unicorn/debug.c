@@ -67,6 +67,7 @@ void debug_set(struct vmm *vm, const struct kvm_debugregs *from)
 /* The library can't close with a breakpoint set. */
 void debug_close(struct vmm *vm)
 {
+	debugger_close(vm);
 	set_dr(vm, 7, 0x400);
 }
 
@@ -133,15 +134,17 @@ void debug_icebp(struct vmm *vm)
 }
 
 /*
- * Called for an instruction breakpoint, and by a translation that remembers one
+ * Called for an instruction breakpoint, of the guest or of a debugger, and by a translation that remembers one
  * which is gone. The library would leave its main loop for a debugger that
  * isn't there.
  */
 INTERPOSED void helper_debug_x86_64(void *env)
 {
 	struct vmm *vm = current;
-	u32 hits = breakpoints_hit(env);
+	u32 hits;
 
+	debugger_debug(vm);
+	hits = breakpoints_hit(env);
 	if (hits) {
 		DR(env, 6) |= hits;
 		engine_fault(env, VECTOR_DB, 0, 0);

@@ -64,6 +64,7 @@ enum stop {
 	STOP_HLT,
 	STOP_SHUTDOWN,
 	STOP_ERROR,
+	STOP_DEBUG,
 };
 
 /* What the translator is at, to know what its failure means. */
@@ -71,6 +72,21 @@ enum translating {
 	TRANSLATING_NOT,
 	TRANSLATING_BLOCK,
 	TRANSLATING_ONE, /* a single instruction */
+};
+
+struct breakpoints {
+	u32 count;
+	struct vmm_breakpoint list[VMM_MAX_BREAKPOINTS];
+};
+
+/* debugger.c's */
+struct debugger {
+	struct breakpoints wanted, set;
+	bool changed;  /* ... between the two */
+	bool stepping;
+	bool started;  /* a block of one instruction is under way, */
+	u64 from;      /* ... from here */
+	u32 hit;       /* watchpoints, as bits of DR6 */
 };
 
 struct vmm {
@@ -98,6 +114,7 @@ struct vmm {
 	bool at_port;		  /* ... is IN or OUT */
 	bool abandon;		  /* drop the waiting instruction */
 	enum translating translating;
+	bool translating_step; /* for a debugger */
 	bool code_broken; /* the library's lists of blocks can't be used */
 	jmp_buf *escape;  /* from a call of the library while no guest runs */
 	bool running; /* on the engine's stack */
@@ -133,6 +150,8 @@ struct vmm {
 	u64 arch_capabilities;
 	u64 old_dr[4];
 	bool dr_changed; /* translations with the breakpoints must go */
+
+	struct debugger debugger;
 
 	u32 cpuid_count;
 	struct kvm_cpuid_entry2 cpuid[CPUID_MAX];
@@ -296,6 +315,16 @@ void cpu_get_sregs(struct vmm *, struct kvm_sregs *);
 void cpu_set_regs(struct vmm *, const struct kvm_regs *);
 void cpu_set_sregs(struct vmm *, const struct kvm_sregs *);
 u64 cpu_rflags(void *env);
+
+/* debugger.c */
+bool debugger_is_step(u32 cflags);
+void debugger_close(struct vmm *);
+void debugger_debug(struct vmm *);
+void debugger_enter(struct vmm *);
+void debugger_pass(struct vmm *);
+void debugger_refresh(struct vmm *);
+void debugger_report(struct vmm *);
+void debugger_translate(void *ops, void *db, void *cs, void *tb, int max);
 
 /* time.c */
 int time_open(struct vmm *, char *why, size_t size);

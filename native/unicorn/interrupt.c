@@ -65,6 +65,7 @@ static bool report(struct vmm *vm)
 	case STOP_HLT:
 		vm->stop = STOP_NONE;
 		vm->halted = 1;
+		vm->debugger.started = false;
 		park_with(vm, KVM_EXIT_HLT);
 		return true;
 	case STOP_SHUTDOWN:
@@ -72,6 +73,10 @@ static bool report(struct vmm *vm)
 		return true;
 	case STOP_ERROR:
 		park_with_error(vm);
+		return true;
+	case STOP_DEBUG:
+		debugger_report(vm);
+		park_with(vm, KVM_EXIT_DEBUG);
 		return true;
 	case STOP_NONE:
 		break;
@@ -123,6 +128,7 @@ static bool attend(struct vmm *vm)
 {
 	bool changed = false;
 
+	debugger_pass(vm);
 	for (;;) {
 		vm->leave = 0;
 		__atomic_store_n(&vm->attention, 0, __ATOMIC_SEQ_CST);
@@ -138,6 +144,10 @@ static bool attend(struct vmm *vm)
 			debug_refresh(vm);
 			changed = true;
 		}
+		if (unlikely(vm->debugger.changed)) {
+			debugger_refresh(vm);
+			changed = true;
+		}
 		if (vm->abandon) {
 			vm->abandon = false;
 			engine_park(vm);
@@ -149,6 +159,7 @@ static bool attend(struct vmm *vm)
 			continue;
 		}
 		if (deliver(vm)) {
+			vm->debugger.hit = 0; /* the access comes again */
 			changed = true;
 			continue;
 		}
@@ -166,6 +177,10 @@ static bool attend(struct vmm *vm)
 	vm->attention = vm->interrupt >= 0 || vm->nmi || vm->run->request_interrupt_window;
 	if (vm->kick.kicked || vm->kick.fired)
 		vm->attention = 1;
+	if (unlikely(vm->debugger.stepping || vm->debugger.hit)) {
+		debugger_enter(vm);
+		vm->attention = 1;
+	}
 	return changed;
 }
 

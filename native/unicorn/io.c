@@ -87,7 +87,7 @@ static bool wanted_at_the_end(struct vmm *vm)
 	/* Another thread's kick must not cut a block that is counted. */
 	if ((vm->kick.kicked | vm->kick.fired) && !vm->virtual_time)
 		return true;
-	return vm->run->immediate_exit || vm->nmi || vm->interrupt >= 0 ||
+	return vm->run->immediate_exit || vm->debugger.changed || vm->nmi || vm->interrupt >= 0 ||
 	       (vm->run->request_interrupt_window && interrupt_ready(vm));
 }
 

@@ -43,6 +43,7 @@ typedef int64_t s64;
 #define CS_ENV 0x8750
 #define CS_CFLAGS_NEXT_TB 0x18
 #define CS_INTERRUPT_REQUEST 0x1c
+#define CS_SINGLESTEP 0x20 /* a translation of one instruction, for a debugger */
 #define CS_ENV_PTR 0x128
 #define CS_MEM_IO_PC 0x8178
 #define CS_EXCEPTION_INDEX 0x81a0

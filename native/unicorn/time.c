@@ -78,6 +78,11 @@ void vmm_kick(struct vmm *vm)
 	kick_thread(&vm->kick);
 }
 
+void vmm_nudge(struct vmm *vm)
+{
+	kick_thread(&vm->kick);
+}
+
 int vmm_wait(struct vmm *vm, double until, const int32_t *fds, uint32_t count)
 {
 	return kick_wait(&vm->kick, until, fds, count);

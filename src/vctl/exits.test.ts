@@ -6,7 +6,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { guestOptions } from "../../golden/boot.ts";
 import { linuxAmd64 } from "../../golden/guests/index.ts";
-import { probe } from "../vmm/engine.ts";
 import { Trace, TraceError } from "../vmm/trace.ts";
 import { follow, followLimits } from "../vmd/follow.ts";
 import { replay } from "../vmd/replay.ts";
@@ -18,8 +17,6 @@ setDefaultTimeout(120_000);
 const VCTL = join(import.meta.dir, "index.ts");
 const missing = linuxAmd64.missing();
 if (missing !== undefined) console.log(`traces of Linux skipped: ${missing}`);
-const kvm = probe("kvm");
-if (!kvm.available) console.log(`cross-checks with KVM skipped: ${kvm.why}`);
 
 let folder = "";
 beforeAll(() => {
@@ -235,44 +232,6 @@ describe("a guest that resets its machine", () => {
     expect(replay(new Trace("day", encode(HEADER, records(0x41)))).difference).toBe(
       "exit 4, guest time 4 ns of run 2: in 0x71/1 gave 0x41 then and 0x42 now",
     );
-  });
-});
-
-describe("start --cross-check", () => {
-  const start = (...args: string[]) =>
-    vctl("start", "-c", "--cross-check", "-m", "1M", "-b", ...args, "fw");
-
-  test("goes with no option that it would ignore", () => {
-    const path = firmware("exit.bin", EXIT);
-    const cases = [
-      ["--trace-exits", "/nonexistent/x"],
-      ["--virtual-time"],
-      ["--engine", "unicorn"],
-      ["--registers"],
-    ];
-    for (const option of cases) {
-      expect(start(path, ...option)).toEqual({
-        code: 1,
-        out: "",
-        err: `vctl: --cross-check doesn't go with ${option[0]}\n`,
-      });
-    }
-  });
-
-  test.skipIf(!kvm.available)("succeeds where both engines do the same", () => {
-    const { code, out, err } = start(firmware("exit.bin", EXIT));
-    expect(err).toContain("3 exits are equal on kvm and unicorn\nvctl: fw: the guest halted");
-    expect(out).toBe("H\n");
-    expect(code).toBe(0);
-  });
-
-  test.skipIf(!kvm.available)("fails at a difference, and where it can't be made", () => {
-    const differs = start(firmware("tsc.bin", TSC));
-    expect(differs.err).toMatch(/^exit 0: [^]*^kvm: out 0x80\/1 [^]*^unicorn: out 0x80\/1 /m);
-    expect(differs.code).toBe(1);
-    const stuck = start(firmware("stuck.bin", "eb fe"));
-    expect(stuck.err).toMatch(/fw: the guest ran 2 s on engine \w+ without an exit\n$/);
-    expect(stuck.code).toBe(1);
   });
 });
 

@@ -2,9 +2,12 @@
 import { writeSync } from "node:fs";
 import { type Ending, Vm, type VmOptions } from "../vmd/vm.ts";
 import { checkVmOptions } from "../vmd/vm-options.ts";
+import type { OpenedInterface } from "../vmd/descriptions.ts";
+import type { PortForward } from "../vmd/net/port-forward.ts";
 import { ENGINES } from "../vmm/engine-library.ts";
 import { complain, say, UsageError } from "./cli.ts";
 import { attach } from "./console.ts";
+import { type GdbOption, waitsForGdb } from "../vmd/gdb-option.ts";
 import type { StartOptions } from "./start-options.ts";
 
 /** What a run on both engines can't do: it chooses engines and time by itself, and records nothing. */
@@ -15,20 +18,25 @@ const ALONE = [
   "device",
   "vsock",
   "share",
+  "gdb",
+  "local",
   "engine",
   "traceExits",
   "virtualTime",
   "registers",
 ] as const;
 /** What only vmd's VMs can have. */
-const BY_DAEMON = ["network", "local", "template"] as const;
+const BY_DAEMON = { network: ", which has no switches: they are vmd's", template: "" } as const;
 
 /** Exits with the code that the VM's end says. @throws UsageError, VmError */
 export async function startInForeground(vm: number | string, options: StartOptions): Promise<void> {
   if (typeof vm === "number") throw new UsageError(`invalid VM name: ${vm}`);
-  const other = BY_DAEMON.find((option) => given(options[option]));
-  if (other !== undefined) {
-    throw new UsageError(`${flag(other)} doesn't go with a VM in the foreground`);
+  for (const [option, why] of Object.entries(BY_DAEMON)) {
+    if (!given(options[option as keyof typeof BY_DAEMON])) continue;
+    throw new UsageError(`${flag(option)} doesn't go with a VM in the foreground${why}`);
+  }
+  if (options.forward !== undefined && !options.local) {
+    throw new UsageError("--forward goes with -L");
   }
   if (!options.boot && (options.disk ?? []).length === 0 && options.cdrom === undefined) {
     throw new UsageError("no kernel or disk/cdrom specified");
@@ -48,6 +56,7 @@ export async function startInForeground(vm: number | string, options: StartOptio
     bootDevice: options.bootDevice,
     devices: options.device,
     vsock: options.vsock,
+    gdb: options.gdb,
     shares: options.share,
     memory: options.memory,
     engine: options.engine,
@@ -65,7 +74,24 @@ export async function startInForeground(vm: number | string, options: StartOptio
     if (not !== undefined) throw new UsageError(`--cross-check doesn't go with ${flag(not)}`);
     return await checkOnBothEngines(settings);
   }
+  if (options.local) settings.interfaces = [await userInterface(vm, options.forward)];
   await run(settings, options.registers === true);
+}
+
+/** A local interface without vmd is a user-mode network: DHCP and NAT need no rights there. */
+async function userInterface(
+  name: string,
+  forwards: readonly PortForward[] | undefined,
+): Promise<OpenedInterface> {
+  const { NetworkError, Networks, openedInterface } = await import("../vmd/net/index.ts");
+  try {
+    // passt ends when the VM's process does: nothing is left to be undone.
+    const networks = new Networks({ root: false });
+    const owner = { id: 1, name, place: 0 };
+    return openedInterface(await networks.open({ local: true, forwards }, owner));
+  } catch (error) {
+    throw error instanceof NetworkError ? new UsageError(error.message) : error;
+  }
 }
 
 async function run(settings: VmOptions, registers: boolean): Promise<void> {
@@ -76,6 +102,7 @@ async function run(settings: VmOptions, registers: boolean): Promise<void> {
   if (vm.engineReason !== "") say(vm.engineReason);
   if (vm.unconfined !== "") say(vm.unconfined);
   say(`${vm.name}: ${vm.boot}; engine ${vm.engine}; ~. ends`);
+  if (settings.gdb !== undefined) say(waitsForGdb(vm.name, settings.gdb as GdbOption));
   const attachment = attach(vm, () => void vm.stop());
   const ending = await vm.ended;
   await attachment.detach();

@@ -9,13 +9,16 @@ import { consoleCommand } from "./commands/console.ts";
 import { createCommand } from "./commands/create.ts";
 import { loadCommand, logCommand, reloadCommand, resetCommand } from "./commands/daemon.ts";
 import { exitsCommand } from "./commands/exits.ts";
+import { forkCommand } from "./commands/fork.ts";
 import { hostCommand } from "./commands/host.ts";
 import { mergeCommand } from "./commands/merge.ts";
 import { metricsCommand } from "./commands/metrics.ts";
 import { pauseCommand, unpauseCommand } from "./commands/pause.ts";
 import { receiveCommand } from "./commands/receive.ts";
+import { restoreCommand } from "./commands/restore.ts";
 import { sendCommand } from "./commands/send.ts";
 import { showCommand } from "./commands/show.ts";
+import { snapshotCommand } from "./commands/snapshot.ts";
 import { startCommand } from "./commands/start.ts";
 import { statusCommand } from "./commands/status.ts";
 import { stopCommand } from "./commands/stop.ts";
@@ -28,6 +31,7 @@ const commands = [
   consoleCommand,
   createCommand,
   exitsCommand,
+  forkCommand,
   hostCommand,
   loadCommand,
   logCommand,
@@ -37,8 +41,10 @@ const commands = [
   receiveCommand,
   reloadCommand,
   resetCommand,
+  restoreCommand,
   sendCommand,
   showCommand,
+  snapshotCommand,
   startCommand,
   statusCommand,
   stopCommand,

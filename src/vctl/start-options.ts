@@ -3,8 +3,17 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { parseSize } from "../vmd/size.ts";
 import type { ExtraDevice, VmOptions } from "../vmd/vm-options.ts";
 import { EXTRA_DEVICES, FORMATS, MAX_MEMORY } from "../vmd/vm-options.ts";
+import {
+  MAX_FORWARDS,
+  parsePortForward,
+  type PortForward,
+  sameHostPort,
+} from "../vmd/net/port-forward.ts";
 import { parseShare, type ShareOption } from "../vmd/share-option.ts";
+import { type GdbOption, parseGdb } from "../vmd/gdb-option.ts";
 import { parseVsock, type VsockOption } from "../vmd/vsock-option.ts";
+import type { DiskOption } from "../vmd/disk-files.ts";
+import { type NetworkOption, parseDisk, parseNetwork } from "./device-words.ts";
 import { ENGINES } from "../vmm/engine-library.ts";
 
 const MIB = 2 ** 20;
@@ -23,10 +32,11 @@ export interface StartOptions {
   module?: string[];
   memory?: number;
   cpus?: number;
-  disk?: string[];
+  disk?: DiskOption[];
   cdrom?: string;
-  network?: string[];
+  network?: NetworkOption[];
   local?: boolean;
+  forward?: PortForward[];
   template?: string;
   epoch?: number;
   engine?: VmOptions["engine"];
@@ -41,6 +51,7 @@ export interface StartOptions {
   registers?: boolean;
   device?: ExtraDevice[];
   vsock?: VsockOption;
+  gdb?: GdbOption;
   share?: ShareOption[];
 }
 
@@ -94,11 +105,28 @@ function initrd(text: string): { path: string } | { interfaces: number } {
   return { interfaces: count };
 }
 
-function upTo(limit: number, message: string) {
-  return (text: string, previous: string[] = []): string[] => {
+/** For an option that may be given again. @param parse throws a sentence. */
+function several<T>(limit: number, message: string, parse: (text: string) => T) {
+  return (text: string, previous: T[] = []): T[] => {
     if (previous.length >= limit) throw new InvalidArgumentError(message);
-    return [...previous, text];
+    try {
+      return [...previous, parse(text)];
+    } catch (error) {
+      throw new InvalidArgumentError(`${(error as Error).message}.`);
+    }
   };
+}
+
+function forward(text: string, previous: PortForward[] = []): PortForward[] {
+  if (previous.length === MAX_FORWARDS) throw new InvalidArgumentError("too many port forwards.");
+  const one = parsePortForward(text);
+  if (one === undefined) {
+    throw new InvalidArgumentError("it is no port forward such as 2222:22 or 0.0.0.0:53:53/udp.");
+  }
+  if (previous.some((other) => sameHostPort(one, other))) {
+    throw new InvalidArgumentError(`port ${one.port} of the host leads elsewhere.`);
+  }
+  return [...previous, one];
 }
 
 function device(text: string, previous: ExtraDevice[] = []): ExtraDevice[] {
@@ -127,6 +155,14 @@ function vsock(text: string): VsockOption {
   }
 }
 
+function gdb(text: string): GdbOption {
+  try {
+    return parseGdb(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`${(error as Error).message}.`);
+  }
+}
+
 /** Adds them to the command. */
 export function addStartOptions(command: Command): Command {
   const option = (flags: string, description: string) => new Option(flags, description);
@@ -146,24 +182,33 @@ export function addStartOptions(command: Command): Command {
     .option(
       "--module <path and arguments>",
       "Multiboot module (repeatable)",
-      upTo(16, "too many modules."),
+      several(16, "too many modules.", asIs),
     )
     .addOption(
       option("-m, --memory <size>", "memory, for example 512M or 2G (default: 512M)").argParser(
         once("memory", memory),
       ),
     )
-    .option("-d, --disk <path>", "disk image (repeatable)", upTo(MAX_DISKS, "too many disks."))
+    .option(
+      "-d, --disk <[format:]path[,ro][,rate=size][,burst=size][,operations=number]>",
+      "disk image (repeatable)",
+      several(MAX_DISKS, "too many disks.", parseDisk),
+    )
     .addOption(option("-r, --cdrom <path>", "ISO image").argParser(once("iso image", asIs)))
     .addOption(
       option("-B, --boot-device <device>", "what to boot from").choices(["cdrom", "disk", "net"]),
     )
     .option(
-      "-n, --network <switch>",
+      "-n, --network <switch[,rate=size][,burst=size][,operations=number]>",
       "interface on this switch (repeatable)",
-      upTo(MAX_INTERFACES, "too many network interfaces."),
+      several(MAX_INTERFACES, "too many network interfaces.", parseNetwork),
     )
     .option("-L, --local", "interface in local mode")
+    .option(
+      "--forward <[address:]port:port[/udp]>",
+      "with -L, a port of the host that leads to the guest's, by a user-mode network (repeatable)",
+      forward,
+    )
     .addOption(option("-p, --cpus <count>", "virtual CPUs (1)").argParser(once("cpus", cpus)))
     .addOption(
       option("-t, --template <name>", "create the VM as an instance of this one").argParser(
@@ -186,11 +231,17 @@ export function addStartOptions(command: Command): Command {
         .argParser(device),
     )
     .option(
-      "--share <tag=path[,ro][,allow=glob][,deny=glob]>",
+      "--share <tag=path[,ro][,allow=glob][,deny=glob][,user=name]>",
       "a directory that the guest may mount by 9p (repeatable)",
       share,
     )
     .option("--vsock <cid,path>", "a socket device, and where the host reaches the guest", vsock)
+    .addOption(
+      option(
+        "--gdb <[host]:port or path>",
+        "wait for GDB there before the first instruction (host: 127.0.0.1)",
+      ).argParser(once("gdb", gdb)),
+    )
     .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
     .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
     .option("--trace-exits <file>", "record every exit with its answer")

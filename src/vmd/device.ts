@@ -38,7 +38,10 @@ export interface SerialBackend {
 
 /** What a guest did that ends or restarts its machine. */
 export type MachineEvent =
-  | { kind: "reset"; by: "keyboard controller" | "port 0x92" | "port 0xcf9" | "triple fault" }
+  | {
+      kind: "reset";
+      by: "keyboard controller" | "port 0x92" | "port 0xcf9" | "the debugger" | "triple fault";
+    }
   | { kind: "power-off" }
   | { kind: "exit"; code: number };
 

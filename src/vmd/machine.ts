@@ -367,7 +367,7 @@ export class ClassicMachine implements Hardware {
 
   /**
    * Before its state is taken: everything is in registers and memory, but for what `hostState` has.
-   * @returns names of devices where that can't be had
+   * @returns devices where that can't be had, and why
    */
   quiesce(): string[] {
     this.#backends.poll?.();

@@ -7,6 +7,7 @@
  */
 import * as v from "valibot";
 import { ENGINES } from "../vmm/engine-library.ts";
+import { MAX_FORWARDS, parsePortForward } from "./net/port-forward.ts";
 import { EXTRA_DEVICES, FORMATS } from "./vm-options.ts";
 
 export const PROTOCOL_VERSION = 1;
@@ -29,7 +30,17 @@ const path = v.pipe(v.string(), v.startsWith("/"), v.maxLength(4096));
 const text = v.pipe(v.string(), v.maxLength(8192));
 const flag = v.optional(v.boolean(), false);
 
-const disk = v.strictObject({ path, format: v.optional(v.picklist(["raw", "qcow2"])) });
+const positive = v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(1)));
+const limits = v.optional(
+  v.strictObject({ bytes: positive, burst: positive, operations: positive }),
+);
+const disk = v.strictObject({
+  path,
+  format: v.optional(v.picklist(["raw", "qcow2"])),
+  readOnly: v.optional(v.boolean()),
+  limits,
+});
+const slot = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3));
 const globs = v.optional(v.pipe(v.array(text), v.maxLength(64)), []);
 export const shareSchema = v.strictObject({
   path,
@@ -37,14 +48,25 @@ export const shareSchema = v.strictObject({
   readOnly: flag,
   allow: globs,
   deny: globs,
+  /** Whose files the guest's are; the administrator's to say. */
+  user: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(255))),
 });
 export const vsockSchema = v.strictObject({
   cid: v.pipe(v.number(), v.integer(), v.minValue(3), v.maxValue(2 ** 32 - 2)),
   path,
 });
+/** As users write it: "2222:22". */
+const forward = v.pipe(
+  v.string(),
+  v.check((text) => parsePortForward(text) !== undefined, "it is no port forward such as 2222:22"),
+  v.transform((text) => parsePortForward(text)!),
+);
 const networkInterface = v.strictObject({
   switch: v.optional(v.pipe(v.string(), v.maxLength(63))),
   local: flag,
+  limits,
+  /** Ports of the host that lead to the guest's; the administrator's to say. */
+  forwards: v.optional(v.pipe(v.array(forward), v.maxLength(MAX_FORWARDS))),
 });
 
 const start = v.strictObject({
@@ -76,6 +98,12 @@ const start = v.strictObject({
   devices: v.optional(v.pipe(v.array(v.picklist([...EXTRA_DEVICES])), v.maxLength(2))),
   shares: v.optional(v.pipe(v.array(shareSchema), v.maxLength(4, "too many shares"))),
   vsock: v.optional(vsockSchema),
+  gdb: v.optional(
+    v.union([
+      v.strictObject({ path }),
+      v.strictObject({ host: v.pipe(v.string(), v.maxLength(45)), port: v.number() }),
+    ]),
+  ),
   traceExits: v.optional(path),
   /** The reply brings a descriptor of the console, from its first byte on. */
   attach: flag,
@@ -163,6 +191,49 @@ const requests = {
     request: v.literal("capture"),
     vm,
     interface: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3)), 0),
+  }),
+  snapshot: v.strictObject({
+    request: v.literal("snapshot"),
+    vm,
+    /** 128 random bits, hexadecimal: images that were frozen for it bear them. */
+    snapshot: v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/)),
+    /** A file that isn't there yet. */
+    path,
+    /** Its name in the end, where that is another. */
+    as: v.optional(path),
+    compress: flag,
+    /** Only what changed since the last one, if that is known; from now on it is. */
+    differential: flag,
+    /** The VM ends, and its disks stay as they are. */
+    stop: flag,
+    /** For each disk that was frozen: its place, what bears its name now, and what it was. */
+    overlays: v.optional(
+      v.pipe(v.array(v.strictObject({ place: slot, path, frozen: path })), v.maxLength(4)),
+      [],
+    ),
+  }),
+  fork: v.strictObject({
+    request: v.literal("fork"),
+    vm,
+    /** Of the copies. */
+    names: v.pipe(v.array(name), v.minLength(1), v.maxLength(1000)),
+    /** As of a snapshot. */
+    snapshot: v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/)),
+    overlays: v.optional(
+      v.pipe(v.array(v.strictObject({ place: slot, path, frozen: path })), v.maxLength(4)),
+      [],
+    ),
+  }),
+  restore: v.strictObject({
+    request: v.literal("restore"),
+    path,
+    /** Absent: as it was. */
+    vm: v.optional(name),
+    /** In the order of the snapshot's. */
+    disks: v.optional(v.pipe(v.array(disk), v.maxLength(4)), []),
+    /** All of it is looked at before anything runs. */
+    verify: flag,
+    attach: flag,
   }),
   ...migrationRequests,
   balloon: v.strictObject({

@@ -25,17 +25,21 @@ export function checkShare({ path, tag }: ShareOption): string | undefined {
   return undefined;
 }
 
-/** "tag=path,ro,allow=GLOB,deny=GLOB". @returns a sentence when it is wrong. */
+/** "tag=path,ro,allow=GLOB,deny=GLOB,user=NAME". @returns a sentence when it is wrong. */
 export function parseShare(text: string): ShareOption | string {
   const [first, ...rest] = text.split(",");
   const [, tag, path] = /^([^=]+)=(.+)$/.exec(first) ?? [];
   if (tag === undefined) return "it is no share such as home=/home/web,ro,allow=*.txt.";
-  const share = { path, tag, readOnly: false, allow: [] as string[], deny: [] as string[] };
+  const allow: string[] = [];
+  const deny: string[] = [];
+  const share: ShareOption = { path, tag, readOnly: false, allow, deny };
   for (const word of rest) {
-    const [, what, glob] = /^(allow|deny)=(.+)$/.exec(word) ?? [];
+    const [, what, value] = /^(allow|deny|user)=(.+)$/.exec(word) ?? [];
     if (word === "ro" || word === "rw") share.readOnly = word === "ro";
-    else if (what === "allow" || what === "deny") share[what].push(glob);
-    else return `${word} is none of ro, rw, allow=GLOB, deny=GLOB.`;
+    else if (what === "allow") allow.push(value);
+    else if (what === "deny") deny.push(value);
+    else if (what === "user") share.user = value;
+    else return `${word} is none of ro, rw, allow=GLOB, deny=GLOB, user=NAME.`;
   }
   const wrong = checkShare(share);
   return wrong === undefined ? share : `${wrong}.`;

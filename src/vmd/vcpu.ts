@@ -35,6 +35,8 @@ export type Stop =
   | { kind: "halt" }
   /** `attention` was set. */
   | { kind: "attention" }
+  /** A breakpoint that a debugger set was met, or a step is done. */
+  | { kind: "debug" }
   /** The engine can't go on. */
   | { kind: "crash"; why: string };
 
@@ -121,6 +123,52 @@ export class Vcpu {
     }
   }
 
+  /**
+   * Runs one instruction, for a debugger, when the engine was told to step. No interrupt is taken
+   * meanwhile. A halted guest waits for its interrupt first.
+   */
+  step(): Stop {
+    const engine = this.#engine;
+    const { clock } = this.#hardware;
+    const run = engine.run;
+    if (Atomics.load(this.attention, 0) !== 0) return { kind: "attention" };
+    if (this.halted) {
+      const stop = this.#sleep();
+      if (stop !== undefined) return stop;
+    }
+    run.requestInterruptWindow = false;
+    // A kick sets the run page's own flag, so that can't tell.
+    let finishing = false;
+    for (;;) {
+      if (clock.rearmed) {
+        clock.rearmed = false;
+        engine.setDeadline(clock.deadline);
+      }
+      if (finishing) run.immediateExit = true;
+      const result = engine.enter();
+      if (finishing) run.immediateExit = false;
+      clock.invalidate();
+      if (result < 0) return { kind: "crash", why: `the engine failed with errno ${-result}` };
+      this.exits++;
+      if (this.#virtual) engine.warp(EXIT_TIME);
+      switch (run.reason) {
+        case ExitReason.DEBUG:
+          return { kind: "debug" };
+        case ExitReason.HLT:
+          if (!run.interruptsEnabled) return { kind: "halt" };
+          this.halted = true;
+          return { kind: "debug" };
+        case ExitReason.INTR:
+          // What was answered is finished now, whether or not the engine calls that a step.
+          if (finishing) return { kind: "debug" };
+      }
+      const stop = this.#answer(run) ?? this.#hardware.event;
+      this.#hardware.event = undefined;
+      if (stop !== undefined) return stop;
+      finishing = run.reason !== ExitReason.INTR;
+    }
+  }
+
   #answer(run: RunPage): Stop | undefined {
     switch (run.reason) {
       case ExitReason.IO:
@@ -138,6 +186,8 @@ export class Vcpu {
         return this.#halt(run);
       case ExitReason.SHUTDOWN:
         return { kind: "reset", by: "triple fault" };
+      case ExitReason.DEBUG:
+        return { kind: "debug" };
       case ExitReason.RDMSR: {
         const value = readMsr(run.msrIndex);
         run.msrError = value === undefined;

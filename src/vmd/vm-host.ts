@@ -2,11 +2,8 @@
  * A VM process, as whoever started it sees it: the daemon, or a program that holds a Vm.
  */
 import { closeSync } from "node:fs";
-import { libraryPath } from "../vmm/native.ts";
-import { programPath } from "../vmm/root.ts";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
 import type { DiskDescription, InterfaceDescription, OpenedInterface } from "./descriptions.ts";
-import { environment } from "./environment.ts";
 import { Channel } from "./channel.ts";
 import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
@@ -22,8 +19,10 @@ import type {
 } from "./vm-messages.ts";
 import { type VcpuOptions, VmError } from "./vm-options.ts";
 import { parseFromVm } from "./vm-schema.ts";
+import type { GdbHost } from "./gdb-host.ts";
 import type { OpenedShare } from "./shares.ts";
 import type { VsockHost } from "./vsock-host.ts";
+import { WarmProcess } from "./warm-process.ts";
 
 /** What a VM process says when its guest is about to run. */
 export type Running = Extract<FromVm, { kind: "running" }>;
@@ -49,6 +48,8 @@ export interface VmLaunch {
   interfaces?: readonly OpenedInterface[];
   /** The host's end of a socket device; disposed of when the process is gone. */
   vsock?: VsockHost;
+  /** Where a debugger connects; disposed of when the process is gone. */
+  gdb?: GdbHost;
   shares?: readonly OpenedShare[];
   /** A pty: master and slave. */
   terminal?: { master: number; slave: number };
@@ -56,6 +57,18 @@ export interface VmLaunch {
   attach?: readonly Attachment[];
   /** Absent: no sandbox. */
   confine?: Confinement;
+  /** Default: a new one. */
+  process?: WarmProcess;
+}
+
+export interface SnapshotRequest {
+  /** Pages are compressed. */
+  compress?: boolean;
+  differential?: boolean;
+  /** The VM ends when it is written; not when it can't be. */
+  stop?: boolean;
+  /** Empty images, based on what a disk's is now; closed by the VM's process. */
+  overlays?: readonly { place: number; name: string; descriptor: number }[];
 }
 
 /** Snapshots, open. */
@@ -91,6 +104,7 @@ export class VmHost {
   readonly #channel: Channel;
   readonly #process: Bun.Subprocess;
   readonly #vsock: VsockHost | undefined;
+  readonly #gdb: GdbHost | undefined;
   readonly #shares: readonly OpenedShare[];
   readonly #questions: Question[] = [];
   readonly #running = Promise.withResolvers<Running>();
@@ -115,21 +129,17 @@ export class VmHost {
       cdrom,
       interfaces = [],
       vsock,
+      gdb,
       shares = [],
       terminal,
       attach = [],
       confine,
+      process: started = new WarmProcess(confine),
     } = launch;
     this.name = options.name;
-    const [ours, theirs] = Channel.pair();
-    this.#channel = new Channel(ours);
-    const program = [process.execPath, programPath("vmd/vm-process.ts")];
-    const command = confine === undefined ? program : [libraryPath("vmd-launch"), ...program];
-    this.#process = Bun.spawn(command, {
-      stdio: ["ignore", "ignore", "inherit", theirs],
-      env: environment(),
-    });
-    closeSync(theirs);
+    this.#channel = started.channel;
+    this.#process = started.process;
+    const ours = this.#channel.descriptor;
     this.pid = this.#process.pid;
     this.ended = this.#process.exited.then(() => this.#exited());
     this.#running.promise.catch(() => {});
@@ -151,6 +161,8 @@ export class VmHost {
       descriptors.push(vsock.listener());
       vsock.tell = (message, descriptors) => this.tell(message, descriptors);
     }
+    this.#gdb = gdb;
+    if (gdb !== undefined) descriptors.push(gdb.take());
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
     const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
@@ -174,6 +186,7 @@ export class VmHost {
           cdrom: cdrom && describedDisk(cdrom),
           interfaces: interfaces.map(describedInterface),
           vsock: vsock && { cid: vsock.cid },
+          gdb: gdb === undefined ? undefined : true,
           shares: shares.map(({ tag }) => tag),
         },
         terminal: terminal !== undefined,
@@ -231,15 +244,19 @@ export class VmHost {
   async snapshot(
     descriptor: number,
     config: object,
-    { compress = false, differential = false } = {},
+    { compress = false, differential = false, overlays = [], stop = false }: SnapshotRequest = {},
   ): Promise<SnapshotResult> {
     const message = {
       kind: "snapshot",
       config: JSON.stringify(config),
       compress,
       differential,
+      overlays: overlays.map(({ place, name }) => ({ place, name })),
+      stop,
     } as const;
-    const { result } = await this.ask(message, "snapshot", [descriptor]);
+    if (stop) this.#stopAsked = true;
+    const descriptors = [descriptor, ...overlays.map((overlay) => overlay.descriptor)];
+    const { result } = await this.ask(message, "snapshot", descriptors);
     if (result.failure !== undefined) throw new VmError(`${this.name}: ${result.failure}`);
     return result;
   }
@@ -327,6 +344,7 @@ export class VmHost {
   #exited(): Ending {
     this.#over = true;
     this.#vsock?.[Symbol.dispose]();
+    this.#gdb?.[Symbol.dispose]();
     for (const { host } of this.#shares) host.stop();
     const { exitCode, signalCode } = this.#process;
     const how = signalCode === null ? `code ${exitCode}` : signalCode;

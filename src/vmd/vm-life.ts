@@ -118,7 +118,7 @@ export class VmLife implements Disposable {
   }
 
   /** How a stop that isn't attention ends the VM. */
-  ending(stop: Exclude<Stop, { kind: "attention" }>): Ending {
+  ending(stop: Exclude<Stop, { kind: "attention" | "debug" }>): Ending {
     const { name } = this.#options;
     const text = this.registers();
     const end = (kind: Ending["kind"], code: number, message: string): Ending => ({

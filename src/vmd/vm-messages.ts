@@ -65,6 +65,8 @@ export interface StartFiles {
   interfaces: InterfaceDescription[];
   /** A socket device: the guest's CID. */
   vsock?: { cid: number };
+  /** A debugger may connect, at a listening socket. */
+  gdb?: boolean;
   /** Tags of shares. */
   shares: string[];
 }
@@ -106,7 +108,7 @@ export interface Confinement {
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules (if it
  * has `boot`), each snapshot of `restore`, trace if there is one, the files of each disk and the
  * CD-ROM, one for
- * each interface, a socket for each share, the listening socket of `vsock`, pty master and slave if `terminal`, a stream socket
+ * each interface, a socket for each share, the listening socket of `vsock`, that of `gdb`, pty master and slave if `terminal`, a stream socket
  * for each attachment.
  */
 export interface StartMessage {
@@ -135,10 +137,19 @@ export type ToVm =
   | { kind: "capture"; place: number }
   | { kind: "statistics" }
   /**
-   * With the descriptor of a file or a stream: a snapshot goes there.
-   * See SnapshotRequest.
+   * With the descriptor of a file or a stream: a snapshot goes there. Behind it, the descriptor of
+   * an empty image for each of `overlays`, which takes what is written to that disk from then on.
+   * See TakeRequest.
    */
-  | { kind: "snapshot"; config: string; compress: boolean; differential: boolean }
+  | {
+      kind: "snapshot";
+      config: string;
+      compress: boolean;
+      differential: boolean;
+      overlays: { place: number; name: string }[];
+      /** The VM ends when it is written. */
+      stop: boolean;
+    }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */
   | { kind: "vsock-answer"; id: number }
   /** With the descriptor of a socket whose other end wants to reach a port of the guest's. */

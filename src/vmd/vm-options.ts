@@ -7,6 +7,7 @@ import { findFirmware } from "./firmware.ts";
 import type { OpenedInterface } from "./descriptions.ts";
 import { checkShare, type ShareOption } from "./share-option.ts";
 import { checkVsock, type VsockOption } from "./vsock-option.ts";
+import { checkGdb, type GdbOption, parseGdb } from "./gdb-option.ts";
 import { parseSize, SizeError } from "./size.ts";
 
 /** Devices that a VM has when they are asked for. */
@@ -57,12 +58,18 @@ export interface VmOptions {
   epoch?: number;
   /** Whether its process gives up what it does not need. Default true. */
   sandbox?: boolean;
+  /**
+   * Where GDB may connect, "[HOST]:PORT" or a unix socket's path. The guest waits for it before its
+   * first instruction.
+   */
+  gdb?: string | GdbOption;
   /** Record every exit in this file. */
   traceExits?: string;
 }
 
 /** Options with what has a default filled in. */
 export interface VcpuOptions extends VmOptions {
+  gdb?: GdbOption;
   name: string;
   kernel: string;
   memory: number;
@@ -104,6 +111,23 @@ function memorySize(memory: number | string | undefined): number {
   }
 }
 
+function gdbOption(
+  option: string | GdbOption | undefined,
+  wrong: (what: string) => VmError,
+): GdbOption | undefined {
+  if (option === undefined) return undefined;
+  if (typeof option !== "string") {
+    const sentence = checkGdb(option);
+    if (sentence !== undefined) throw wrong(sentence);
+    return option;
+  }
+  try {
+    return parseGdb(option);
+  } catch (error) {
+    throw wrong(`gdb ${option}: ${(error as Error).message}`);
+  }
+}
+
 /** Fills in defaults. @throws VmError that names what won't do. */
 export function checkVmOptions(options: VmOptions): VcpuOptions {
   const { name = "vm", engine = "auto", format = "auto", bits = 64 } = options;
@@ -135,5 +159,9 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   const vsock = options.vsock && checkVsock(options.vsock);
   if (vsock !== undefined) throw wrong(vsock);
   if (!Number.isFinite(epoch)) throw wrong(`epoch ${epoch} is no time`);
-  return { ...options, name, kernel, memory, epoch };
+  const gdb = gdbOption(options.gdb, wrong);
+  if (gdb !== undefined && options.traceExits !== undefined) {
+    throw wrong("a VM with a debugger can't have its exits recorded");
+  }
+  return { ...options, name, kernel, memory, epoch, gdb };
 }

@@ -35,6 +35,7 @@ import type { Receiver } from "./migration/receiver.ts";
 import { SnapshotTaker } from "./snapshot/taker.ts";
 import { receiveLife, restoreLife, waitFor } from "./snapshot/restore-life.ts";
 import { isExpected } from "./expected.ts";
+import type { GdbServer } from "./gdb/server.ts";
 import type {
   Ending,
   FromVm,
@@ -77,6 +78,7 @@ class VmProcess {
   readonly #virtio: ConsoleHub;
   readonly #started = Date.now();
   readonly #devices: HostDevices;
+  readonly #gdb: GdbServer | undefined;
   #troubles = 0;
   /** Pages; the guest's resets don't change what the host wants. */
   #balloonTarget = 0;
@@ -93,7 +95,13 @@ class VmProcess {
   #stopped = false;
   #typed = 0;
 
-  constructor(channel: Channel, start: StartMessage, descriptors: readonly number[]) {
+  /** @param gdb loaded only for a VM with a debugger. */
+  constructor(
+    channel: Channel,
+    start: StartMessage,
+    descriptors: readonly number[],
+    gdb: typeof GdbServer | undefined,
+  ) {
     this.#channel = channel;
     this.#start = start;
     const pagemap = hostLibrary().vmm_pagemap_open();
@@ -154,6 +162,14 @@ class VmProcess {
       watchLibrary().vmm_watch(descriptor, events);
     };
     watch(channel.descriptor, Watch.INPUT);
+    this.#gdb =
+      gdb &&
+      new gdb({
+        listener: next(),
+        channel: channel.descriptor,
+        watch,
+        kill: () => (this.#stopped = true),
+      });
     this.#devices.watch();
     this.#console = new ConsoleHub(watch);
     this.#debug = new ConsoleHub(watch);
@@ -224,6 +240,7 @@ class VmProcess {
     }
     this.#announced = false;
     life.vcpu.attention = this.#attention;
+    this.#gdb?.begin(life);
     this.#life = life;
     this.#typed = 0;
     return life;
@@ -245,7 +262,22 @@ class VmProcess {
     }
     this.#balloonTarget = life.machine.balloon?.wanted ?? 0;
     life.machine.syncTime();
+    const { clone } = restore;
+    if (clone !== undefined) life.machine.vmmci.generation = Buffer.from(clone.generation, "hex");
     return life;
+  }
+
+  /** The guest stands still meanwhile. */
+  #snapshot(
+    life: VmLife | undefined,
+    request: Extract<ToVm, { kind: "snapshot" }>,
+    descriptors: readonly number[],
+  ): void {
+    // While it is settled who runs the guest, there is none.
+    const taken = this.#migration.frozen ? undefined : life;
+    const { result, stopped } = this.#taker.take(taken, request, descriptors, this.#devices);
+    if (stopped) this.#stopped = true;
+    this.#post({ kind: "snapshot", result });
   }
 
   #live(life: VmLife): Ending {
@@ -271,8 +303,8 @@ class VmProcess {
           if (why !== undefined) return life.ending({ kind: "crash", why });
           return { kind: "stopped", code: 0, message: `${options.name}: stopped`, registers: "" };
         }
-        const stop = life.vcpu.run();
-        if (stop.kind === "attention") continue;
+        const stop = this.#gdb === undefined ? life.vcpu.run() : this.#gdb.run();
+        if (stop.kind === "attention" || stop.kind === "debug") continue;
         life.machine.flush();
         recorder?.flush();
         const why = recorder?.failure;
@@ -409,15 +441,7 @@ class VmProcess {
         if (!this.#devices.capture(message.place, descriptors[0])) closeSync(descriptors[0]);
         return;
       case "snapshot":
-        this.#post({
-          kind: "snapshot",
-          // While it is settled who runs the guest, there is none.
-          result: this.#taker.take(
-            this.#migration.frozen ? undefined : life,
-            message,
-            descriptors[0],
-          ),
-        });
+        this.#snapshot(life, message, descriptors);
         return;
       case "balloon":
         this.#balloon(life, message.target);
@@ -503,6 +527,11 @@ class VmProcess {
     }
   }
 
+  /** Tells a debugger that the VM is gone. */
+  leaveDebugger(code: number): void {
+    this.#gdb?.end(code);
+  }
+
   /** Closes what the devices lead to. */
   close(): void {
     // Another VM writes to the disks.
@@ -520,7 +549,7 @@ class VmProcess {
   }
 }
 
-function main(): void {
+async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
   let received = channel.receive();
   while (received === "none") {
@@ -535,8 +564,10 @@ function main(): void {
     process.exit(0);
   };
   try {
-    const vm = new VmProcess(channel, start, received.descriptors);
+    const gdb = start.files.gdb === true ? (await import("./gdb/server.ts")).GdbServer : undefined;
+    const vm = new VmProcess(channel, start, received.descriptors, gdb);
     const ending = vm.run();
+    vm.leaveDebugger(ending.code);
     vm.close();
     vm.drain();
     end({ kind: "ended", ending });
@@ -548,4 +579,4 @@ function main(): void {
   }
 }
 
-main();
+void main();

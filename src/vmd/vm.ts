@@ -7,7 +7,7 @@
  * await vm.console.expect("login:");
  * ```
  */
-import { closeSync, openSync } from "node:fs";
+import { closeSync } from "node:fs";
 import type { EngineName } from "../vmm/engine-library.ts";
 import { openBootFiles, openTraceFile } from "./boot-files.ts";
 import { type ConnectedStream, connectStream } from "./console-socket.ts";
@@ -20,15 +20,17 @@ import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
 import type { BalloonState, Ending, SnapshotResult, VmStatistics } from "./vm-messages.ts";
 import { SnapshotBase } from "./snapshot/base.ts";
-import { type OpenedSnapshot, openSnapshot, remember } from "./snapshot/chain.ts";
+import { type OpenedSnapshot, openSnapshot } from "./snapshot/chain.ts";
+import { disksToGoOn } from "./snapshot/disks.ts";
 import {
   bootFilesIfThere,
   restoredOptions,
   type RestoreOverrides,
   restoreLaunch,
-  snapshotConfig,
 } from "./snapshot/restored.ts";
+import { writeSnapshot } from "./snapshot/write.ts";
 import { type OpenedShare, openShares } from "./shares.ts";
+import { GdbHost } from "./gdb-host.ts";
 import { VsockHost } from "./vsock-host.ts";
 import { checkVmOptions, type VcpuOptions, VmError, type VmOptions } from "./vm-options.ts";
 
@@ -125,7 +127,8 @@ export class Vm implements AsyncDisposable {
     try {
       opened = openSnapshot(path, { verify });
       const { config, inputs } = opened;
-      const checked = restoredOptions(config, overrides);
+      const disks = overrides.disks ?? disksToGoOn(config, path);
+      const checked = restoredOptions(config, { ...overrides, disks });
       const launch = { files: bootFilesIfThere(checked), restore: restoreLaunch(config, inputs) };
       opened = undefined;
       return await Vm.#launch(checked, () => launch);
@@ -142,11 +145,13 @@ export class Vm implements AsyncDisposable {
     const { name } = checked;
     let host: VmHost;
     let vsock: VsockHost | undefined;
+    let gdb: GdbHost | undefined;
     let shares: OpenedShare[] = [];
     const confine = checked.sandbox === false ? undefined : ownConfinement();
     try {
       shares = await openShares(checked.shares ?? [], { confine });
       vsock = checked.vsock && new VsockHost(checked.vsock);
+      gdb = checked.gdb && new GdbHost(checked.gdb);
       const disks = (checked.disks ?? []).map((disk) =>
         openVmDisk(typeof disk === "string" ? parseDiskArgument(disk) : disk),
       );
@@ -160,12 +165,14 @@ export class Vm implements AsyncDisposable {
         cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
         interfaces: checked.interfaces,
         vsock,
+        gdb,
         shares,
         attach: STREAMS.map((stream) => ({ stream, lossless: true, late: false })),
         confine,
       });
     } catch (error) {
       vsock?.[Symbol.dispose]();
+      gdb?.[Symbol.dispose]();
       for (const share of shares) share.host.stop();
       throw new VmError(`${name}: ${(error as Error).message}`);
     }
@@ -201,36 +208,25 @@ export class Vm implements AsyncDisposable {
 
   /**
    * Writes the machine as it is now into a file, from which `Vm.restore` goes on. The guest stands
-   * still meanwhile, and goes on afterwards. Its disks are not in it.
+   * still meanwhile, and goes on afterwards: then its disks, which must be qcow2, are frozen, and new
+   * images based on them are at their names. With `stop` the VM ends, and its disks stay as they are.
+   * @param path of a file that isn't there yet
    * @param differential only what changed since the VM's last snapshot, whose file then has to stay
    * where it is. The first one that is asked for so holds all, and from then on changes are noted.
    * @throws VmError
    */
   async snapshot(
     path: string,
-    { compress = false, differential = false } = {},
+    { compress = false, stop = false, differential = false } = {},
   ): Promise<SnapshotResult> {
-    if (differential && this.#base.needs(path)) {
-      throw new VmError(`${this.name}: ${path}: the snapshot would be based on this file itself`);
-    }
-    if (this.#base.needs(path)) this.#base.forget();
-    let descriptor: number;
     try {
-      descriptor = openSync(path, "w", 0o600);
+      const base = this.#base;
+      const options = { compress, stop, differential, base };
+      return await writeSnapshot(this.#host, this.#options, path, options);
     } catch (error) {
-      throw new VmError(`${this.name}: ${path}: ${(error as NodeJS.ErrnoException).code}`);
-    }
-    const again = openSync(path, "r");
-    try {
-      const config = snapshotConfig(this.#options);
-      const base = differential ? this.#base.base(path) : undefined;
-      const options = { compress, differential };
-      const result = await this.#host.snapshot(descriptor, { ...config, base }, options);
-      this.#base.written(config.id, path, result.differential);
-      remember(again);
-      return result;
-    } finally {
-      closeSync(again);
+      throw error instanceof VmError
+        ? error
+        : new VmError(`${this.name}: ${(error as Error).message}`);
     }
   }
 

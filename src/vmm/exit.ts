@@ -10,6 +10,7 @@ import { hostBuffer } from "./native.ts";
 export const ExitReason = {
   UNKNOWN: 0,
   IO: 2,
+  DEBUG: 4,
   HLT: 5,
   MMIO: 6,
   IRQ_WINDOW_OPEN: 7,
@@ -23,9 +24,10 @@ export const ExitReason = {
 } as const;
 
 const NAMES = new Map<number, string>(
-  Object.entries({ ...ExitReason, EXCEPTION: 1, HYPERCALL: 3, DEBUG: 4, NMI: 16 }).map(
-    ([name, value]) => [value, name],
-  ),
+  Object.entries({ ...ExitReason, EXCEPTION: 1, HYPERCALL: 3, NMI: 16 }).map(([name, value]) => [
+    value,
+    name,
+  ]),
 );
 
 /** "IO", "HLT", ...; a number that has no name here as "exit 42". */
@@ -80,6 +82,11 @@ export class RunPage {
     return this.u8[1] !== 0;
   }
 
+  /** Finish the instruction that is under way, and exit. */
+  set immediateExit(wanted: boolean) {
+    this.u8[1] = wanted ? 1 : 0;
+  }
+
   // KVM_EXIT_IO
   get ioDirection(): number {
     return this.u8[32];
@@ -126,6 +133,16 @@ export class RunPage {
   /** True makes the instruction raise #GP. */
   set msrError(error: boolean) {
     this.u8[32] = error ? 1 : 0;
+  }
+
+  // KVM_EXIT_DEBUG
+  /** Linear address of the next instruction. */
+  get debugPc(): bigint {
+    return this.view.getBigUint64(40, true);
+  }
+  /** Bits 0 to 3: breakpoints that were met; 0x4000: a step is done. */
+  get debugDr6(): number {
+    return this.u32[12];
   }
 
   // KVM_EXIT_INTERNAL_ERROR

@@ -1,6 +1,6 @@
 /**
- * Threads that read and write files for the guest, straight from and into its memory, while the vCPU
- * goes on; native/io.c. One set a process.
+ * Reads and writes of files for the guest, straight from and into its memory: short ones at once,
+ * others by threads while the vCPU goes on; native/io.c. One set a process.
  */
 import { hostBuffer, ioLibrary, NativeError } from "./native.ts";
 
@@ -108,7 +108,10 @@ export class IoThreads {
     this.#numbers[segment + 1] = length;
   }
 
-  /** `owner` is told when it is done, in `poll`; the slot is free then. */
+  /**
+   * `owner` is told when it is done, in `poll`; the slot is free then. It may be done already, and then
+   * no kick comes: whoever submits polls before the guest goes on.
+   */
   submit(slot: number, owner: IoOwner, tag: number): void {
     this.#owners[slot] = owner;
     this.#tags[slot] = tag;

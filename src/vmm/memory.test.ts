@@ -62,3 +62,38 @@ test("ROM is read as it was placed, and neither written nor offered to devices",
   expect(() => memory.write(0xf000, new Uint8Array(4))).toThrow(GuestAddressError);
   expect(() => memory.placeRom(0, Uint8Array.of(1))).toThrow(GuestAddressError);
 });
+
+test("RAM has a host address, and nothing else does", () => {
+  const ranges = [
+    { base: 0x1000, size: 0x1000, readonly: false, host: 0x70000 },
+    { base: 0x2000, size: 0x1000, readonly: true, host: 0x90000 },
+  ];
+  const memory = new GuestMemory(ranges, (_, __, length) => new ArrayBuffer(length));
+  expect(memory.locate(0x1010, 0xff0)).toBe(0x70010);
+  expect(memory.locate(0x1010, 0xff1)).toBe(-1);
+  expect(memory.locate(0x2000, 4)).toBe(-1);
+  expect(memory.locate(0x1010, NaN)).toBe(-1);
+  expect(memory.locate(2 ** 64, 2 ** 64)).toBe(-1);
+});
+
+test("words are read at any alignment, inside RAM, and the recorder is told once", () => {
+  const memory = GuestMemory.standalone(0x1000);
+  memory.write32(0x103, 0x80000001);
+  memory.write32(0x107, 7);
+  const seen: number[][] = [];
+  memory.observeReads((address, length) => void seen.push([address, length]));
+  const words = new Uint32Array(2);
+  memory.readWords(0x103, words);
+  expect([...words]).toEqual([0x80000001, 7]);
+  expect(seen).toEqual([[0x103, 8]]);
+  expect(() => memory.readWords(0xffc, words)).toThrow(GuestAddressError);
+});
+
+test("words that lie across 2 GiB, where windows meet, are read too", () => {
+  const memory = GuestMemory.standalone(2 ** 31 + 0x1000);
+  memory.write32(2 ** 31 - 4, 5);
+  memory.write32(2 ** 31, 6);
+  const words = new Uint32Array(2);
+  memory.readWords(2 ** 31 - 4, words);
+  expect([...words]).toEqual([5, 6]);
+});

@@ -90,13 +90,25 @@ export class GuestMemory {
     this.#readObserver = observer;
   }
 
+  /** Whether somebody is told of writes: else nobody need tell of them. */
+  get observed(): boolean {
+    return this.#writeObservers.length > 0;
+  }
+
   /** Whether [address, address+length) lies in one range of RAM: a device may read and write it. */
   contains(address: number, length: number): boolean {
-    for (const range of this.ranges) {
-      if (range.readonly || !(address >= range.base) || !(length >= 0)) continue;
-      if (address + length <= range.base + range.size) return true;
+    return this.locate(address, length) >= 0;
+  }
+
+  /** Host address of what lies in one range of RAM, as `contains` says; −1 for all else. */
+  locate(address: number, length: number): number {
+    const { ranges } = this;
+    for (let i = 0; i < ranges.length; i++) {
+      const { base, size, readonly, host } = ranges[i];
+      if (readonly || !(address >= base) || !(length >= 0)) continue;
+      if (address + length <= base + size) return host + (address - base);
     }
-    return false;
+    return -1;
   }
 
   /** Puts firmware into ROM, which no other write changes. */
@@ -125,6 +137,23 @@ export class GuestMemory {
     const w = this.#at(address, 4);
     this.#readObserver?.(address, 4);
     return w.view.getUint32(address - w.base, true);
+  }
+
+  /** As many words as `into` has, each read once. */
+  readWords(address: number, into: Uint32Array): void {
+    const length = into.byteLength;
+    const windows = this.#windows;
+    for (let i = 0; i < windows.length; i++) {
+      const { base, end, view } = windows[i];
+      if (address < base || address + length > end) continue;
+      this.#readObserver?.(address, length);
+      for (let word = 0; word < into.length; word++) {
+        into[word] = view.getUint32(address - base + 4 * word, true);
+      }
+      return;
+    }
+    // Across two windows, or nowhere.
+    this.read(address, new Uint8Array(into.buffer, into.byteOffset, length));
   }
 
   /** The low 53 bits exactly. */

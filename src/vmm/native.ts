@@ -32,6 +32,7 @@ const engineFunctions = {
   vmm_set_cpuid: { args: [pointer, pointer, u32], returns: i32 },
   vmm_dirty: { args: [pointer, u32, pointer, u64_fast], returns: i32 },
   vmm_written: { args: [pointer, u64_fast, u64_fast], returns: i32 },
+  vmm_debug: { args: [pointer, u32, pointer, u32], returns: i32 },
 } as const;
 
 const hostFunctions = {
@@ -43,9 +44,9 @@ const hostFunctions = {
   vmm_memory_used: { args: [u64_fast, u64_fast, pointer, i32], returns: i64_fast },
   vmm_memory_overlay: { args: [u64_fast, u64_fast, i32, u64_fast], returns: i32 },
   vmm_memory_populate: { args: [u64_fast, u64_fast], returns: i32 },
+  vmm_file_state: { args: [i32, pointer], returns: i32 },
   vmm_memory_file: { args: [u64_fast], returns: i32 },
   vmm_file_size: { args: [i32], returns: i64_fast },
-  vmm_file_type: { args: [i32], returns: i32 },
   vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },
   vmm_landlock_abi: { args: [], returns: i32 },
@@ -59,6 +60,7 @@ const processFunctions = {
   vmm_write: { args: [i32, pointer, u64_fast], returns: i64_fast },
   vmm_poll: { args: [pointer, pointer, u32, i32], returns: i32 },
   vmm_shutdown: { args: [i32, i32], returns: i32 },
+  vmm_lock: { args: [i32, i32], returns: i32 },
 } as const;
 
 const sandboxFunctions = {
@@ -118,6 +120,7 @@ const daemonFunctions = {
   vmm_connect_now: { args: [pointer], returns: i32 },
   vmm_socket_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
   vmm_listen: { args: [pointer, u32], returns: i32 },
+  vmm_listen_tcp: { args: [pointer, u32], returns: i32 },
   vmm_accept: { args: [i32], returns: i32 },
   vmm_silence: { args: [], returns: i32 },
   vmm_lock: { args: [i32, i32], returns: i32 },

@@ -72,9 +72,10 @@ test("packets go out as they are, short and long, and come into the buffers in o
   await Bun.sleep(20);
   expect(send(port, header, 0x1000, pattern(100))).toBe(true);
   expect(read(theirs)).toEqual(Uint8Array.from([...header, ...pattern(100)]));
-  expect(send(port, header, 0x1000, pattern(60_000), 20)).toBe(false);
+  // A long one only where another processor could not do it meanwhile.
+  const gone = send(port, header, 0x1000, pattern(60_000), 20);
   expect(await until(() => read(theirs))).toEqual(Uint8Array.from([...header, ...pattern(60_000)]));
-  await until(() => port.sent() === 1);
+  if (!gone) await until(() => port.sent() === 1);
 
   for (let i = 0; i < 8; i++) offer(port, 0x10000 + 0x1000 * i, 0x1000);
   port.flush();

@@ -28,6 +28,7 @@ const RX_DONE = 7;
 const ASLEEP = 9;
 const ENDED = 11;
 const TOLD = 12;
+const ALONE = 13;
 const RECEIVED = 14;
 const FRAME_WORDS = (8 + 8 + 32 + 16 * NET_SEGMENTS) / 8;
 const TX = (4 * (RECEIVED + 2 * NET_SLOTS)) / 8;
@@ -37,6 +38,9 @@ const COUNT = 0;
 const HEADER_LENGTH = 1;
 const HEADER = 2;
 const SEGMENTS = 6;
+
+/** enum vmm_net_asleep. */
+const Asleep = { FRAMES: 1, BUFFERS: 2 } as const;
 
 /** Bytes of a short frame. */
 const SHORT = 2048;
@@ -55,6 +59,10 @@ export class NetPort {
   /** Frames received since the last one was sent. */
   #came = 0;
   #at = 0;
+  readonly #alone: boolean;
+  readonly #stream: boolean;
+  /** What was put into the rings since the last `flush`: bits of Asleep. */
+  #news = 0;
 
   /** The descriptor doesn't block, and is the port's from now on. @throws NativeError */
   constructor(descriptor: number, kind: NetKind) {
@@ -66,6 +74,8 @@ export class NetPort {
     this.#words = new Uint32Array(buffer, 0, RECEIVED + 2 * NET_SLOTS);
     this.#numbers = new Float64Array(buffer);
     this.#bytes = new Uint8Array(buffer);
+    this.#alone = this.#words[ALONE] !== 0;
+    this.#stream = kind === NetKind.STREAM;
   }
 
   /** Begins with empty rings. @param merge a received frame may take several buffers */
@@ -131,29 +141,39 @@ export class NetPort {
   /**
    * Sends what was begun, `length` bytes: true if it is gone already, else `sent` tells when.
    * A short frame isn't worth waking the thread for; but where frames stream in, it is what has the
-   * host send the next ones, and that takes longer.
+   * host send the next ones, and that takes longer. With one processor no other frame is worth it.
    */
   send(length: number): boolean {
-    const words = this.#words;
-    const tail = words[TX_TAIL];
-    const idle =
-      length <= SHORT &&
-      this.#came <= 1 &&
-      Atomics.load(words, TX_DONE) === tail &&
-      Atomics.load(words, ASLEEP) !== 0;
-    this.#came = 0;
-    if (idle && this.#library.vmm_port_now(this.#shared, tail) !== -11) return true;
-    Atomics.store(words, TX_TAIL, (tail + 1) >>> 0);
+    const tail = this.#words[TX_TAIL];
+    if (this.#sendsNow(length, tail) && this.#library.vmm_port_now(this.#shared, tail) !== -11) {
+      return true;
+    }
+    Atomics.store(this.#words, TX_TAIL, (tail + 1) >>> 0);
+    this.#news |= Asleep.FRAMES;
     return false;
+  }
+
+  #sendsNow(length: number, tail: number): boolean {
+    const words = this.#words;
+    const streaming = this.#came > 1;
+    this.#came = 0;
+    // In order: those before it are gone.
+    if (this.#stream || streaming || Atomics.load(words, TX_DONE) !== tail) return false;
+    return (this.#alone || length <= SHORT) && Atomics.load(words, ASLEEP) !== 0;
   }
 
   offer(): void {
     Atomics.store(this.#words, RX_TAIL, (this.#words[RX_TAIL] + 1) >>> 0);
+    this.#news |= Asleep.BUFFERS;
   }
 
-  /** After `send`s and `offer`s: the thread is to look. */
+  /** After `send`s and `offer`s: the thread is to look, if nothing else wakes it. */
   flush(): void {
-    if (Atomics.load(this.#words, ASLEEP) !== 0) this.#library.vmm_port_wake(this.#shared);
+    const news = this.#news;
+    this.#news = 0;
+    if ((Atomics.load(this.#words, ASLEEP) & news) !== 0) {
+      this.#library.vmm_port_wake(this.#shared);
+    }
   }
 
   /** Before looking for what is done. False when there is nothing. */

@@ -1,7 +1,9 @@
 /** vctl start: starts a VM, by vmd, or in the foreground. */
 import { Command, InvalidArgumentError } from "commander";
 import { realpathSync } from "node:fs";
+import { waitsForGdb } from "../../vmd/gdb-option.ts";
 import type { RequestInput } from "../../vmd/protocol.ts";
+import { formatPortForward } from "../../vmd/net/port-forward.ts";
 import { say, UsageError, vmReference } from "../cli.ts";
 import { type Answer, Client, RefusedError } from "../client.ts";
 import { addStartOptions, type StartOptions } from "../start-options.ts";
@@ -64,6 +66,7 @@ async function startByDaemon(vm: number | string, options: StartOptions): Promis
     throw new UsageError(own ? error.message : `start vm command failed: ${error.message}`);
   }
   say(`started vm ${started.vm} successfully, tty ${started.tty}`);
+  if (request.gdb !== undefined) say(waitsForGdb(started.name, request.gdb));
   if (!options.console) return;
   say(`${started.name}: ${started.boot}; engine ${started.engine}; ~. detaches`);
   if (descriptor === undefined) throw new UsageError("read error");
@@ -85,10 +88,11 @@ function warn(request: StartRequest): void {
 }
 
 function startRequest(vm: number | string, options: StartOptions): StartRequest {
-  const { initrd, network = [], local, append, disk = [] } = options;
+  const { initrd, network = [], local, forward, append, disk = [] } = options;
+  if (forward !== undefined && !local) throw new UsageError("--forward goes with -L");
   const interfaces = [
-    ...(local ? [{ local: true }] : []),
-    ...network.map((name) => ({ switch: name, local: false })),
+    ...(local ? [{ local: true, forwards: forward?.map(formatPortForward) }] : []),
+    ...network.map((one) => ({ ...one, local: false })),
   ];
   if (interfaces.length > 4) throw new UsageError("too many network interfaces");
   return {
@@ -102,7 +106,7 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
     modules: options.module?.map(canonicalModule),
     memory: options.memory,
     cpus: options.cpus,
-    disks: disk.map(diskArgument),
+    disks: disk.map((one) => ({ ...one, path: canonical(one.path) })),
     cdrom: canonical(options.cdrom),
     bootDevice: options.bootDevice,
     interfaces,
@@ -120,6 +124,10 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
       deny: [...(one.deny ?? [])],
     })),
     vsock: options.vsock && { ...options.vsock, path: absolute(options.vsock.path) },
+    gdb:
+      options.gdb !== undefined && "path" in options.gdb
+        ? { path: absolute(options.gdb.path) }
+        : options.gdb,
     epoch: options.epoch,
     traceExits: options.traceExits === undefined ? undefined : absolute(options.traceExits),
   };
@@ -140,11 +148,6 @@ function canonicalModule(specification: string): string {
   const space = specification.indexOf(" ");
   if (space < 0) return canonical(specification);
   return canonical(specification.slice(0, space)) + specification.slice(space);
-}
-
-function diskArgument(text: string): { path: string; format?: "raw" | "qcow2" } {
-  const [, format, path] = /^(?:(raw|qcow2):)?(.*)$/s.exec(text) as RegExpExecArray;
-  return { path: canonical(path), format: format as "raw" | "qcow2" | undefined };
 }
 
 function absolute(path: string): string {

@@ -65,7 +65,7 @@ export interface DiskBackendOptions {
 
 export class DiskBackend implements BlockBackend, IoOwner {
   done: (tag: number, ok: boolean) => void = () => {};
-  readonly #disk: Disk;
+  #disk: Disk;
   readonly #memory: GuestMemory;
   readonly #io: IoThreads;
   readonly #failed: (why: string) => void;
@@ -85,11 +85,11 @@ export class DiskBackend implements BlockBackend, IoOwner {
   #slot = 0;
   #room = 0;
   #taken = 0;
-  readonly #addSegment = (address: number, length: number) => {
+  readonly #addSegment = (_address: number, length: number, host: number) => {
     if (this.#room === 0) return;
     this.#room--;
     this.#taken += length;
-    this.#io.addSegment(this.#slot, this.#memory.pointer(address, length), length);
+    this.#io.addSegment(this.#slot, host, length);
   };
   readonly #noteWritten = (address: number, length: number) => {
     this.#memory.written(address, length);
@@ -109,7 +109,13 @@ export class DiskBackend implements BlockBackend, IoOwner {
     this.#memory = memory;
     this.#io = io;
     this.#failed = failed;
-    if (disk instanceof Qcow2Disk) disk.beforeCommit = () => io.wait();
+    this.replace(disk);
+  }
+
+  /** Its requests go to another disk of the same size, from now on: nothing is under way. */
+  replace(disk: Disk): void {
+    this.#disk = disk;
+    if (disk instanceof Qcow2Disk) disk.beforeCommit = () => this.#io.wait();
   }
 
   get size(): number {
@@ -143,8 +149,10 @@ export class DiskBackend implements BlockBackend, IoOwner {
 
   poll(): void {
     this.#io.poll();
+    if (this.#waiting.length === 0) return;
     // Other disks may have had all slots.
-    if (this.#waiting.length > 0) this.#advance();
+    this.#advance();
+    this.#io.poll();
   }
 
   settle(): void {
@@ -366,7 +374,7 @@ export class DiskBackend implements BlockBackend, IoOwner {
       return;
     }
     const chain = request.chain as Chain;
-    chain.spans(true, request.at + from, result, this.#noteWritten);
+    if (this.#memory.observed) chain.spans(true, request.at + from, result, this.#noteWritten);
     if (result >= length) return;
     // Beyond the end of an image's file there are zeroes; a raw one has become shorter.
     if (this.#disk instanceof Qcow2Disk) {

@@ -30,6 +30,8 @@ export class DiscBackend implements CdromBackend {
     const tag = this.#free.pop() ?? this.#out.length;
     this.#out[tag] = done;
     this.#disk.read(tag, chain, offset, length, chainOffset);
+    // It may be done already.
+    this.#disk.poll();
   }
 
   settle(): void {

@@ -1,15 +1,17 @@
 /** What a VM's devices lead to on this host, over all lives of its machine. */
 import { IoThreads } from "../../vmm/io-threads.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
-import { type Disk, DiskError, diskFromFiles } from "../disk/index.ts";
+import { type Disk, DiskError, type DiskFile, diskFromFile, diskFromFiles } from "../disk/index.ts";
 import type { VirtioBackends } from "../machine.ts";
-import { netLibrary } from "../../vmm/native.ts";
+import { netLibrary, processLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
 import { Watch } from "../console-hub.ts";
 import { ShareClient } from "../share/client.ts";
 import type { ConsoleBackend } from "../virtio/console.ts";
 import type { RateLimits } from "../virtio/rate-limit.ts";
 import { hostBalloon } from "./balloon.ts";
+import { DescriptorFile } from "../disk/host-file.ts";
+import { fileState } from "../disk/state.ts";
 import { DiskBackend } from "./block.ts";
 // Not by the room's index: what makes networks is no part of a VM's process.
 import { dhcpReply } from "../net/dhcp.ts";
@@ -51,7 +53,7 @@ export interface HostDevicesOptions {
 export class HostDevices {
   #io: IoThreads | undefined;
   #cdrom: Disk | undefined;
-  readonly #disks: { disk: Disk; guessedRaw: boolean; limits?: RateLimits }[] = [];
+  readonly #disks: { disk: Disk; top: number; guessedRaw: boolean; limits?: RateLimits }[] = [];
   readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
   readonly #balloon: boolean;
   readonly #shares: { tag: string; backend: ShareClient }[];
@@ -100,24 +102,17 @@ export class HostDevices {
     cdrom: DiskDescription | undefined,
     next: () => number,
   ): void {
-    const open = ({ files, readOnly }: DiskDescription): Disk =>
-      diskFromFiles(
-        files.map((file) => ({ ...file, descriptor: next() })),
-        { readOnly },
-      );
-    for (const disk of disks) {
-      const { guessedRaw, limits } = disk;
-      this.#disks.push({ disk: open(disk), guessedRaw, limits });
+    const opened = ({ files }: DiskDescription): DiskFile[] =>
+      files.map((file) => ({ ...file, descriptor: next() }));
+    for (const { guessedRaw, limits, readOnly, ...description } of disks) {
+      const files = opened({ ...description, guessedRaw, readOnly });
+      const disk = diskFromFiles(files, { readOnly });
+      this.#disks.push({ disk, top: files[0].descriptor, guessedRaw, limits });
     }
-    if (cdrom !== undefined) this.#cdrom = open(cdrom);
+    if (cdrom !== undefined) this.#cdrom = diskFromFiles(opened(cdrom), { readOnly: true });
     if (disks.length === 0 && cdrom === undefined) return;
     this.#io = IoThreads.open(THREADS);
     this.#io.synchronous = this.#repeatable;
-  }
-
-  /** Everything written becomes durable. @throws DiskError */
-  flush(): void {
-    for (const { disk } of this.#disks) if (!disk.readOnly) disk.flush();
   }
 
   /** Once the watching thread is there. */
@@ -166,6 +161,38 @@ export class HostDevices {
         this.#vsock?.backend.poll();
       },
     };
+  }
+
+  /** Everything that was written is in the disks' files. @throws DiskError */
+  flush(): void {
+    for (const { disk } of this.#disks) if (!disk.readOnly) disk.flush();
+  }
+
+  /** What each disk's image is like now: changed when somebody has written it since. */
+  states(): string[] {
+    return this.#disks.map(({ top }) => fileState(top));
+  }
+
+  /**
+   * Disks' images are written no more, from now on: others, based on them, are. Nothing may be under
+   * way, and all is flushed.
+   * @param overlays new images, empty
+   * @throws DiskError, before any disk is another
+   */
+  rebase(overlays: readonly (DiskFile & { place: number })[]): void {
+    const made = overlays.map(({ place, name, descriptor, format }) => {
+      const entry = this.#disks.at(place);
+      if (entry === undefined) throw new DiskError(`disk ${place}: there is none`);
+      const file = new DescriptorFile(name, descriptor);
+      return { place, entry, descriptor, disk: diskFromFile(file, format, entry.disk, false) };
+    });
+    for (const { place, entry, descriptor, disk } of made) {
+      // Whoever goes on from the snapshot reads it.
+      processLibrary().vmm_lock(entry.top, 0);
+      entry.disk = disk;
+      entry.top = descriptor;
+      this.#backends[place]?.replace(disk);
+    }
   }
 
   /** The host's ends of the guest's sockets. */

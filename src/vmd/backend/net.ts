@@ -27,9 +27,8 @@ export class PortBackend implements NetBackend {
   #fits = true;
   /** Buffers of the frame that is being received which were not told of yet. */
   #left = 0;
-  readonly #addSegment = (address: number, length: number) => {
-    if (!this.#fits) return;
-    this.#fits = this.#port.addSegment(this.#memory.pointer(address, length), length);
+  readonly #addSegment = (_address: number, length: number, host: number) => {
+    if (this.#fits) this.#fits = this.#port.addSegment(host, length);
   };
   readonly #noteWritten = (address: number, length: number) => {
     this.#memory.written(address, length);
@@ -102,7 +101,7 @@ export class PortBackend implements NetBackend {
     // Of a buffer in more pieces, the first are used.
     const count = Math.min(chain.count, chain.readable + NET_SEGMENTS);
     for (let i = chain.readable; i < count; i++)
-      this.#addSegment(chain.address[i], chain.length[i]);
+      this.#addSegment(chain.address[i], chain.length[i], chain.host[i]);
     port.offer();
   }
 
@@ -137,6 +136,6 @@ export class PortBackend implements NetBackend {
     this.#left--;
     const skip = first ? HEADER : 0;
     this.capture?.received(this.#memory, chain, length, skip, this.#left === 0);
-    chain.spans(true, 0, length, this.#noteWritten);
+    if (this.#memory.observed) chain.spans(true, 0, length, this.#noteWritten);
   }
 }

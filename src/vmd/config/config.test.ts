@@ -357,3 +357,35 @@ test("the example is right, and has every statement", () => {
     if (!without.has(word)) expect(said).toContain(word);
   }
 });
+
+describe("disks and interfaces say more than vmd's", () => {
+  test("a disk may be read-only", () => {
+    const [one] = config(vm('disk "/a" format raw ro rate 1M', 'disk "/b" operations 3 rw')).vms;
+    expect(one.disks).toEqual([
+      { path: "/a", format: "raw", readOnly: true, limits: { bytes: 2 ** 20 } },
+      { path: "/b", format: undefined, limits: { operations: 3 } },
+    ]);
+  });
+
+  test("an interface has port forwards", () => {
+    const [one] = config(
+      vm("local interface { forward 2222:22", "forward 0.0.0.0:53:5353/udp }"),
+    ).vms;
+    expect(one.interfaces[0].forwards).toEqual([
+      { protocol: "tcp", address: "127.0.0.1", port: 2222, guestPort: 22 },
+      { protocol: "udp", address: "0.0.0.0", port: 53, guestPort: 5353 },
+    ]);
+  });
+
+  test("wrong forwards have a line", () => {
+    expect(errors(vm("interface { forward 22 }"))).toEqual([
+      "2: 22 is no port forward such as 2222:22 or 0.0.0.0:5353:53/udp",
+    ]);
+    expect(errors(vm("interface { forward 1:2", "forward 1:3 }"))).toEqual([
+      "3: port forward 127.0.0.1:1:3/tcp: the host's port leads elsewhere",
+    ]);
+    expect(errors(vm("interface tap3 { forward 1:2 }"))).toEqual([
+      "2: forward is for user-mode networks, not for a switch or a tap",
+    ]);
+  });
+});

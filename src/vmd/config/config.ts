@@ -1,4 +1,5 @@
 /** vm.conf as data: what a configuration file says, checked. */
+import type { PortForward } from "../net/port-forward.ts";
 
 /** Where something stands in a file. */
 export interface Place {
@@ -39,6 +40,8 @@ export interface ConfigInterface {
   switch?: string;
   up: boolean;
   limits?: ConfigLimits;
+  /** Ports of the host that lead to the guest's. */
+  forwards?: readonly PortForward[];
 }
 
 /** What users may choose for instances of a VM. */
@@ -73,7 +76,7 @@ export interface ConfigVm extends Place {
   bootDevice?: "cdrom" | "disk" | "net";
   cdrom?: string;
   cpus?: number;
-  disks: { path: string; format?: "raw" | "qcow2"; limits?: ConfigLimits }[];
+  disks: { path: string; format?: "raw" | "qcow2"; readOnly?: boolean; limits?: ConfigLimits }[];
   interfaces: ConfigInterface[];
   /** So many interfaces at least. */
   interfaceCount?: number;

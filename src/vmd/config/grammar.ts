@@ -247,7 +247,16 @@ class VmConfParser extends CstParser {
       this.CONSUME(k.format);
       this.SUBRULE2(this.string, { LABEL: "formatName" });
     });
-    this.MANY(() => this.SUBRULE(this.limitOption));
+    this.MANY(() => {
+      this.OR([
+        { ALT: () => this.SUBRULE(this.diskMode) },
+        { ALT: () => this.SUBRULE(this.limitOption) },
+      ]);
+    });
+  });
+
+  readonly diskMode = this.RULE("diskMode", () => {
+    this.OR([{ ALT: () => this.CONSUME(k.ro) }, { ALT: () => this.CONSUME(k.rw) }]);
   });
 
   /** How much a disk or an interface moves. */
@@ -330,6 +339,12 @@ class VmConfParser extends CstParser {
         ALT: () => {
           this.CONSUME(k.rdomain);
           this.SUBRULE3(this.string, { LABEL: "domain" });
+        },
+      },
+      {
+        ALT: () => {
+          this.CONSUME(k.forward);
+          this.SUBRULE5(this.string, { LABEL: "ports" });
         },
       },
       {

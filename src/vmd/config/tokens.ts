@@ -48,6 +48,7 @@ const KEYWORDS = [
   "enable",
   "engine",
   "format",
+  "forward",
   "group",
   "id",
   "include",

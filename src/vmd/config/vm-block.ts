@@ -1,6 +1,13 @@
 /** A VM's block: what its statements mean, and what they may not say. */
 import { checkShare } from "../share-option.ts";
 import { checkVsock } from "../vsock-option.ts";
+import { LIMIT_WORDS, parseLimit } from "../limit-words.ts";
+import {
+  formatPortForward,
+  MAX_FORWARDS,
+  parsePortForward,
+  sameHostPort,
+} from "../net/port-forward.ts";
 import { parseSize } from "../size.ts";
 import type {
   ConfigInstance,
@@ -166,7 +173,14 @@ class VmReader {
       else this.#error(`unrecognized disk format ${name}`);
     }
     const limits = this.#limits(nodes(node, "limitOption"));
-    disks.push({ path, format, ...(limits === undefined ? {} : { limits }) });
+    // The last word counts.
+    const modes = nodes(node, "diskMode");
+    const readOnly = modes.length > 0 && has(modes[modes.length - 1], "ro");
+    disks.push({
+      ...{ path, format },
+      ...(readOnly ? { readOnly } : {}),
+      ...(limits === undefined ? {} : { limits }),
+    });
   }
 
   /** undefined for none. */
@@ -174,22 +188,10 @@ class VmReader {
     if (options.length === 0) return undefined;
     const limits: ConfigLimits = {};
     for (const option of options) {
-      const value = this.#values.string(option);
-      if (has(option, "operations")) {
-        const count = Number(value);
-        if (/^[1-9]\d{0,8}$/.test(value)) limits.operations = count;
-        else this.#error(`operations: ${value} is no number from 1 on`);
-        continue;
-      }
-      let size = 0;
-      try {
-        size = parseSize(value);
-      } catch {
-        // The message is below.
-      }
-      if (size < 1) this.#error(`${value} is no size such as 10M`);
-      else if (has(option, "rate")) limits.bytes = size;
-      else limits.burst = size;
+      const word = LIMIT_WORDS.find((name) => has(option, name)) ?? "rate";
+      const limit = parseLimit(word, this.#values.string(option));
+      if (typeof limit === "string") this.#error(limit);
+      else Object.assign(limits, limit);
     }
     return limits;
   }
@@ -250,6 +252,9 @@ class VmReader {
     for (const option of nodes(node, "cardOption")) {
       this.#values.whole(option, () => this.#cardOption(card, option));
     }
+    if (card.forwards !== undefined && (card.switch !== undefined || card.tap !== undefined)) {
+      this.#values.error("forward is for user-mode networks, not for a switch or a tap", place);
+    }
     interfaces.push(card);
     if (interfaces.length > MAX_INTERFACES) {
       this.#values.error(`too many interfaces: ${interfaces.length}`, place);
@@ -260,6 +265,7 @@ class VmReader {
     const values = this.#values;
     const [limit] = nodes(option, "limitOption");
     if (limit !== undefined) card.limits = { ...card.limits, ...this.#limits([limit]) };
+    else if (has(option, "forward")) this.#forward(card, values.string(option, "ports"));
     else if (has(option, "up") || has(option, "down")) card.up = has(option, "up");
     else if (has(option, "groupName"))
       card.group = values.group(values.string(option, "groupName"));
@@ -272,6 +278,17 @@ class VmReader {
       if (LLADDR.test(address)) card.lladdr = normalLladdr(address);
       else this.#error(`invalid lladdr: ${address}`);
     }
+  }
+
+  #forward(card: ConfigInterface, text: string): void {
+    const forward = parsePortForward(text);
+    const others = this.#vm.interfaces.concat(card).flatMap(({ forwards = [] }) => forwards);
+    if (forward === undefined) {
+      this.#error(`${text} is no port forward such as 2222:22 or 0.0.0.0:5353:53/udp`);
+    } else if (others.some((one) => sameHostPort(one, forward))) {
+      this.#error(`port forward ${formatPortForward(forward)}: the host's port leads elsewhere`);
+    } else if (others.length === MAX_FORWARDS) this.#error("too many port forwards");
+    else card.forwards = [...(card.forwards ?? []), forward];
   }
 
   #value(node: Node): void {

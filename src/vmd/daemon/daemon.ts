@@ -2,20 +2,30 @@
  * The daemon: it holds the VMs, and answers what clients ask. It opens files and starts processes;
  * it reads nothing that a guest wrote.
  */
+import { closeSync } from "node:fs";
 import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
 import { Networks } from "../net/index.ts";
+import { WarmPool } from "../warm-process.ts";
 import type { Confinement } from "../vm-messages.ts";
 import { type Answer, type Client, FrontDoor } from "./front-door.ts";
 import type { Log } from "./log.ts";
 import type { ManagedVm, VmContext } from "./managed-vm.ts";
 import * as migrate from "./migrate.ts";
 import { metricsText } from "./metrics.ts";
-import { instanceSettings, isAdministrator, isOwner, RESTRICTED } from "./permissions.ts";
+import {
+  checkRights,
+  instanceSettings,
+  isAdministrator,
+  isOwner,
+  RESTRICTED,
+} from "./permissions.ts";
 import { notPermitted, RefusalError } from "./refusal.ts";
 import { Registry } from "./registry.ts";
 import { requestedSettings } from "./requested.ts";
+import { makeTemplate } from "./fork.ts";
+import { openForCaller, restoredSettings, restoreLaunch, takeSnapshot } from "./snapshots.ts";
 import type { Caller, Owner, VmSettings } from "./settings.ts";
 import { type Stagger, StaggeredStart } from "./staggered.ts";
 import { type Configuration, readConfiguration } from "./configuration.ts";
@@ -35,6 +45,8 @@ export interface DaemonOptions {
   idle?: number;
 }
 
+/** Processes that wait to become copies of a VM, once somebody made one. */
+const WARM = 4;
 /** How long VMs get to end when the daemon does, ms. */
 const FAREWELL = 30_000;
 
@@ -45,6 +57,7 @@ export class Daemon {
   readonly #stagger: StaggeredStart;
   readonly #door: FrontDoor;
   readonly #networks: Networks;
+  readonly #pool: WarmPool;
   readonly #uid = process.geteuid!();
   readonly #ended = Promise.withResolvers<number>();
   #configuration: Configuration;
@@ -67,6 +80,7 @@ export class Daemon {
     this.#log = options.log;
     const { log, confine } = options;
     this.#configuration = configuration;
+    this.#pool = new WarmPool(confine);
     this.#networks = new Networks({
       switches: configuration.switches,
       localPrefix: configuration.localPrefix,
@@ -78,6 +92,7 @@ export class Daemon {
       accounts: () => this.#accountsNow(),
       confine,
       networks: this.#networks,
+      pool: this.#pool,
       stopped: (vm) => this.#stopped(vm),
     };
     this.#registry = new Registry(context);
@@ -126,6 +141,7 @@ export class Daemon {
     await Promise.race([all, Bun.sleep(1000)]);
     this.#door.close();
     this.#networks[Symbol.dispose]();
+    this.#pool[Symbol.dispose]();
     this.#log.info("ended", { pid: process.pid });
     this.#ended.resolve(code);
   }
@@ -184,6 +200,14 @@ export class Daemon {
         const vm = mine(request.vm);
         return { reply: named(vm), descriptor: vm.capture(request.interface) };
       }
+      case "snapshot": {
+        const vm = mine(request.vm);
+        return { reply: { ...named(vm), ...(await takeSnapshot(vm, request, caller)) } };
+      }
+      case "fork":
+        return { reply: await this.#fork(request, mine(request.vm), caller, administrator) };
+      case "restore":
+        return await this.#restore(request, caller, administrator);
       case "send":
         return migrate.send(request, mine(request.vm));
       case "migration": {
@@ -250,7 +274,9 @@ export class Daemon {
       initrd: initrd?.path ?? null,
       cmdline: cmdline ?? null,
       bootDevice: bootDevice ?? null,
-      disks: disks.map(({ path, format }) => ({ path, format: format ?? null })),
+      disks: disks.map(({ path, format, readOnly }) => {
+        return { path, format: format ?? null, readOnly: readOnly ?? false };
+      }),
       cdrom: cdrom?.path ?? null,
       interfaces: interfaces.map((one, place) => ({
         ...one,
@@ -277,6 +303,7 @@ export class Daemon {
       }
       return await this.#startExisting(existing, request, caller, administrator);
     }
+    checkRights(request, administrator);
     if (typeof request.vm === "number") throw new RefusalError("ENOENT", "vm not found");
     const wanted = requestedSettings(request, request.vm, caller);
     let settings = wanted;
@@ -296,6 +323,78 @@ export class Daemon {
       throw error;
     }
     return { reply: started(vm), descriptor };
+  }
+
+  async #restore(
+    request: RequestOf<"restore">,
+    caller: Caller,
+    administrator: boolean,
+  ): Promise<Answer> {
+    if (!administrator) throw notPermitted();
+    const opened = openForCaller(request.path, request.verify, caller);
+    let vm: ManagedVm;
+    let before: VmSettings | undefined;
+    try {
+      const settings = restoredSettings(opened.config, request, caller);
+      const existing = this.#registry.find(settings.name);
+      if (existing?.isUp === true) {
+        throw new RefusalError("EALREADY", `vm ${settings.name} is already there`);
+      }
+      vm = existing ?? this.#registry.add(settings);
+      if (existing !== undefined) {
+        before = vm.settings;
+        const { configured, owner, instances } = before;
+        vm.settings = { ...settings, configured, owner, instances };
+        this.#stagger.remove([existing]);
+      }
+    } catch (error) {
+      for (const { descriptor } of opened.inputs) closeSync(descriptor);
+      throw error;
+    }
+    try {
+      const descriptor = await vm.start(ownerOf(caller), request.attach, restoreLaunch(opened));
+      if (before !== undefined) void restoreWhenStopped(vm, before);
+      return { reply: started(vm), descriptor };
+    } catch (error) {
+      if (before !== undefined) vm.settings = before;
+      else if (!vm.isUp) this.#registry.remove(vm);
+      throw error;
+    }
+  }
+
+  /** Copies of a VM that runs. Each is whoever's who asks; it has what the VM has, and its own addresses. */
+  async #fork(
+    request: RequestOf<"fork">,
+    vm: ManagedVm,
+    caller: Caller,
+    administrator: boolean,
+  ): Promise<Record<string, unknown>> {
+    if (!administrator) throw notPermitted();
+    for (const name of request.names) {
+      if (this.#registry.find(name) !== undefined) {
+        throw new RefusalError("EALREADY", `vm ${name} is already there`);
+      }
+    }
+    using template = await makeTemplate(vm, request, caller);
+    this.#pool.want(WARM);
+    const copies: Record<string, unknown>[] = [];
+    let failure: string | null = null;
+    for (const name of request.names) {
+      const from = performance.now();
+      let copy: ManagedVm | undefined;
+      try {
+        copy = this.#registry.add(template.settings(name));
+        await copy.start(ownerOf(caller), false, template.launch());
+      } catch (error) {
+        if (copy?.isUp === false) this.#registry.remove(copy);
+        if (!(error instanceof RefusalError)) throw error;
+        // The VM's disks are others already: that is no refusal.
+        failure = `${name}: ${error.message}`;
+        break;
+      }
+      copies.push({ ...named(copy), ms: performance.now() - from });
+    }
+    return { ...named(vm), paused: template.paused, copies, failure };
   }
 
   async #startExisting(

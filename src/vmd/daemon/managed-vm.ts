@@ -4,16 +4,21 @@ import type { Accounts } from "../accounts.ts";
 import { Channel } from "../channel.ts";
 import type { MigrationEvent } from "../migration/messages.ts";
 import type { RequestOf, VmState, VmStatus } from "../protocol.ts";
-import { VmHost } from "../vm-host.ts";
+import { SnapshotBase } from "../snapshot/base.ts";
+import { newId } from "../snapshot/restored.ts";
+import { type RestoreLaunch, VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
 import { checkVmOptions, VmError } from "../vm-options.ts";
+import type { WarmPool } from "../warm-process.ts";
+import type { GdbHost } from "../gdb-host.ts";
 import type { VsockHost } from "../vsock-host.ts";
 import { NativeError } from "../../vmm/native.ts";
 import { DiskLocks } from "./disk-locks.ts";
 import type { Incoming } from "./incoming.ts";
 import type { Log } from "./log.ts";
+import { formatMac } from "../net/mac.ts";
 import { Outgoing } from "./outgoing.ts";
-import { sentConfig } from "./sent-config.ts";
+import { requireNamedDisks, snapshotConfig } from "./snapshots.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
@@ -23,6 +28,7 @@ import { SHARE_ROOT_FLAGS, ShareError } from "../share/share-host.ts";
 import type { ShareOption } from "../share-option.ts";
 import { type OpenedShare, openShares } from "../shares.ts";
 import { openAs } from "./settings.ts";
+import { openGdb } from "./gdb.ts";
 import { openVsock } from "./vsock.ts";
 
 /** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
@@ -42,6 +48,7 @@ export interface VmContext {
   /** Absent: VM processes are not confined. */
   readonly confine: Confinement | undefined;
   readonly networks: Networks;
+  readonly pool: WarmPool;
   /** Told when a VM has stopped. */
   readonly stopped: (vm: ManagedVm) => void;
 }
@@ -58,11 +65,14 @@ export class ManagedVm {
   #given = false;
   /** The host's end of its socket device, until the VM process has it. */
   #vsock: VsockHost | undefined;
+  #gdb: GdbHost | undefined;
   #shares: OpenedShare[] = [];
   #locks: DiskLocks | undefined;
   /** One that comes from elsewhere got its disks. */
   #locked = false;
   #outgoing: Outgoing | undefined;
+  /** Its snapshots since it was started. */
+  base = new SnapshotBase();
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -101,6 +111,16 @@ export class ManagedVm {
     return this.#resources?.tty;
   }
 
+  /** Locks on its disks, while it runs. */
+  get locks(): DiskLocks | undefined {
+    return this.#locks;
+  }
+
+  /** Link addresses of its interfaces, while it runs. */
+  get macs(): string[] {
+    return this.#ends.map(({ mac }) => formatMac(mac));
+  }
+
   /** Where its interfaces lead, while it runs. */
   get interfaces(): string[] {
     return this.#ends.map(({ where }) => where);
@@ -125,11 +145,17 @@ export class ManagedVm {
    * Starts it.
    * @param operator who asked.
    * @param attach whether to follow the console from its first byte on.
-   * @param incoming where it comes from; absent: it is powered on.
+   * @param restore snapshots that it goes on from; closed here
+   * @param incoming where it comes from, when that is another VM
    * @returns then: the console's socket, the caller's to close.
    * @throws RefusalError
    */
-  async start(operator: Owner, attach = false, incoming?: Incoming): Promise<number | undefined> {
+  async start(
+    operator: Owner,
+    attach = false,
+    restore?: RestoreLaunch,
+    incoming?: Incoming,
+  ): Promise<number | undefined> {
     if (this.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
     const { log, accounts, confine } = this.#context;
     const before = this.#state;
@@ -138,26 +164,32 @@ export class ManagedVm {
     this.#reboots = 0;
     this.#rebootTimes = [];
     this.#outgoing = undefined;
+    this.base = new SnapshotBase();
     try {
       const { settings } = this;
-      const resources = new Resources(settings, accounts(), { incoming: incoming !== undefined });
+      const resources = new Resources(settings, accounts(), {
+        restored: restore !== undefined,
+        disksLater: incoming !== undefined,
+      });
       this.#resources = resources;
       await this.#openInterfaces();
       this.#shares = await this.#openShares();
       this.#vsock = openVsock(settings, accounts());
       this.#locks = new DiskLocks(resources.disks);
+      this.#gdb = openGdb(settings);
       const host = new VmHost({
         options: checkVmOptions({
           ...settings.machine,
           name: settings.name,
-          kernel: resources.files?.kernel.path ?? settings.kernel?.path ?? "-",
+          kernel: resources.files?.kernel.path ?? "-",
           cmdline: settings.cmdline,
           memory: settings.memory,
           bootDevice: settings.bootDevice,
+          gdb: settings.gdb?.at,
           vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
         }),
         files: resources.files,
-        restore: incoming?.launch,
+        restore,
         trace: resources.trace,
         disks: resources.disks,
         cdrom: resources.cdrom,
@@ -166,10 +198,12 @@ export class ManagedVm {
           limits: settings.interfaces[place].limits,
         })),
         vsock: this.#vsock,
+        gdb: this.#gdb,
         shares: this.#shares,
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
+        process: restore === undefined ? undefined : this.#context.pool.take(),
       });
       resources.given();
       this.#given = true;
@@ -197,6 +231,7 @@ export class ManagedVm {
       return host.attached.at(0);
     } catch (error) {
       if (this.#host === undefined) {
+        for (const { descriptor } of restore?.inputs ?? []) closeSync(descriptor);
         this.#release();
         this.#state = before === "waiting" ? "stopped" : before;
       } else {
@@ -275,13 +310,8 @@ export class ManagedVm {
       throw new RefusalError("EALREADY", "it is being sent already");
     }
     if (this.#state !== "running") throw new RefusalError("EBUSY", `the vm is ${this.#state}`);
-    const config = sentConfig(
-      this.settings,
-      this.#ends.map((end, place) => {
-        return { ...openedInterface(end), settings: this.settings.interfaces[place] };
-      }),
-      migration,
-    );
+    requireNamedDisks(this.settings);
+    const config = { ...snapshotConfig(this, newId()), migration };
     const [ours, theirs] = Channel.pair(true);
     this.#outgoing = new Outgoing(this.#locks as DiskLocks, (message) => host.tell(message));
     const answers = migration?.answers === "stream" ? "surely" : "perhaps";
@@ -480,6 +510,8 @@ export class ManagedVm {
     this.#locks?.[Symbol.dispose]();
     this.#locks = undefined;
     this.#locked = false;
+    this.#gdb?.[Symbol.dispose]();
+    this.#gdb = undefined;
     this.#resources?.[Symbol.dispose]();
     this.#resources = undefined;
   }

@@ -7,7 +7,7 @@ import { Incoming } from "./incoming.ts";
 import type { ManagedVm } from "./managed-vm.ts";
 import { RefusalError } from "./refusal.ts";
 import type { Registry } from "./registry.ts";
-import { receivedSettings } from "./sent-config.ts";
+import { receivedSettings } from "./received-settings.ts";
 import type { Caller } from "./settings.ts";
 
 export function send(request: RequestOf<"send">, vm: ManagedVm): Answer {
@@ -42,7 +42,7 @@ export async function receive(
   vm.settings = settings;
   const incoming = new Incoming(config, request.answers);
   const { uid } = caller;
-  const started = vm.start({ uid }, false, incoming);
+  const started = vm.start({ uid }, false, incoming.launch, incoming);
   const settle = async () => {
     try {
       await started;

@@ -24,6 +24,18 @@ export const RESTRICTED: ReadonlySet<string> = new Set([
   "receive",
 ]);
 
+/** What of a start no template can allow. @throws RefusalError */
+export function checkRights(request: RequestOf<"start">, administrator: boolean): void {
+  if (administrator) return;
+  const { shares = [], interfaces } = request;
+  if (shares.some(({ user }) => user !== undefined)) {
+    throw new RefusalError("EPERM", "a share's user is the administrator's to say");
+  }
+  if (interfaces.some(({ forwards = [] }) => forwards.length > 0)) {
+    throw new RefusalError("EPERM", "port forwards are the administrator's to give");
+  }
+}
+
 /**
  * The settings of an instance.
  * @throws RefusalError for what its template doesn't allow.
@@ -87,6 +99,7 @@ export function instanceSettings(
     configured: false,
     machine: { ...template.machine, ...wanted.machine },
     trace: wanted.trace,
+    gdb: wanted.gdb,
   };
 }
 

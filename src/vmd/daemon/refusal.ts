@@ -16,6 +16,8 @@ export type RefusalCode =
   | "BIOS"
   /** A disk that can't be opened. */
   | "DISK"
+  /** A snapshot that can't be written or read. */
+  | "SNAPSHOT"
   /** An interface that can't be had. */
   | "NETWORK"
   /** It isn't running. */

@@ -2,8 +2,15 @@
 import { chmodSync, chownSync, closeSync, constants, fstatSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
 import type { Accounts } from "../accounts.ts";
-import { type BootFile, type BootSet, FileError, openBootFile } from "../boot-files.ts";
+import {
+  type BootFile,
+  type BootSet,
+  bootSetFiles,
+  FileError,
+  openBootFile,
+} from "../boot-files.ts";
 import { DiskError } from "../disk/index.ts";
+import { scratchImage, sizeOfImage } from "../disk/scratch.ts";
 import { type OpenedDisk, openDisc, openVmDisk } from "../disk-files.ts";
 import { FIRMWARE, findFirmware } from "../firmware.ts";
 import { RefusalError } from "./refusal.ts";
@@ -14,7 +21,7 @@ const NAME_SIZE = 64;
 
 /** Descriptors that a VM process gets, and those that the daemon holds meanwhile. */
 export class Resources implements Disposable {
-  /** Absent: a machine that goes on, and what it once booted isn't there any more. */
+  /** Absent: a restored VM whose kernel is no longer to be had. */
   readonly files: BootSet | undefined;
   readonly trace: BootFile | undefined;
   readonly terminal: { master: number; slave: number } | undefined;
@@ -25,13 +32,14 @@ export class Resources implements Disposable {
   #given = false;
 
   /**
-   * @param incoming it goes on here: what it boots from is opened if it is there, disks come later.
+   * @param restored it can do without what it boots from.
+   * @param disksLater none is opened now.
    * @throws RefusalError
    */
   constructor(
     settings: VmSettings,
     accounts: Accounts,
-    { firmware = FIRMWARE, incoming = false } = {},
+    { firmware = FIRMWARE, restored = false, disksLater = false } = {},
   ) {
     const opened: number[] = [];
     const file = (owned: OwnedPath): BootFile => {
@@ -40,18 +48,22 @@ export class Resources implements Disposable {
       return one;
     };
     try {
-      const boot = () => ({
-        kernel: file(settings.kernel ?? defaultFirmware(firmware)),
-        initrd: settings.initrd === undefined ? undefined : file(settings.initrd),
-        modules: settings.modules.map((module) => ({ ...file(module), args: module.args })),
-      });
-      this.files = incoming ? ifThere(boot, opened) : boot();
-      this.disks = (incoming ? [] : settings.disks).map((disk) => {
+      try {
+        this.files = {
+          kernel: file(settings.kernel ?? defaultFirmware(firmware)),
+          initrd: settings.initrd === undefined ? undefined : file(settings.initrd),
+          modules: settings.modules.map((module) => ({ ...file(module), args: module.args })),
+        };
+      } catch (error) {
+        if (!restored) throw error;
+        for (const descriptor of opened.splice(0)) closeSync(descriptor);
+      }
+      this.disks = (disksLater ? [] : settings.disks).map((disk) => {
         const one = openDisk(disk);
         opened.push(...one.files.map(({ descriptor }) => descriptor));
         return one;
       });
-      if (settings.cdrom !== undefined && !incoming) {
+      if (settings.cdrom !== undefined && !disksLater) {
         this.cdrom = openCdrom(settings.cdrom);
         opened.push(...this.cdrom.files.map(({ descriptor }) => descriptor));
       }
@@ -76,26 +88,15 @@ export class Resources implements Disposable {
   [Symbol.dispose](): void {
     if (this.#given) return;
     this.#given = true;
-    const { kernel, initrd, modules = [] } = this.files ?? {};
+    const boot = this.files === undefined ? [] : bootSetFiles(this.files);
     const images = this.disks.flatMap(({ files }) => files).concat(this.cdrom?.files ?? []);
-    for (const one of [kernel, initrd, ...modules, this.trace, ...images]) {
+    for (const one of [...boot, this.trace, ...images]) {
       if (one !== undefined) closeSync(one.descriptor);
     }
     if (this.terminal !== undefined) {
       closeSync(this.terminal.master);
       closeSync(this.terminal.slave);
     }
-  }
-}
-
-/** What was opened by then is closed where not all is there. */
-function ifThere(boot: () => BootSet, opened: number[]): BootSet | undefined {
-  try {
-    return boot();
-  } catch (error) {
-    if (!(error instanceof RefusalError)) throw error;
-    for (const descriptor of opened.splice(0)) closeSync(descriptor);
-    return undefined;
   }
 }
 
@@ -115,12 +116,15 @@ function defaultFirmware(firmware: readonly string[]): OwnedPath {
 }
 
 /** The image, and those that it is based on, with the rights of whoever named it. */
-export function openDisk({ path, format, limits, by }: OwnedDisk): OpenedDisk {
+export function openDisk({ by, ephemeral, ...option }: OwnedDisk): OpenedDisk {
+  const { path } = option;
   const refuse = (why: string) =>
     new RefusalError("DISK", `could not open disk image(s): ${path}: ${why}`);
   let disk: OpenedDisk;
   try {
-    disk = openVmDisk({ path, format, limits }, (name, flags) => openAs(name, flags, by));
+    const readOnly = option.readOnly === true || ephemeral === true;
+    disk = openVmDisk({ ...option, readOnly }, (name, flags) => openAs(name, flags, by));
+    if (ephemeral === true) disk = withScratch(disk);
   } catch (error) {
     if (!(error instanceof DiskError)) throw error;
     throw refuse(error.message.replace(`${path}: `, ""));
@@ -130,6 +134,14 @@ export function openDisk({ path, format, limits, by }: OwnedDisk): OpenedDisk {
   if (disk.files.every(({ descriptor }) => fstatSync(descriptor).isFile())) return disk;
   for (const { descriptor } of disk.files) closeSync(descriptor);
   throw refuse("not a regular file");
+}
+
+/** A disk that is read only, and an image on it for what is written, which has no name. */
+function withScratch(disk: OpenedDisk): OpenedDisk {
+  const [{ name, format }] = disk.files;
+  const size = sizeOfImage(disk.files);
+  const scratch = { name: `${name} (scratch)`, descriptor: scratchImage(size, { name, format }) };
+  return { ...disk, readOnly: false, files: [{ ...scratch, format: "qcow2" }, ...disk.files] };
 }
 
 export function openCdrom({ path, by }: OwnedPath): OpenedDisk {

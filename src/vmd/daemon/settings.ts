@@ -1,7 +1,9 @@
 /** What a VM of the daemon is made of, and whose rights its files are opened with. */
 import { openSync } from "node:fs";
 import { daemonLibrary, NativeError, ptr } from "../../vmm/native.ts";
+import type { GdbOption } from "../gdb-option.ts";
 import type { ShareOption } from "../share-option.ts";
+import type { PortForward } from "../net/port-forward.ts";
 import type { RateLimits } from "../virtio/rate-limit.ts";
 import type { VmOptions } from "../vm-options.ts";
 
@@ -22,6 +24,9 @@ export interface OwnedPath {
 
 export interface OwnedDisk extends OwnedPath {
   readonly format?: "raw" | "qcow2";
+  readonly readOnly?: boolean;
+  /** What is written goes when the VM does. */
+  readonly ephemeral?: boolean;
   readonly limits?: RateLimits;
 }
 
@@ -39,6 +44,7 @@ export interface InterfaceSettings {
   readonly lockedLladdr?: boolean;
   readonly up?: boolean;
   readonly limits?: RateLimits;
+  readonly forwards?: readonly PortForward[];
 }
 
 /** What users may choose for instances of a VM. */
@@ -80,6 +86,8 @@ export interface VmSettings {
   /** Absent: as its template has them. */
   readonly shares?: readonly (ShareOption & { readonly by?: Caller })[];
   readonly vsock?: OwnedPath & { readonly cid: number };
+  /** Where a debugger connects, and who asked for it. */
+  readonly gdb?: { readonly at: GdbOption; readonly by: Caller };
 }
 
 /** vmd's default, bytes. */

@@ -23,6 +23,8 @@ export interface TestDaemonOptions {
   delayed?: boolean;
 }
 
+/** Longer than any command of a test takes, ms: the lab's host is emulated. */
+const VCTL_TIMEOUT = process.env.VMD_LAB === undefined ? 60_000 : 240_000;
 const VCTL = join(root, "src/vctl/index.ts");
 const VMD = join(root, "src/vmd/index.ts");
 
@@ -91,7 +93,7 @@ export class TestDaemon implements AsyncDisposable {
     const child = Bun.spawn([...as(user), process.execPath, VCTL, ...args], {
       stdio: ["ignore", "pipe", "pipe"],
       env: { ...process.env, VMD_SOCKET: this.socket },
-      timeout: 60_000,
+      timeout: VCTL_TIMEOUT,
     });
     const [out, err] = await Promise.all([
       new Response(child.stdout).text(),

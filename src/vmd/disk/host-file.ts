@@ -1,9 +1,7 @@
 /** The file an image lies in: what a driver needs of the host, and no more. */
-import { closeSync, constants, fdatasyncSync, ftruncateSync, readSync, writeSync } from "node:fs";
-import { check, hostLibrary } from "../../vmm/native.ts";
+import { closeSync, fdatasyncSync, ftruncateSync, readSync, writeSync } from "node:fs";
+import { fileKind } from "./state.ts";
 import { DiskError, hostError } from "./error.ts";
-
-const { S_IFREG, S_IFDIR, S_IFBLK } = constants;
 
 /** Positions and lengths are in bytes. All functions throw DiskError when the host fails. */
 export interface HostFile {
@@ -40,15 +38,11 @@ export class DescriptorFile implements HostFile {
   constructor(name: string, descriptor: number) {
     this.name = name;
     this.descriptor = descriptor;
-    // What the runtime does for these could name other files: a confined process may not.
-    const { vmm_file_type, vmm_file_size } = hostLibrary();
-    const type = check(name, vmm_file_type(descriptor));
-    if (type === S_IFDIR) throw new DiskError(`${name}: Is a directory`, "EISDIR");
-    this.regular = type === S_IFREG;
-    if (!this.regular && type !== S_IFBLK) {
-      throw new DiskError(`${name}: neither a regular file nor a block device`);
-    }
-    this.#size = this.regular ? check(name, vmm_file_size(descriptor)) : this.#deviceSize();
+    const { kind, size } = this.#host(() => fileKind(descriptor));
+    if (kind === "directory") throw new DiskError(`${name}: Is a directory`, "EISDIR");
+    this.regular = kind === "regular";
+    if (kind === "other") throw new DiskError(`${name}: neither a regular file nor a block device`);
+    this.#size = this.regular ? size : this.#deviceSize();
   }
 
   get size(): number {

@@ -11,10 +11,12 @@ export {
   type Qcow2Options,
 } from "./create.ts";
 export { type Disk, type DiskFormat, emptyExtent, type Extent, ExtentKind } from "./disk.ts";
-export { DiskError, errnoName, strerror } from "./error.ts";
+export { type FrozenDisk, freezeDisk } from "./freeze.ts";
+export { DiskError, errnoName, hostError, strerror } from "./error.ts";
 export {
   detectFormat,
   type DiskFile,
+  diskFromFile,
   diskFromFiles,
   openDisk,
   openDiskFiles,

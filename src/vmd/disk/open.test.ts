@@ -115,7 +115,7 @@ test("a chain of images is open descriptors, which another process can have", ()
   expect(() => diskFromFiles(openDiskFiles(middle).slice(0, 1))).toThrow(/its base, .* not given/);
   const extra = [...openDiskFiles(base), ...openDiskFiles(base)];
   expect(() => diskFromFiles(extra)).toThrow(/is based on no other image, but one is given/);
-  expect(() => diskFromFiles([])).toThrow(new DiskError("disk: 1 to 4 images make a disk"));
+  expect(() => diskFromFiles([])).toThrow(new DiskError("disk: 1 to 16 images make a disk"));
   expect(openDescriptors()).toBe(before + 1); // the base that slice left out
 });
 
@@ -143,7 +143,7 @@ test("a base that is missing, wrong or its own is named", () => {
   );
   const loop = file("loop.qcow2", on("loop.qcow2", "qcow2"));
   expect(() => openDisk(loop)).toThrow(
-    new DiskError(`${loop}: more than 4 images are based on one another`),
+    new DiskError(`${loop}: more than 16 images are based on one another`),
   );
   expect(openDescriptors()).toBe(before);
 });

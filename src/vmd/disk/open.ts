@@ -8,8 +8,8 @@ import { QCOW2_MAGIC, type Qcow2Header, readHeader } from "./qcow2/header.ts";
 import { Qcow2Disk } from "./qcow2.ts";
 import { RawDisk } from "./raw.ts";
 
-/** As vmd has it: an image, its base, its base's base, and so on. */
-const CHAIN_MAX = 4;
+/** An image, its base, its base's base, and so on: vmd has 4, but each snapshot adds one. */
+const CHAIN_MAX = 16;
 
 /** An open image; of a chain, all but the first only need to be readable. */
 export interface DiskFile {

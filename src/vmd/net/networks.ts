@@ -7,6 +7,7 @@
  *   local       a tap with an address, and NAT            passt
  *   tap named   that tap                                  that tap, made for this user before
  *   nothing     a tap, for the administrator to use       passt
+ *   forwards    passt                                     passt
  */
 import { closeSync } from "node:fs";
 import type { Confinement } from "../vm-messages.ts";
@@ -113,6 +114,12 @@ export class Networks implements Disposable {
     if (request.switch !== undefined && request.local) {
       throw new NetworkError("an interface is local, or in a switch: not both");
     }
+    if ((request.forwards ?? []).length > 0) {
+      if (request.switch === undefined && request.tap === undefined) {
+        return await this.#passt(request, mac);
+      }
+      throw new NetworkError("port forwards are for user-mode networks, not for a switch or a tap");
+    }
     if (request.switch !== undefined) return await this.#inSwitch(request, owner, mac);
     if (request.local && this.#root) return this.#localEnd(request, owner, mac);
     if (this.#root || request.tap !== undefined) return this.#tap(request, owner, mac);
@@ -210,9 +217,6 @@ export class Networks implements Disposable {
       up: request.up,
       ...more,
     });
-    if ((request.forwards ?? []).length > 0) {
-      this.#options.warn?.(`${name}: port forwards are for user-mode networks`);
-    }
     const locked = request.lockedLladdr === true;
     return { kind: "tap", descriptor, mac, locked, where: name };
   }

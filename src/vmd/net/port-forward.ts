@@ -9,6 +9,9 @@ export interface PortForward {
   readonly guestPort: number;
 }
 
+/** Of an interface; more than anybody writes. */
+export const MAX_FORWARDS = 64;
+
 /** Nobody else gets to the guest, unless somebody says so. */
 const ADDRESS = "127.0.0.1";
 
@@ -32,6 +35,11 @@ export function parsePortForward(text: string): PortForward | undefined {
 function isPort(text: string): boolean {
   const port = Number(text);
   return port >= 1 && port <= 65_535;
+}
+
+/** Whether both are for the same port of the host. */
+export function sameHostPort(a: PortForward, b: PortForward): boolean {
+  return a.protocol === b.protocol && a.address === b.address && a.port === b.port;
 }
 
 export function formatPortForward({ protocol, address, port, guestPort }: PortForward): string {

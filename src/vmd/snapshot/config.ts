@@ -10,7 +10,7 @@ const text = v.pipe(v.string(), v.maxLength(4096));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const u32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffffff));
 const limits = v.object({
-  rate: v.optional(count),
+  bytes: v.optional(count),
   burst: v.optional(count),
   operations: v.optional(count),
 });
@@ -67,6 +67,8 @@ const schema = v.object({
   /** What was booted, for people. */
   boot: text,
   options,
+  /** Of each disk that nobody was to write from then on: what its image was like. */
+  diskStates: v.optional(v.pipe(v.array(text), v.maxLength(16))),
   /** What its UTC was ahead of the host's, ms. */
   ahead: v.pipe(v.number(), v.finite()),
   interfaces: v.pipe(v.array(interfaceOf), v.maxLength(8)),

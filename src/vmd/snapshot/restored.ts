@@ -18,12 +18,12 @@ export function newId(): string {
 }
 
 /** What of a CONFIG record a VM's process doesn't know. */
-export function snapshotConfig(options: VcpuOptions): { id: string } & Record<string, unknown> {
+export function snapshotConfig(options: VcpuOptions, id: string): object {
   const { name, kernel, initrd, cmdline, modules, cdrom, devices, bootDevice, memory } = options;
   const { format, bits, debugExit, reboot, virtualTime } = options;
   return {
     format: 1,
-    id: newId(),
+    id,
     created: Date.now(),
     options: {
       ...{ name, kernel, initrd, cmdline, modules, cdrom, devices, bootDevice, memory },

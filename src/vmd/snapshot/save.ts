@@ -24,7 +24,7 @@ export function quiesce(life: VmLife): void {
   const stuck = life.machine.quiesce();
   if (stuck.length === 0) return;
   life.machine.proceed();
-  throw new SnapshotError(`${stuck.join(", ")}: what is under way doesn't come to an end`);
+  throw new SnapshotError(stuck.join("; "));
 }
 
 /**

@@ -1,10 +1,20 @@
 /** A Linux guest that goes on from snapshots, through the library. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deviceGuest } from "../../../golden/guests/devices.ts";
 import { linuxAmd64 } from "../../../golden/guests/linux.ts";
+import { createQcow2 } from "../disk/index.ts";
+import { qemuImg, qemuMissing } from "../disk/testing.ts";
 import { Vm } from "../vm.ts";
 
 setDefaultTimeout(120_000);
@@ -50,9 +60,8 @@ const numbers = (text: string) => [...text.matchAll(/^count (\d+)\r$/gm)].map(([
 
 describe.skipIf(missing !== undefined)(`snapshots on ${engine}`, () => {
   test("a guest goes on where it was, again and again, with its disk", async () => {
-    const disk = join(folder, "disk.img");
-    writeFileSync(disk, "");
-    truncateSync(disk, 4 * MIB);
+    const disk = join(folder, "disk.qcow2");
+    createQcow2(disk, 4 * MIB);
     const guest = await deviceGuest({
       name: "counting",
       modules: ["virtio_blk"],
@@ -63,13 +72,14 @@ describe.skipIf(missing !== undefined)(`snapshots on ${engine}`, () => {
     await reach(seen, /count 3\r/);
     for (let round = 0; round < 4; round++) {
       const path = join(folder, `round-${round}`);
-      const { pages, bytes } = await vm.snapshot(path, { compress: round % 2 === 1 });
+      const stop = round === 2;
+      const { pages, bytes } = await vm.snapshot(path, { compress: round % 2 === 1, stop });
       expect(statSync(path).size).toBe(bytes);
       expect(pages).toBeGreaterThan(1000);
-      // It goes on after its snapshot, too.
       const before = numbers(seen.text).at(-1)!;
-      await reach(seen, new RegExp(`count ${before + 2}\r`));
-      expect((await vm.stop()).kind).toBe("stopped");
+      // Else it goes on after its snapshot, too.
+      if (!stop) await reach(seen, new RegExp(`count ${before + 2}\r`));
+      expect((await (stop ? vm.ended : vm.stop())).kind).toBe("stopped");
       vm = await Vm.restore(path, {}, { verify: round === 3 });
       const after = follow(vm);
       await reach(after, /count \d+\r\n(.*\n)*count \d+\r/);
@@ -81,6 +91,36 @@ describe.skipIf(missing !== undefined)(`snapshots on ${engine}`, () => {
       seen = after;
     }
     await vm.stop();
+    if (qemuMissing !== undefined) return;
+    const images = readdirSync(folder).filter((name) => /disk/.test(name));
+    // Frozen in three rounds, and a new one in each but that in which it was stopped.
+    expect(images.length).toBeGreaterThan(6);
+    for (const image of images) qemuImg(["check", join(folder, image)]);
+  });
+
+  test("a raw disk: of a VM that goes on, no snapshot; of one that ends, unless it is written", async () => {
+    const disk = join(folder, "disk.img");
+    writeFileSync(disk, "");
+    truncateSync(disk, MIB);
+    const guest = await deviceGuest({
+      name: "sleeping",
+      modules: ["virtio_blk"],
+      script: "echo up; sleep 1000",
+    });
+    const vm = await Vm.start({ ...guest, engine, disks: [disk] });
+    await reach(follow(vm), /up\r/);
+    const path = join(folder, "raw");
+    expect(vm.snapshot(path)).rejects.toThrow(`${disk}: a raw image can't stay as it is`);
+    expect(existsSync(path)).toBe(false);
+    expect(vm.snapshot(disk, { stop: true })).rejects.toThrow(`${disk}: File exists`);
+    await vm.snapshot(path, { stop: true });
+    await vm.ended;
+    const copy = await Vm.restore(path);
+    await copy.stop();
+    writeFileSync(disk, Buffer.alloc(MIB, 1));
+    expect(Vm.restore(path)).rejects.toThrow(
+      `${disk}: it was written since the snapshot was taken`,
+    );
   });
 
   test("with virtual time, the same snapshot leads to the same run", async () => {

@@ -2,16 +2,17 @@
 import { closeSync } from "node:fs";
 import type { CpuidLeaf } from "../../vmm/cpuid.ts";
 import type { DirtyPages } from "../../vmm/dirty-log.ts";
-import { NativeError } from "../../vmm/native.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { descriptorSink, type Wait } from "../../vmm/snapshot/sources.ts";
 import { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
+import type { HostDevices } from "../backend/devices.ts";
+import { isExpected } from "../expected.ts";
 import type { VmLife } from "../vm-life.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
 import { quiesce, saveMemory, saveState } from "./save.ts";
 
 /** What is asked for. */
-export interface SnapshotRequest {
+export interface TakeRequest {
   /** Of the CONFIG record, as JSON: what this process doesn't know. */
   readonly config: string;
   readonly compress: boolean;
@@ -20,7 +21,14 @@ export interface SnapshotRequest {
    * from now on it is written down what changes, which costs the guest a little.
    */
   readonly differential: boolean;
+  /** Which disks go on in new images. */
+  readonly overlays: readonly { place: number; name: string }[];
+  /** The VM ends when it is written. */
+  readonly stop: boolean;
 }
+
+/** What of a VM's devices a snapshot has to do with. */
+export type SnapshotDevices = Pick<HostDevices, "flush" | "states" | "rebase">;
 
 interface Config {
   readonly id: string;
@@ -49,45 +57,65 @@ export class SnapshotTaker {
   }
 
   /**
-   * The guest stands still meanwhile. @param descriptor a file or a stream; it is closed here
+   * The guest stands still meanwhile.
    * @param life undefined: there is none that could be taken just now
+   * @param descriptors a file or a stream, then the overlays: they are closed here, or the disks' now
+   * @returns with `stopped`: the VM has to end
    */
-  take(life: VmLife | undefined, request: SnapshotRequest, descriptor: number): SnapshotResult {
+  take(
+    life: VmLife | undefined,
+    request: TakeRequest,
+    [descriptor, ...overlays]: readonly number[],
+    devices: SnapshotDevices,
+  ): { result: SnapshotResult; stopped: boolean } {
     const start = performance.now();
     const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0, differential: false };
+    let images = overlays;
+    let stopped = false;
     try {
-      if (life === undefined)
+      if (life === undefined) {
         throw new SnapshotError("the guest is about to start, or is being sent");
+      }
       quiesce(life);
       try {
-        this.#write(life, request, descriptor, result);
+        devices.flush();
+        this.#write(life, request, descriptor, devices, result);
+        devices.rebase(
+          request.overlays.map(({ place, name }, index) => {
+            return { place, name, format: "qcow2", descriptor: images[index] };
+          }),
+        );
+        images = [];
+        stopped = request.stop;
+        this.#taken(life, request);
       } finally {
-        life.machine.proceed();
+        if (!stopped) life.machine.proceed();
       }
     } catch (error) {
-      if (!(error instanceof SnapshotError || error instanceof NativeError)) throw error;
+      if (!isExpected(error)) throw error;
       result.failure = `no snapshot: ${error.message}`;
     } finally {
-      closeSync(descriptor);
+      for (const one of [descriptor, ...images]) closeSync(one);
     }
     result.paused = performance.now() - start;
-    return result;
+    return { result, stopped };
   }
 
   #write(
     life: VmLife,
-    { config, compress, differential }: SnapshotRequest,
+    { config, compress, differential, stop }: TakeRequest,
     descriptor: number,
+    devices: SnapshotDevices,
     result: SnapshotResult,
   ): void {
     const { base, ...rest } = JSON.parse(config) as Config;
     const since = this.#since?.life === life ? this.#since : undefined;
-    const known = since !== undefined && since.id === base?.id;
-    const based = differential && known;
+    const based = differential && since !== undefined && since.id === base?.id;
     const writer = new SnapshotWriter(descriptorSink(descriptor, this.#wait), { compress });
     writer.json(RecordType.CONFIG, {
       ...rest,
       ...machineConfig(life),
+      diskStates: stop ? devices.states() : undefined,
       base: based ? base : undefined,
     });
     const changed = based ? since.dirty.collect() : undefined;
@@ -97,12 +125,16 @@ export class SnapshotTaker {
     result.bytes = writer.written;
     result.pages = writer.pages;
     result.differential = based;
-    // The guest stands still: nothing comes between. What failed before here, changed nothing.
-    if (since !== undefined) {
-      since.dirty.clear();
-      this.#since = { ...since, id: rest.id };
+  }
+
+  /** The guest still stands: nothing came between. What failed before here, changed nothing. */
+  #taken(life: VmLife, { config, differential }: TakeRequest): void {
+    const { id } = JSON.parse(config) as Config;
+    if (this.#since?.life === life) {
+      this.#since.dirty.clear();
+      this.#since = { ...this.#since, id };
     } else if (differential) {
-      this.#since = { life, id: rest.id, dirty: life.dirty.follow() };
+      this.#since = { life, id, dirty: life.dirty.follow() };
     }
   }
 }

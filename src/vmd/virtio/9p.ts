@@ -19,6 +19,10 @@ export const MOUNT_TAG_MAX = 255;
 const OUT_MAX = 4 * QUEUE;
 /** How long replies may take before a snapshot, ms. */
 const QUIESCE = 5000;
+/** Of messages: Tversion, Tattach, Tclunk. */
+const VERSION = 100;
+const ATTACH = 104;
+const CLUNK = 120;
 const EIO = 5;
 const EMSGSIZE = 90;
 
@@ -58,6 +62,8 @@ export class NineP implements VirtioDevice {
   readonly #view = new DataView(this.#header.buffer);
   readonly #error = new Uint8Array(ERROR_SIZE);
   #answered = false;
+  /** Fids that the guest attached: it has the share mounted while there are any. */
+  readonly #roots = new Set<number>();
 
   /** @param tag what a guest mounts it by: 1 to 255 bytes */
   constructor(transport: VirtioTransport, tag: string, backend: NinePBackend) {
@@ -87,24 +93,27 @@ export class NineP implements VirtioDevice {
     if (queue.waiting && this.#canBegin) this.notify();
   }
 
-  quiesce(): boolean {
+  quiesce(): string | undefined {
+    // Who serves it after a restore knows no file that is open now.
+    if (this.#roots.size > 0) return "the guest has it mounted, which no snapshot can keep";
     // Who serves files answers at once, or its disk is broken.
     const end = performance.now() + QUIESCE;
     while (this.#out.some((out) => out?.chain !== undefined)) {
-      if (performance.now() > end) return false;
+      if (performance.now() > end) return "its process doesn't answer";
       this.#backend.wait();
       this.#backend.receive(this.#take);
       if (this.#backend.gone) this.#fail();
     }
     if (this.#answered) this.#transport.notifyUsed(this.#transport.queue(0));
     this.#answered = false;
-    return true;
+    return undefined;
   }
 
   // What is out is answered yet, but to nobody: its tags stay taken until then.
   reset(): void {
     for (const out of this.#out) if (out !== undefined) out.chain = undefined;
     this.#answered = false;
+    this.#roots.clear();
   }
 
   get #canBegin(): boolean {
@@ -116,12 +125,23 @@ export class NineP implements VirtioDevice {
     const request = this.#request(chain);
     if (request === undefined) return TAKEN;
     if (this.#backend.gone) return this.#refuse(chain, tagOf(request), EIO);
+    this.#follow(request);
     const slot = this.#free.pop() as number;
     this.#out[slot] = { chain, tag: tagOf(request) };
     setTag(request, slot);
     this.#backend.send(request);
     return TAKEN;
   };
+
+  /** Sees mounts come and go. */
+  #follow(request: Uint8Array): void {
+    const type = request[4];
+    if (type === VERSION) this.#roots.clear();
+    if ((type !== ATTACH && type !== CLUNK) || request.length < HEADER + 4) return;
+    const fid = new DataView(request.buffer, request.byteOffset).getUint32(HEADER, true);
+    if (type === CLUNK) this.#roots.delete(fid);
+    else if (this.#roots.size < OUT_MAX) this.#roots.add(fid);
+  }
 
   /** A copy of a chain's request; undefined: it is none, or could not even be refused. */
   #request(chain: Chain): Uint8Array | undefined {

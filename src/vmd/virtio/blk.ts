@@ -83,7 +83,7 @@ export interface BlockBackend {
   discard(tag: number, offset: number, length: number): void;
   /** Bytes become zero, perhaps without storage. */
   zero(tag: number, offset: number, length: number, unmap: boolean): void;
-  /** Looks for what is done. */
+  /** Looks for what is done, also after requests were begun: nobody may tell of it otherwise. */
   poll(): void;
   /** Waits until all that was begun is done, and was told of. */
   settle(): void;
@@ -167,10 +167,10 @@ export class Blk implements VirtioDevice {
     this.#r.resetAll();
   }
 
-  quiesce(): boolean {
+  quiesce(): undefined {
     this.#backend.settle();
     this.#tell();
-    return true;
+    return undefined;
   }
 
   readConfig(offset: number): number {
@@ -194,7 +194,10 @@ export class Blk implements VirtioDevice {
 
   poll(): void {
     this.#backend.poll();
-    if (this.#more) this.#serve();
+    if (this.#more) {
+      this.#serve();
+      this.#backend.poll();
+    }
     this.#tell();
   }
 

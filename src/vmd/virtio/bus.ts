@@ -100,11 +100,12 @@ export class VirtioBus {
 
   /**
    * Before a snapshot: nothing is out of any queue afterwards.
-   * @returns names of devices where that can't be had
+   * @returns where that can't be had, and why
    */
   quiesce(): string[] {
     return this.#transports.flatMap((transport, index) => {
-      return transport.quiesce() ? [] : [this.#names[index]];
+      const why = transport.quiesce();
+      return why === undefined ? [] : [`${this.#names[index]}: ${why}`];
     });
   }
 

@@ -17,9 +17,10 @@ export class Chain {
   /** Segments, and how many of them, the first ones, the device reads. */
   count = 0;
   readable = 0;
-  /** Guest-physical address and bytes of each segment. */
+  /** Guest-physical address and bytes of each segment, and where this process has it. */
   readonly address: number[] = [];
   readonly length: number[] = [];
+  readonly host: number[] = [];
   /** Bytes that the device reads and writes. */
   readableBytes = 0;
   writableBytes = 0;
@@ -36,9 +37,10 @@ export class Chain {
     this.writableBytes = 0;
   }
 
-  add(address: number, length: number, writable: boolean): void {
+  add(address: number, length: number, writable: boolean, host: number): void {
     this.address[this.count] = address;
     this.length[this.count] = length;
+    this.host[this.count] = host;
     this.count++;
     if (writable) {
       this.writableBytes += length;
@@ -108,13 +110,13 @@ export class Chain {
 
   /**
    * Calls `use` with each piece of guest memory behind bytes [offset, offset + length) of the part
-   * that is `writable` or not. The range must lie inside it.
+   * that is `writable` or not, and with its host address. The range must lie inside it.
    */
   spans(
     writable: boolean,
     offset: number,
     length: number,
-    use: (address: number, length: number) => void,
+    use: (address: number, length: number, host: number) => void,
   ): void {
     let at = offset;
     let left = length;
@@ -125,7 +127,7 @@ export class Chain {
         continue;
       }
       const span = Math.min(this.length[i] - at, left);
-      use(this.address[i] + at, span);
+      use(this.address[i] + at, span, this.host[i] + at);
       left -= span;
       at = 0;
     }

@@ -24,9 +24,9 @@ export interface VirtioDevice {
   /**
    * Brings everything that is out of the queues to its end or back into them, so that the registers
    * and guest memory are all there is of the device. Default: nothing ever is out.
-   * @returns false when that can't be had
+   * @returns why that can't be had, as a sentence's second half
    */
-  quiesce?(): boolean;
+  quiesce?(): string | undefined;
   /** It was quiesced, and goes on as before. */
   proceed?(): void;
   /** It begins with the registers of a snapshot, its driver at DRIVER_OK. */

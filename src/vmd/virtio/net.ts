@@ -156,8 +156,8 @@ export class Net implements VirtioDevice {
     this.#frames.length = 0;
   }
 
-  quiesce(): boolean {
-    if (!this.#started) return true;
+  quiesce(): undefined {
+    if (!this.#started) return undefined;
     this.#backend.settle();
     this.#completeSends();
     this.#completeReceives(false);
@@ -170,7 +170,7 @@ export class Net implements VirtioDevice {
     while (this.#buffers.length > 0) receive.putBack(this.#buffers.pop() as Chain);
     this.#backend.stop();
     this.#started = false;
-    return true;
+    return undefined;
   }
 
   proceed(): void {

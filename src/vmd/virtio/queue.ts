@@ -35,7 +35,8 @@ export class Queue {
   #used = 0;
   #indirect = false;
   #eventIndex = false;
-  /** What was read last of a descriptor. */
+  /** What was read last of a descriptor: its words, and what they say. */
+  readonly #words = new Uint32Array(DESCRIPTOR / 4);
   #address = 0;
   #length = 0;
   #flags = 0;
@@ -253,25 +254,26 @@ export class Queue {
   #segment(chain: Chain, write: boolean): boolean {
     const length = this.#length;
     if (length === 0) return true;
-    if (!this.#memory.contains(this.#address, length)) {
+    const host = this.#memory.locate(this.#address, length);
+    if (host < 0) {
       return this.#reject(`a segment lies at 0x${this.#address.toString(16)}, ${length} bytes`);
     }
     if (chain.readableBytes + chain.writableBytes + length > CHAIN_BYTES_MAX) {
       return this.#reject("a chain is longer than 4 GiB");
     }
-    chain.add(this.#address, length, write);
+    chain.add(this.#address, length, write, host);
     return true;
   }
 
   /** Each field once: the driver may be writing it. */
   #fetch(at: number): void {
-    const memory = this.#memory;
+    const words = this.#words;
+    this.#memory.readWords(at, words);
     // Addresses beyond 2^53 become another number there, which is no guest address either.
-    this.#address = memory.read32(at) + memory.read32(at + 4) * 2 ** 32;
-    this.#length = memory.read32(at + 8);
-    const last = memory.read32(at + 12);
-    this.#flags = last & 0xffff;
-    this.#next = last >>> 16;
+    this.#address = words[0] + words[1] * 2 ** 32;
+    this.#length = words[2];
+    this.#flags = words[3] & 0xffff;
+    this.#next = words[3] >>> 16;
   }
 
   #reject(why: string): false {

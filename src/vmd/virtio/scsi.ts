@@ -125,9 +125,8 @@ export class Scsi implements VirtioDevice {
     return this.#out.length;
   }
 
-  quiesce(): boolean {
+  quiesce(): undefined {
     this.#backend.settle?.();
-    return this.#out.length === 0 && this.#held === undefined;
   }
 
   readConfig(offset: number): number {

@@ -109,12 +109,13 @@ export class Transport implements PortDevice, Resettable, VirtioTransport {
 
   /**
    * Before a snapshot: see VirtioDevice.quiesce.
-   * @returns false when the device has something out that doesn't come back
+   * @returns why not, as a sentence's second half
    */
-  quiesce(): boolean {
-    if (!this.live) return true;
-    if (this.#device.quiesce?.() === false) return false;
-    return this.#queues.every(({ taken }) => taken === 0);
+  quiesce(): string | undefined {
+    if (!this.live) return undefined;
+    const why = this.#device.quiesce?.();
+    if (why !== undefined || this.#queues.every(({ taken }) => taken === 0)) return why;
+    return "what is under way doesn't come to an end";
   }
 
   /** After that, when the machine goes on. */

@@ -9,6 +9,11 @@
  *   0x08  queue address     32          0x13  ISR status       8, R; reading clears it
  *   0x0c  queue size        16, R: 0    0x14  command         32
  *   0x0e  queue select      16          0x18  host time: seconds 64, R; 0x20 microseconds 64, R
+ *                                       0x28  generation, 16 bytes, R
+ *
+ * The generation is no part of vmd's: it is zero until the machine is copied, and then of each copy
+ * another, which whoever draws random numbers in it should heed; as the VM generation ID of other
+ * hypervisors does.
  *
  * The host writes a command and raises a configuration interrupt; the guest writes it back when it
  * has seen it. A guest that is about to halt, power off or reset by itself writes SHUTDOWN: OpenBSD's
@@ -37,7 +42,8 @@ const ISR = 0x13;
 const COMMAND = 0x14;
 const SECONDS = 0x18;
 const MICROSECONDS = 0x20;
-const END = 0x28;
+const GENERATION = 0x28;
+const END = 0x38;
 
 /** What it is on the bus. @param irq what INTA# is wired to. @param port where its BAR lies. */
 export function vmmciFunction(irq: number, port: number): PciDefinition {
@@ -65,6 +71,8 @@ const declaration = {
   secondsLow: u32(0),
   secondsHigh: u32(0),
   microseconds: u32(0),
+  /** Of this copy of the machine. */
+  generation: u8.array(16),
 };
 
 export const VmmciRegisters = declareRegisters("vmmci", declaration);
@@ -95,7 +103,10 @@ export class Vmmci implements PortDevice, Resettable {
   }
 
   reset(): void {
+    const { generation } = this.#r;
+    const kept = generation.slice();
     this.#r.resetAll();
+    generation.set(kept);
     this.#host.interrupt(false);
     this.#host.driverChanged?.();
   }
@@ -108,6 +119,12 @@ export class Vmmci implements PortDevice, Resettable {
   /** Whether the driver sets the guest's clock when it is asked to. */
   get syncsRtc(): boolean {
     return this.hasDriver && (this.#r.guestFeatures & FEATURE.SYNC_RTC) !== 0;
+  }
+
+  /** The machine is a copy: 16 bytes that no other has. A driver is told to look at the time, too. */
+  set generation(bytes: Uint8Array) {
+    this.#r.generation.set(bytes);
+    this.request(VmmciCommand.SYNC_RTC);
   }
 
   /**
@@ -145,6 +162,7 @@ export class Vmmci implements PortDevice, Resettable {
   #byte(at: number): number {
     const r = this.#r;
     if (at < 0 || at >= END) return 0xff;
+    if (at >= GENERATION) return r.generation[at - GENERATION];
     if (at >= SECONDS) return this.#timeByte(at);
     const part = (value: number, from: number) => (value >>> (8 * (at - from))) & 0xff;
     if (at >= COMMAND) return part(r.command, COMMAND);

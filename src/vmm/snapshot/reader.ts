@@ -89,7 +89,8 @@ export class SnapshotReader {
     this.#source.read(bytes);
     this.#left = 0;
     const stored = bytes.subarray(0, head.stored);
-    if (checksum(stored) !== head.data) {
+    const rest = bytes.subarray(head.stored);
+    if (checksum(stored) !== head.data || rest.some((byte) => byte !== 0)) {
       throw new SnapshotError(`the pages of record ${this.#serial - 1} are damaged`);
     }
     if ((head.flags & COMPRESSED) === 0) return stored;

@@ -1,0 +1,88 @@
+/** vctl restore: a VM that goes on from a snapshot. */
+import { closeSync, openSync } from "node:fs";
+import { resolve } from "node:path";
+import { Command } from "commander";
+import { DiskError } from "../../vmd/disk/index.ts";
+import { SnapshotError } from "../../vmm/snapshot/format.ts";
+import { FileSource } from "../../vmm/snapshot/sources.ts";
+import { readConfig, type SnapshotConfig } from "../../vmd/snapshot/config.ts";
+import { disksToGoOn } from "../../vmd/snapshot/disks.ts";
+import { debug, say, UsageError } from "../cli.ts";
+import { Client, RefusedError } from "../client.ts";
+
+interface RestoreOptions {
+  console?: boolean;
+  verify?: boolean;
+}
+
+export function restoreCommand(): Command {
+  return new Command("restore")
+    .description("Start a VM that goes on from a snapshot")
+    .argument("<file>", "what vctl snapshot wrote")
+    .argument("[name]", "the VM's name; default: as it was")
+    .option("-c, --console", "connect to its console")
+    .option("--verify", "check all of the file before anything runs")
+    .addHelpText(
+      "after",
+      `
+Its memory is read when it is touched; a file that this vmd has neither written nor restored before is
+checked first. What is written to its disks goes into new images, FILE.disk0.qcow2 and so on, unless
+the snapshot was taken with --stop: then they are used as they are, if nobody has written them since.
+
+Examples:
+  vctl restore web.snap
+  vctl restore web.snap web2`,
+    )
+    .action(async (file: string, name: string | undefined, options: RestoreOptions) => {
+      const path = resolve(file);
+      using client = Client.connect({ start: true });
+      try {
+        const disks = disksToGoOn(configOf(path), path).map(({ path: image, format, readOnly }) => {
+          debug(`disk ${image}`);
+          return { path: resolve(image), format, readOnly };
+        });
+        const request = {
+          request: "restore",
+          path,
+          vm: name,
+          disks,
+          verify: options.verify,
+          attach: options.console,
+        } as const;
+        client.send(request);
+        const { answer, descriptor } = client.receive();
+        say(`restored vm ${answer.vm} successfully, tty ${answer.tty}`);
+        if (options.console !== true) return;
+        if (descriptor === undefined) throw new UsageError("read error");
+        const { followDescriptor } = await import("../vm-console.ts");
+        const end = await followDescriptor(client, answer.vm, descriptor);
+        process.exit(end?.code ?? 0);
+      } catch (error) {
+        if (
+          error instanceof RefusedError ||
+          error instanceof SnapshotError ||
+          error instanceof DiskError
+        ) {
+          throw new UsageError(`restore command failed: ${error.message}`);
+        }
+        throw error;
+      }
+    });
+}
+
+function configOf(path: string): SnapshotConfig {
+  let descriptor: number;
+  try {
+    descriptor = openSync(path, "r");
+  } catch (error) {
+    throw new UsageError(`${path}: ${(error as NodeJS.ErrnoException).code}`);
+  }
+  try {
+    return readConfig(new FileSource(descriptor));
+  } catch (error) {
+    if (error instanceof SnapshotError) throw new SnapshotError(`${path}: ${error.message}`);
+    throw error;
+  } finally {
+    closeSync(descriptor);
+  }
+}

@@ -1,0 +1,155 @@
+/** vctl snapshot and vctl restore, as users type them. */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { createQcow2 } from "../disk/index.ts";
+import { TestDaemon } from "./testing.ts";
+
+setDefaultTimeout(60_000);
+
+let vmd: TestDaemon;
+let counter = "";
+const at = (name: string) => join(vmd.folder, name);
+
+beforeAll(async () => {
+  vmd = await TestDaemon.start();
+  // Answers each byte with how many there were.
+  counter = vmd.firmware("counter", "ba fd 03 ec a8 01 74 f8 ba f8 03 ec fe c3 88 d8 ee eb ed");
+});
+afterAll(() => vmd[Symbol.asyncDispose]());
+
+/** Types a byte at a VM's terminal. @returns what it says */
+async function count(name: string): Promise<number> {
+  const [{ tty }] = (await vmd.status()).filter((vm) => vm.name === name);
+  const terminal = openSync(tty, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOCTTY);
+  try {
+    const byte = new Uint8Array(1);
+    writeSync(terminal, "x");
+    for (let i = 0; i < 500; i++) {
+      try {
+        if (readSync(terminal, byte) === 1) return byte[0];
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+      }
+      await Bun.sleep(10);
+    }
+    throw new Error(`${name} says nothing`);
+  } finally {
+    closeSync(terminal);
+  }
+}
+
+const start = (name: string, ...more: string[]) =>
+  vmd.vctl(["start", name, "-b", counter, "-m", "4M", "--engine", "unicorn", ...more]);
+const stop = (name: string) => vmd.vctl(["stop", "-fw", name]);
+
+test("a VM goes on where its snapshot left it, beside itself or in its own place", async () => {
+  expect(await start("one")).toMatchObject({ code: 0 });
+  expect([await count("one"), await count("one")]).toEqual([1, 2]);
+  const taken = await vmd.vctl(["snapshot", "one", at("one.snap")]);
+  expect(taken).toMatchObject({ code: 0 });
+  expect(taken.err + taken.out).toMatch(
+    /wrote .*one.snap: 0\.\d MiB, \d+ pages; the vm stood still for \d+ ms/,
+  );
+  expect(statSync(at("one.snap")).mode & 0o777).toBe(0o600);
+  expect(await count("one")).toBe(3);
+  expect(await vmd.vctl(["restore", at("one.snap"), "two"])).toMatchObject({ code: 0 });
+  expect([await count("two"), await count("two"), await count("one")]).toEqual([3, 4, 4]);
+  await stop("one");
+  expect(await vmd.vctl(["restore", at("one.snap")])).toMatchObject({ code: 0 });
+  expect(await count("one")).toBe(3);
+  await Promise.all([stop("one"), stop("two")]);
+});
+
+test("what can't be is refused in a sentence, and nothing is left behind", async () => {
+  await start("one");
+  const fails = async (args: string[], sentence: string) => {
+    const { code, err } = await vmd.vctl(args);
+    expect(err).toContain(sentence);
+    expect(code).toBe(1);
+  };
+  writeFileSync(at("there"), "x");
+  await fails(["snapshot", "one", at("there")], "there: file exists; -f replaces it");
+  await fails(["snapshot", "one", at("no/where")], "No such file or directory");
+  await fails(["snapshot", "nobody", at("x.snap")], "vm not found");
+  await fails(["restore", at("there")], "it ends too early");
+  await fails(["restore", at("absent")], "absent: ENOENT");
+  expect(await vmd.vctl(["snapshot", "-f", "one", at("there")])).toMatchObject({ code: 0 });
+  await fails(["restore", at("there")], "vm one is already there");
+  const whole = readFileSync(at("there"));
+  const broken = Buffer.from(whole);
+  broken[whole.length - 9000] ^= 4;
+  writeFileSync(at("broken"), broken);
+  await fails(["restore", at("broken"), "three"], "damaged");
+  writeFileSync(at("short"), whole.subarray(0, whole.length - 4096));
+  await fails(["restore", at("short"), "three"], "it ends too early");
+  expect((await vmd.status()).map(({ name }) => name)).toEqual(["one"]);
+  expect(readdirSync(vmd.folder).filter((name) => /partial/.test(name))).toEqual([]);
+  await stop("one");
+});
+
+test("disks: qcow2 is frozen, raw only of a VM that ends", async () => {
+  createQcow2(at("a.qcow2"), 2 ** 20);
+  writeFileSync(at("b.img"), Buffer.alloc(2 ** 20));
+  await start("disks", "-d", at("a.qcow2"), "-d", at("b.img"));
+  const raw = await vmd.vctl(["snapshot", "disks", at("disks.snap")]);
+  expect(raw.err).toContain("b.img: a raw image can't stay as it is while its VM goes on");
+  expect(readdirSync(vmd.folder).filter((name) => name.startsWith("a.qcow2"))).toEqual(["a.qcow2"]);
+  expect(await vmd.vctl(["snapshot", "--stop", "disks", at("disks.snap")])).toMatchObject({
+    code: 0,
+  });
+  await vmd.vctl(["wait", "disks"]);
+  expect(await vmd.vctl(["restore", at("disks.snap")])).toMatchObject({ code: 0 });
+  await stop("disks");
+
+  await start("frozen", "-d", at("a.qcow2"));
+  await count("frozen");
+  expect(await vmd.vctl(["snapshot", "frozen", at("frozen.snap")])).toMatchObject({ code: 0 });
+  expect(await count("frozen")).toBe(2);
+  expect(readdirSync(vmd.folder).filter((name) => name.startsWith("a.qcow2."))).toHaveLength(1);
+  expect(await vmd.vctl(["restore", at("frozen.snap"), "again"])).toMatchObject({ code: 0 });
+  expect(existsSync(at("frozen.snap.disk0.qcow2"))).toBe(true);
+  expect(await count("again")).toBe(2);
+  const twice = await vmd.vctl(["restore", at("frozen.snap"), "third"]);
+  expect(twice).toMatchObject({ code: 0 });
+  expect(existsSync(at("frozen.snap.disk0-1.qcow2"))).toBe(true);
+  await Promise.all([stop("frozen"), stop("again"), stop("third")]);
+});
+
+test("copies go on beside their VM, each by itself", async () => {
+  createQcow2(at("f.qcow2"), 2 ** 20);
+  await start("origin", "-d", at("f.qcow2"));
+  expect(await count("origin")).toBe(1);
+  const forked = await vmd.vctl(["fork", "-n", "3", "origin", "copy"]);
+  expect(forked).toMatchObject({ code: 0 });
+  expect(
+    [...(forked.out + forked.err).matchAll(/started vm \d+ successfully: (copy-\d), in/g)].map(
+      ([, name]) => name,
+    ),
+  ).toEqual(["copy-1", "copy-2", "copy-3"]);
+  expect([await count("copy-1"), await count("copy-1"), await count("copy-2")]).toEqual([2, 3, 2]);
+  expect(await count("origin")).toBe(2);
+  // What they write to their disks has no name.
+  expect(readdirSync(vmd.folder).filter((name) => name.startsWith("f.qcow2"))).toHaveLength(2);
+  expect((await vmd.vctl(["fork", "origin", "copy-1"])).err).toContain(
+    "vm copy-1 is already there",
+  );
+  expect((await vmd.vctl(["fork", "nobody", "x"])).err).toContain("vm not found");
+  // A copy of a copy: its disk has no name to be frozen by.
+  expect((await vmd.vctl(["fork", "copy-1", "x"])).err).toContain(
+    "the vm is a copy, and what it writes to its disks has no name",
+  );
+  expect(readdirSync(vmd.folder).filter((name) => name.startsWith("f.qcow2"))).toHaveLength(2);
+  for (const name of ["origin", "copy-1", "copy-2", "copy-3"]) await stop(name);
+});

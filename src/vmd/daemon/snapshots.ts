@@ -1,0 +1,231 @@
+/** Snapshots of the daemon's VMs, and VMs that go on from them. */
+import { closeSync, constants } from "node:fs";
+import * as v from "valibot";
+import { daemonLibrary } from "../../vmm/native.ts";
+import { SnapshotError } from "../../vmm/snapshot/format.ts";
+import { FileError } from "../boot-files.ts";
+import { hostError } from "../disk/index.ts";
+import type { RequestOf } from "../protocol.ts";
+import { type OpenedSnapshot, openSnapshot, remember } from "../snapshot/chain.ts";
+import type { SnapshotConfig } from "../snapshot/config.ts";
+import type { SnapshotResult } from "../vm-messages.ts";
+import type { RestoreLaunch } from "../vm-host.ts";
+import { VmError } from "../vm-options.ts";
+import type { ManagedVm } from "./managed-vm.ts";
+import { RefusalError } from "./refusal.ts";
+import { type Caller, type InterfaceSettings, openAs, type VmSettings } from "./settings.ts";
+
+const CREATE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+
+/**
+ * Has a VM write a snapshot into a new file, with the rights of whoever asks.
+ * @throws RefusalError
+ */
+export async function takeSnapshot(
+  vm: ManagedVm,
+  { snapshot, path, as, compress, differential, stop, overlays }: RequestOf<"snapshot">,
+  caller: Caller,
+): Promise<SnapshotResult> {
+  const { host } = vm;
+  requireNamedDisks(vm.settings);
+  const open = (name: string, flags: number) => openOrRefuse(name, flags, caller);
+  if (!stop && overlays.length < writable(vm.settings).length) {
+    throw new RefusalError("DISK", "the vm has disks that were not frozen");
+  }
+  const { base } = vm;
+  const name = as ?? path;
+  if (base.needs(name)) {
+    if (differential) {
+      throw new RefusalError(
+        "SNAPSHOT",
+        `${name}: the snapshot would be based on this file itself`,
+      );
+    }
+    base.forget();
+  }
+  const opened: number[] = [];
+  let again: number | undefined;
+  try {
+    const out = open(path, CREATE);
+    again = open(path, constants.O_RDONLY);
+    opened.push(out);
+    const images = overlays.map(({ place, path: name }) => {
+      const descriptor = open(name, constants.O_RDWR);
+      opened.push(descriptor);
+      return { place, name, descriptor };
+    });
+    const frozen = new Map(overlays.map((one) => [one.place, one.frozen]));
+    const config = {
+      ...snapshotConfig(vm, snapshot, frozen),
+      base: differential ? base.base(name) : undefined,
+    };
+    opened.length = 0;
+    const locked = lockImages(images);
+    let result: SnapshotResult;
+    try {
+      const options = { compress, differential, stop, overlays: images };
+      result = await host.snapshot(out, config, options);
+      vm.locks?.rebase(locked);
+    } finally {
+      for (const { descriptor } of locked) closeSync(descriptor);
+    }
+    base.written(snapshot, name, result.differential);
+    remember(again);
+    return result;
+  } catch (error) {
+    for (const descriptor of opened) closeSync(descriptor);
+    if (error instanceof VmError) throw new RefusalError("SNAPSHOT", error.message);
+    throw error;
+  } finally {
+    if (again !== undefined) closeSync(again);
+  }
+}
+
+/**
+ * Images that are about to be a running VM's disks. Its process is handed the ones given.
+ * @returns the same opened images again; whoever's who asks, to close
+ */
+export function lockImages<T extends { descriptor: number }>(images: readonly T[]): T[] {
+  return images.map((image) => {
+    daemonLibrary().vmm_lock(image.descriptor, 1);
+    return { ...image, descriptor: daemonLibrary().vmm_duplicate(image.descriptor) };
+  });
+}
+
+export function openOrRefuse(path: string, flags: number, caller: Caller): number {
+  try {
+    return openAs(path, flags, caller);
+  } catch (error) {
+    throw new RefusalError("SNAPSHOT", (hostError(path, error) as Error).message);
+  }
+}
+
+/** @throws RefusalError for a VM whose disks can't be named by anybody else */
+export function requireNamedDisks({ disks }: VmSettings): void {
+  if (disks.every(({ ephemeral }) => ephemeral !== true)) return;
+  throw new RefusalError("DISK", "the vm is a copy, and what it writes to its disks has no name");
+}
+
+export function writable({ disks }: VmSettings): VmSettings["disks"] {
+  return disks.filter(({ readOnly }) => readOnly !== true);
+}
+
+/** What of a CONFIG record a VM's process doesn't know. @param frozen paths of disks that were frozen */
+export function snapshotConfig(
+  vm: ManagedVm,
+  id: string,
+  frozen: ReadonlyMap<number, string> = new Map(),
+): object {
+  const { name, kernel, initrd, cmdline, modules, disks, cdrom, bootDevice, memory, machine } =
+    vm.settings;
+  const { shares, vsock, interfaces } = vm.settings;
+  const { epoch: _, engine: __, ...rest } = machine;
+  return {
+    format: 1,
+    id,
+    created: Date.now(),
+    options: {
+      ...{ name, cmdline, memory, bootDevice, ...rest },
+      kernel: kernel?.path,
+      initrd: initrd?.path,
+      cdrom: cdrom?.path,
+      modules: modules.map(({ path, args }) => (args === undefined ? path : `${path} ${args}`)),
+      disks: disks.map(({ path, format, readOnly, limits }, place) => {
+        const now = frozen.get(place);
+        return now === undefined
+          ? { path, format, readOnly, limits }
+          : { path: now, format: "qcow2", limits };
+      }),
+    },
+    ahead: 0,
+    interfaces: interfaces.map((network, place) => ({
+      mac: vm.macs[place],
+      locked: network.lockedLladdr === true,
+      limits: network.limits,
+      network: { ...network, limits: undefined },
+    })),
+    shares: shares?.map(({ by: ___, ...share }) => share),
+    vsock: vsock && { cid: vsock.cid, path: vsock.path },
+  };
+}
+
+/** Opens a snapshot with the rights of whoever asks. @throws RefusalError */
+export function openForCaller(path: string, verify: boolean, caller: Caller): OpenedSnapshot {
+  try {
+    return openSnapshot(path, {
+      verify: verify || undefined,
+      open: (name) => openAs(name, constants.O_RDONLY | constants.O_NONBLOCK, caller),
+    });
+  } catch (error) {
+    if (error instanceof SnapshotError || error instanceof FileError) {
+      throw new RefusalError("SNAPSHOT", error.message);
+    }
+    throw error;
+  }
+}
+
+/** What a VM process is told of it. */
+export function restoreLaunch({ config, inputs }: OpenedSnapshot): RestoreLaunch {
+  const { boot, cpuid, rom } = config;
+  return { boot, cpuid, rom, inputs };
+}
+
+const network = v.object({
+  local: v.boolean(),
+  switch: v.optional(v.string()),
+  tap: v.optional(v.string()),
+  lockedLladdr: v.optional(v.boolean()),
+  up: v.optional(v.boolean()),
+});
+
+/**
+ * The settings of a VM that goes on from a snapshot: everything in it is the caller's.
+ * @throws RefusalError
+ */
+export function restoredSettings(
+  config: SnapshotConfig,
+  { vm, disks }: Pick<RequestOf<"restore">, "vm" | "disks">,
+  caller: Caller,
+): VmSettings {
+  const { options, interfaces, vsock, shares, ahead } = config;
+  const { kernel, initrd, cdrom, modules = [], cmdline, memory, bootDevice } = options;
+  const mine = <T extends object>(value: T) => ({ ...value, by: caller });
+  const path = (name: string | undefined) =>
+    name === undefined ? undefined : mine({ path: name });
+  const there = options.disks ?? [];
+  if (disks.length !== there.length) {
+    throw new RefusalError(
+      "DISK",
+      `the snapshot has ${there.length} disks, ${disks.length} are given`,
+    );
+  }
+  const { virtualTime, devices, debugExit, reboot, bits, format } = options;
+  const machine = { virtualTime, devices, debugExit, reboot, bits, format, engine: config.engine };
+  const epoch = virtualTime === true ? undefined : Date.now() + ahead;
+  return {
+    name: vm ?? options.name,
+    kernel: path(kernel),
+    initrd: path(initrd),
+    cdrom: path(cdrom),
+    cmdline,
+    memory,
+    bootDevice,
+    modules: modules.map((one) => {
+      const space = one.indexOf(" ");
+      return space < 0
+        ? mine({ path: one })
+        : mine({ path: one.slice(0, space), args: one.slice(space + 1) });
+    }),
+    disks: disks.map((disk, place) => mine({ ...disk, limits: there[place].limits })),
+    interfaces: interfaces.map(({ mac, limits, network: saved }): InterfaceSettings => {
+      const result = v.safeParse(network, saved ?? { local: false });
+      if (!result.success) throw new RefusalError("NETWORK", "its interfaces can't be");
+      return { ...result.output, lladdr: mac, limits };
+    }),
+    owner: { uid: caller.uid },
+    configured: false,
+    machine: { ...(machine as VmSettings["machine"]), epoch },
+    shares: (shares as VmSettings["shares"])?.map(mine),
+    vsock: vsock === undefined ? undefined : mine(vsock as { cid: number; path: string }),
+  };
+}

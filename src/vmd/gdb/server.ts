@@ -1,0 +1,202 @@
+/**
+ * The debugger's end in the VM process: one client at a time on a listening socket, and the vCPU
+ * run as it says. The guest waits for the first client before its first instruction; whoever
+ * connects later stops it.
+ */
+import { closeSync } from "node:fs";
+import { daemonLibrary, processLibrary, ptr } from "../../vmm/native.ts";
+import { Watch } from "../console-hub.ts";
+import type { Stop } from "../vcpu.ts";
+import type { VmLife } from "../vm-life.ts";
+import { EngineTarget } from "./engine-target.ts";
+import { PACKET_MAX } from "./packet.ts";
+import { GdbStub } from "./stub.ts";
+
+const EAGAIN = -11;
+/** So much may wait for a client that reads nothing; then it is gone. */
+const OUTPUT_MAX = 8 * PACKET_MAX;
+/** So many readings at a time: the VM's other messages wait meanwhile. */
+const READINGS = 64;
+/** How long the VM process's messages may wait while the guest stands still, ms. */
+const LOOK = 100;
+const INPUT = 4096;
+const POLLIN = 1;
+
+const ATTENTION: Stop = { kind: "attention" };
+
+interface Client {
+  readonly descriptor: number;
+  readonly stub: GdbStub;
+  readonly waiting: Uint8Array[];
+  waitingBytes: number;
+}
+
+export interface GdbServerOptions {
+  /** A listening socket that doesn't block. */
+  listener: number;
+  /** Another descriptor that ends the wait of a guest that stands still. */
+  channel: number;
+  watch: (descriptor: number, events: number) => void;
+  /** The client ends the VM. */
+  kill: () => void;
+}
+
+export class GdbServer {
+  readonly #options: GdbServerOptions;
+  readonly #accepting: (listener: number) => number;
+  readonly #input = new Uint8Array(INPUT);
+  #target: EngineTarget | undefined;
+  #attention: Int32Array = new Int32Array(1);
+  #client: Client | undefined;
+  #standing = true;
+  #reset = false;
+
+  constructor(options: GdbServerOptions) {
+    this.#options = options;
+    // Nothing can be loaded in the sandbox.
+    this.#accepting = daemonLibrary().vmm_accept;
+    options.watch(options.listener, Watch.INPUT);
+  }
+
+  /** A machine begins: the first, or one after a reset. */
+  begin(life: VmLife): void {
+    this.#attention = life.vcpu.attention;
+    if (this.#target !== undefined) {
+      this.#target.begin(life);
+      return;
+    }
+    this.#target = new EngineTarget(life, {
+      reset: () => (this.#reset = true),
+      kill: this.#options.kill,
+    });
+  }
+
+  /** As Vcpu.run; also returns "attention" while the guest stands still. */
+  run(): Stop {
+    const target = this.#target!;
+    this.#serve(target);
+    if (this.#reset) {
+      this.#reset = false;
+      return { kind: "reset", by: "the debugger" };
+    }
+    if (this.#standing) {
+      this.#rest();
+      return ATTENTION;
+    }
+    const stop = target.run();
+    if (stop.kind !== "debug") return stop;
+    const { reason } = target;
+    this.#stand(target);
+    this.#client?.stub.stopped(reason);
+    return ATTENTION;
+  }
+
+  /** The VM is gone. */
+  end(code: number): void {
+    this.#client?.stub.exited(code);
+    this.#flush();
+    this.#hangUp();
+    closeSync(this.#options.listener);
+  }
+
+  #stand(target: EngineTarget): void {
+    this.#standing = true;
+    target.stop();
+  }
+
+  #serve(target: EngineTarget): void {
+    this.#accept(target);
+    this.#flush();
+    const client = this.#client;
+    if (client === undefined) return;
+    const { vmm_read } = processLibrary();
+    for (let i = 0; ; i++) {
+      if (i === READINGS) {
+        Atomics.store(this.#attention, 0, 1);
+        break;
+      }
+      const length = Number(vmm_read(client.descriptor, ptr(this.#input), INPUT));
+      if (length === EAGAIN) break;
+      if (length <= 0) {
+        this.#hangUp();
+        return;
+      }
+      if (client.stub.received(this.#input.subarray(0, length)) && !this.#standing) {
+        this.#stand(target);
+        client.stub.stopped({ kind: "interrupt" });
+      }
+      // It read nothing of what it asked for.
+      if (client !== this.#client) return;
+      this.#standing = !client.stub.running;
+      if (client.stub.gone) {
+        this.#flush();
+        this.#hangUp();
+        return;
+      }
+    }
+  }
+
+  #accept(target: EngineTarget): void {
+    for (;;) {
+      const descriptor = this.#accepting(this.#options.listener);
+      if (descriptor < 0) return;
+      if (this.#client !== undefined) {
+        closeSync(descriptor);
+        continue;
+      }
+      // Whoever connects finds the guest standing still.
+      if (!this.#standing) this.#stand(target);
+      const waiting: Uint8Array[] = [];
+      const stub = new GdbStub(target, false, (bytes) => {
+        waiting.push(bytes);
+        client.waitingBytes += bytes.length;
+        this.#flush();
+      });
+      const client: Client = { descriptor, stub, waiting, waitingBytes: 0 };
+      this.#client = client;
+      this.#options.watch(descriptor, Watch.INPUT);
+    }
+  }
+
+  #flush(): void {
+    const client = this.#client;
+    if (client === undefined) return;
+    const { vmm_send } = processLibrary();
+    while (client.waiting.length > 0) {
+      const [bytes] = client.waiting;
+      const sent = Number(vmm_send(client.descriptor, ptr(bytes), bytes.length, null, 0));
+      if (sent < 0 && sent !== EAGAIN) {
+        // Its end is found by reading.
+        client.waiting.length = 0;
+        client.waitingBytes = 0;
+        return;
+      }
+      if (sent === EAGAIN) {
+        if (client.waitingBytes > OUTPUT_MAX) this.#hangUp();
+        else this.#options.watch(client.descriptor, Watch.INPUT | Watch.ROOM);
+        return;
+      }
+      client.waitingBytes -= sent;
+      if (sent === bytes.length) client.waiting.shift();
+      else client.waiting[0] = bytes.subarray(sent);
+    }
+  }
+
+  /** A client that goes without a word leaves the guest as it is, without its breakpoints. */
+  #hangUp(): void {
+    const client = this.#client;
+    if (client === undefined) return;
+    this.#client = undefined;
+    client.stub.release();
+    this.#options.watch(client.descriptor, Watch.NOTHING);
+    closeSync(client.descriptor);
+  }
+
+  #rest(): void {
+    if (Atomics.load(this.#attention, 0) !== 0) return;
+    const { channel, listener } = this.#options;
+    const descriptors = Int32Array.of(channel, this.#client?.descriptor ?? listener);
+    const events = Int32Array.of(POLLIN, POLLIN);
+    processLibrary().vmm_poll(ptr(descriptors), ptr(events), 2, LOOK);
+  }
+}
