@@ -12,8 +12,6 @@ export class Incoming {
   readonly launch: RestoreLaunch;
   /** Whoever carries the stream writes there. Theirs, to close. */
   readonly descriptor: number;
-  /** The VM process has its end. */
-  #given = false;
   readonly #begun = Promise.withResolvers<void>();
 
   /** @param answers whether the sender waits for answers */
@@ -33,14 +31,7 @@ export class Incoming {
   }
 
   started(): void {
-    this.#given = true;
     this.#begun.resolve();
-  }
-
-  /** It came to nothing: nobody carries the stream. */
-  abandon(): void {
-    closeSync(this.descriptor);
-    if (!this.#given) for (const { descriptor } of this.launch.inputs) closeSync(descriptor);
   }
 
   /**

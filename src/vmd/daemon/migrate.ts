@@ -1,4 +1,5 @@
 /** What the daemon does for VMs that go elsewhere, or come from there. */
+import { closeSync } from "node:fs";
 import type { RequestOf } from "../protocol.ts";
 import { parseConfig } from "../snapshot/config.ts";
 import { SnapshotError } from "../../vmm/snapshot/format.ts";
@@ -59,7 +60,7 @@ export async function receive(
   try {
     await Promise.race([incoming.begun, started]);
   } catch (error) {
-    incoming.abandon();
+    closeSync(incoming.descriptor);
     throw error;
   }
   return {

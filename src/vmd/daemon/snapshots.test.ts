@@ -13,6 +13,7 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
+import { root } from "../../vmm/root.ts";
 import { createQcow2 } from "../disk/index.ts";
 import { TestDaemon } from "./testing.ts";
 
@@ -152,4 +153,50 @@ test("copies go on beside their VM, each by itself", async () => {
   );
   expect(readdirSync(vmd.folder).filter((name) => name.startsWith("f.qcow2"))).toHaveLength(2);
   for (const name of ["origin", "copy-1", "copy-2", "copy-3"]) await stop(name);
+});
+
+test("differential ones, and one file made of them", async () => {
+  expect(await start("chain")).toMatchObject({ code: 0 });
+  const write = (name: string, ...more: string[]) =>
+    vmd.vctl(["snapshot", "-d", ...more, "chain", at(name)]);
+  expect(await count("chain")).toBe(1);
+  const first = await write("chain.0");
+  expect(first.err).toMatch(/^vctl: wrote .*chain\.0: [\d.]+ MiB, \d+ pages; the vm stood still/);
+  expect(await count("chain")).toBe(2);
+  expect((await write("chain.1")).err).toContain("pages that changed;");
+  expect(await count("chain")).toBe(3);
+  expect((await write("chain.1", "-f")).err).toContain("would be based on this file itself");
+  expect((await write("chain.2")).err).toContain("pages that changed;");
+  const merged = await vmd.vctl(["merge", at("chain.2"), at("chain.whole")]);
+  expect(merged.err).toMatch(/^vctl: .*chain\.whole: 3 snapshots in \d+ MiB\n$/);
+  for (const [file, name] of [
+    ["chain.2", "of-chain"],
+    ["chain.whole", "of-whole"],
+  ]) {
+    expect(await vmd.vctl(["restore", at(file), name])).toMatchObject({ code: 0 });
+    expect(await count(name)).toBe(4);
+    await stop(name);
+  }
+  await stop("chain");
+  const missing = await vmd.vctl(["merge", at("nothing"), at("chain.x")]);
+  expect(missing).toMatchObject({ code: 1, err: expect.stringContaining("nothing: ") });
+  writeFileSync(at("chain.0"), "x");
+  const broken = await vmd.vctl(["merge", at("chain.2"), at("chain.x")]);
+  expect(broken).toMatchObject({ code: 1, err: expect.stringContaining("chain.0: ") });
+  expect(existsSync(at("chain.x"))).toBe(false);
+});
+
+test("a disk that was frozen is locked as before: it moves with its VM, and belongs to one", async () => {
+  createQcow2(at("moving.qcow2"), 2 ** 20);
+  expect(await start("moving", "-d", at("moving.qcow2"))).toMatchObject({ code: 0 });
+  expect(await vmd.vctl(["snapshot", "moving", at("moving.snap")])).toMatchObject({ code: 0 });
+  const second = await start("other", "-d", at("moving.qcow2"));
+  expect(second).toMatchObject({ code: 1, err: expect.stringContaining("in use by another VM") });
+  await using elsewhere = await TestDaemon.start();
+  const vctl = `${process.execPath} ${join(root, "src/vctl/index.ts")}`;
+  const [from, to] = [vmd, elsewhere].map(({ socket }) => `VMD_SOCKET=${socket} ${vctl}`);
+  const line = `${from} send moving | ${to} receive moving`;
+  const { stderr } = Bun.spawnSync(["sh", "-c", line]);
+  expect(stderr.toString()).toContain("received vm");
+  expect((await elsewhere.status())[0]).toMatchObject({ name: "moving", state: "running" });
 });
