@@ -21,6 +21,8 @@ type Over = Extract<MigrationEvent, { stage: "over" }>;
 
 /** Nobody knows where the VM runs. */
 const UNKNOWN = 3;
+/** So many may be at the listener at a time. */
+const GUESTS = 16;
 const STDIN = 0;
 const STDOUT = 1;
 /** Bits of vmm_shutdown. */
@@ -72,9 +74,9 @@ class Carrier implements Disposable {
   answers = -1;
   /** Where a receiver on this host connects. */
   listener = -1;
-  #guest = -1;
+  /** Who connected there, and didn't say yet who it is. */
+  readonly #guests = new Map<number, LineBuffer>();
   readonly #token: string = "";
-  readonly #first = new LineBuffer();
 
   constructor(via: string | undefined, duplex: boolean) {
     if (via !== undefined) {
@@ -103,38 +105,46 @@ class Carrier implements Disposable {
 
   /** What may bring something. */
   get descriptors(): number[] {
-    return [this.answers, this.#guest, this.listener].filter((descriptor) => descriptor >= 0);
+    const own = [this.answers, this.listener].filter((descriptor) => descriptor >= 0);
+    return [...own, ...this.#guests.keys()];
   }
 
   /** Somebody is at the listener. */
   accept(): void {
     const connected = daemonLibrary().vmm_accept(this.listener);
     if (connected < 0) return;
-    // The latest is looked at: others don't keep it from being heard.
-    if (this.#guest >= 0) closeSync(this.#guest);
-    this.#guest = connected;
-  }
-
-  /** ... and says who it is. @returns the lines behind that */
-  identify(descriptor: number): string[] {
-    const came = readPiece(descriptor);
-    if (came === "none") return [];
-    const [token, ...rest] = came === "end" ? [] : this.#first.add(came);
-    if (came !== "end" && token === undefined) return [];
-    if (token !== this.#token) {
-      closeSync(this.#guest);
-      this.#guest = -1;
-      return [];
-    }
-    this.answers = this.#guest;
-    this.#guest = -1;
-    closeSync(this.listener);
-    this.listener = -1;
-    return rest;
+    // Anybody on this host may connect; who says nothing doesn't keep others from being heard.
+    const [oldest] = this.#guests.keys();
+    if (this.#guests.size >= GUESTS) this.#leave(oldest);
+    this.#guests.set(connected, new LineBuffer());
   }
 
   isGuest(descriptor: number): boolean {
-    return descriptor === this.#guest;
+    return this.#guests.has(descriptor);
+  }
+
+  /** One of them says who it is. @returns what it says behind that */
+  identify(descriptor: number): string {
+    const came = readPiece(descriptor);
+    if (came === "none") return "";
+    const buffer = this.#guests.get(descriptor) as LineBuffer;
+    const [token, ...lines] = came === "end" ? [""] : buffer.add(came);
+    if (token === undefined) return "";
+    if (token !== this.#token) {
+      this.#leave(descriptor);
+      return "";
+    }
+    this.#guests.delete(descriptor);
+    for (const other of [...this.#guests.keys()]) this.#leave(other);
+    this.answers = descriptor;
+    closeSync(this.listener);
+    this.listener = -1;
+    return [...lines, buffer.rest].join("\n");
+  }
+
+  #leave(guest: number): void {
+    this.#guests.delete(guest);
+    closeSync(guest);
   }
 
   closeOutput(): void {
@@ -189,12 +199,14 @@ async function carry(
         }
         ask();
       } else if (one === descriptor) {
+        if (!open) continue;
         const came = readPiece(descriptor);
         if (came === "end") close();
         else if (came !== "none") deliver(descriptor, came, carrier);
       } else if (one === carrier.listener) carrier.accept();
       else if (carrier.isGuest(one)) {
-        for (const line of carrier.identify(one)) if (open) writeLine(descriptor, line);
+        const said = new TextEncoder().encode(carrier.identify(one));
+        if (open) writeWhole(descriptor, said);
       } else if (one === carrier.answers) {
         const came = readPiece(one);
         if (came === "none") continue;

@@ -37,6 +37,11 @@ export class LineBuffer {
   readonly #decoder = new TextDecoder();
   #rest = "";
 
+  /** What came of a line that isn't whole yet. */
+  get rest(): string {
+    return this.#rest;
+  }
+
   /** @returns the lines that are whole now */
   add(bytes: Uint8Array): string[] {
     const parts = (this.#rest + this.#decoder.decode(bytes, { stream: true })).split("\n");
