@@ -59,7 +59,7 @@ export async function makeTemplate(
     let paused: number;
     try {
       ({ paused } = await host.snapshot(out, config, { overlays: given }));
-      vm.locks?.rebase(locked);
+      vm.moving.locks.rebase(locked);
     } finally {
       for (const { descriptor } of locked) closeSync(descriptor);
     }

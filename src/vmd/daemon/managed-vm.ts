@@ -1,10 +1,8 @@
 /** One VM of the daemon: its states, and what leads from one to the next. */
 import { closeSync, readFileSync } from "node:fs";
 import type { Accounts } from "../accounts.ts";
-import { Channel } from "../channel.ts";
 import type { MigrationEvent } from "../migration/messages.ts";
 import type { RequestOf, VmState, VmStatus } from "../protocol.ts";
-import { SnapshotBase } from "../snapshot/base.ts";
 import { newId } from "../snapshot/restored.ts";
 import { type RestoreLaunch, VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
@@ -17,7 +15,7 @@ import { DiskLocks } from "./disk-locks.ts";
 import type { Incoming } from "./incoming.ts";
 import type { Log } from "./log.ts";
 import { formatMac } from "../net/mac.ts";
-import { Outgoing } from "./outgoing.ts";
+import { Moving } from "./moving.ts";
 import { requireNamedDisks, snapshotConfig } from "./snapshots.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
@@ -67,12 +65,7 @@ export class ManagedVm {
   #vsock: VsockHost | undefined;
   #gdb: GdbHost | undefined;
   #shares: OpenedShare[] = [];
-  #locks: DiskLocks | undefined;
-  /** One that comes from elsewhere got its disks. */
-  #locked = false;
-  #outgoing: Outgoing | undefined;
-  /** Its snapshots since it was started. */
-  base = new SnapshotBase();
+  #moving = new Moving(undefined);
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
   #engine: string | undefined;
@@ -111,9 +104,9 @@ export class ManagedVm {
     return this.#resources?.tty;
   }
 
-  /** Locks on its disks, while it runs. */
-  get locks(): DiskLocks | undefined {
-    return this.#locks;
+  /** Where it comes from and goes to, in this run. */
+  get moving(): Moving {
+    return this.#moving;
   }
 
   /** Link addresses of its interfaces, while it runs. */
@@ -163,8 +156,7 @@ export class ManagedVm {
     this.#operator = operator;
     this.#reboots = 0;
     this.#rebootTimes = [];
-    this.#outgoing = undefined;
-    this.base = new SnapshotBase();
+    this.#moving = new Moving(incoming);
     try {
       const { settings } = this;
       const resources = new Resources(settings, accounts(), {
@@ -175,7 +167,7 @@ export class ManagedVm {
       await this.#openInterfaces();
       this.#shares = await this.#openShares();
       this.#vsock = openVsock(settings, accounts());
-      this.#locks = new DiskLocks(resources.disks);
+      this.#moving.locks = new DiskLocks(resources.disks);
       this.#gdb = openGdb(settings);
       const host = new VmHost({
         options: checkVmOptions({
@@ -213,7 +205,7 @@ export class ManagedVm {
         else if (event.kind === "acknowledged") this.#acknowledged();
         else if (event.kind === "shutting-down") this.#shuttingDown();
         else if (event.kind === "trouble") log.warn(event.text, { vm: this.name });
-        else if (event.kind === "migration") this.#migrates(event.event, host, incoming);
+        else if (event.kind === "migration") this.#migrates(event.event, host);
         else if (event.kind !== "shutdown")
           log.debug("unexpected message", { vm: this.name, kind: event.kind });
       };
@@ -260,7 +252,7 @@ export class ManagedVm {
     }
     const { log } = this.#context;
     // Its disks may be another's: it mustn't run for its shutdown.
-    if (this.#locks?.released === true) force = true;
+    if (this.#moving.locks.released) force = true;
     if (this.#state === "paused" && !force) host.tell({ kind: "unpause" });
     const asked = this.#state === "stopping";
     this.#state = "stopping";
@@ -292,7 +284,7 @@ export class ManagedVm {
   /** @throws RefusalError */
   async unpause(): Promise<void> {
     const host = this.#running();
-    const failure = await this.#locks?.take(0);
+    const failure = await this.#moving.locks.take(0);
     if (failure !== undefined) throw new RefusalError("DISK", failure);
     await host.ask({ kind: "unpause" }, "unpaused");
     if (this.#state === "paused") this.#state = "running";
@@ -304,27 +296,13 @@ export class ManagedVm {
    * @returns the descriptor that it comes out of; the caller's to close
    * @throws RefusalError
    */
-  send({ live, downtime, rounds, migration }: RequestOf<"send">): number {
+  send(request: RequestOf<"send">): number {
     const host = this.#running();
-    if (this.#outgoing !== undefined && this.#outgoing.over === undefined) {
-      throw new RefusalError("EALREADY", "it is being sent already");
-    }
     if (this.#state !== "running") throw new RefusalError("EBUSY", `the vm is ${this.#state}`);
     requireNamedDisks(this.settings);
-    const config = { ...snapshotConfig(this, newId()), migration };
-    const [ours, theirs] = Channel.pair(true);
-    this.#outgoing = new Outgoing(this.#locks as DiskLocks, (message) => host.tell(message));
-    const answers = migration?.answers === "stream" ? "surely" : "perhaps";
-    const request = { config: JSON.stringify(config), live, downtime, rounds, answers } as const;
-    host.tell({ kind: "send", ...request }, [theirs]);
-    this.#context.log.info("is being sent", { vm: this.name, live });
-    return ours;
-  }
-
-  /** How far that is. @throws RefusalError */
-  get outgoing(): Outgoing {
-    if (this.#outgoing === undefined) throw new RefusalError("EINVAL", "the vm is not being sent");
-    return this.#outgoing;
+    const descriptor = this.#moving.send(host, snapshotConfig(this, newId()), request);
+    this.#context.log.info("is being sent", { vm: this.name, live: request.live });
+    return descriptor;
   }
 
   /** A socket to one of its streams; the caller's to close. @throws RefusalError */
@@ -379,14 +357,8 @@ export class ManagedVm {
     return this.#host;
   }
 
-  #migrates(event: MigrationEvent, host: VmHost, incoming: Incoming | undefined): void {
-    if (event.stage === "disks") {
-      if (incoming === undefined || this.#locked) return;
-      this.#locked = true;
-      this.#locks = incoming.openDisks(this.settings, host);
-      return;
-    }
-    this.#outgoing?.heard(event);
+  #migrates(event: MigrationEvent, host: VmHost): void {
+    this.#moving.heard(event, host, this.settings);
     if (event.stage !== "over") return;
     const { outcome, why } = event;
     this.#context.log.info(`sending it: ${outcome}`, { vm: this.name, why });
@@ -447,7 +419,7 @@ export class ManagedVm {
   #hasEnded(ending: Ending): Ending {
     clearTimeout(this.#timer);
     this.#lastEnding = ending;
-    this.#outgoing?.ended(ending.message);
+    this.#moving.ended(ending.message);
     this.#host = undefined;
     this.#startedAt = 0;
     this.#state = "stopped";
@@ -507,9 +479,7 @@ export class ManagedVm {
     }
     this.#vsock?.[Symbol.dispose]();
     this.#vsock = undefined;
-    this.#locks?.[Symbol.dispose]();
-    this.#locks = undefined;
-    this.#locked = false;
+    this.#moving[Symbol.dispose]();
     this.#gdb?.[Symbol.dispose]();
     this.#gdb = undefined;
     this.#resources?.[Symbol.dispose]();

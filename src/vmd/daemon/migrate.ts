@@ -18,7 +18,7 @@ export function send(request: RequestOf<"send">, vm: ManagedVm): Answer {
 
 /** How far a VM is on its way; it may have gone meanwhile. */
 export async function progress(after: number, vm: ManagedVm): Promise<Answer> {
-  return { reply: { vm: vm.id, name: vm.name, events: await vm.outgoing.after(after) } };
+  return { reply: { vm: vm.id, name: vm.name, events: await vm.moving.outgoing.after(after) } };
 }
 
 /**

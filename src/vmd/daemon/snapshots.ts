@@ -32,7 +32,7 @@ export async function takeSnapshot(
   if (!stop && overlays.length < writable(vm.settings).length) {
     throw new RefusalError("DISK", "the vm has disks that were not frozen");
   }
-  const { base } = vm;
+  const { base } = vm.moving;
   const name = as ?? path;
   if (base.needs(name)) {
     if (differential) {
@@ -65,7 +65,7 @@ export async function takeSnapshot(
     try {
       const options = { compress, differential, stop, overlays: images };
       result = await host.snapshot(out, config, options);
-      vm.locks?.rebase(locked);
+      vm.moving.locks.rebase(locked);
     } finally {
       for (const { descriptor } of locked) closeSync(descriptor);
     }
