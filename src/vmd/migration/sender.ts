@@ -11,7 +11,7 @@ import { NativeError } from "../../vmm/native.ts";
 import { PAGE, RecordType, type Run, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
 import { DiskError } from "../disk/index.ts";
-import { quiesce, saveState } from "../snapshot/save.ts";
+import { quiesce, saveRegisters } from "../snapshot/save.ts";
 import { machineConfig } from "../snapshot/taker.ts";
 import type { VmLife } from "../vm-life.ts";
 import type { MigrationEvent, SendRequest } from "./messages.ts";
@@ -283,7 +283,7 @@ export class Sender {
   }
 
   #save(): boolean {
-    saveState(this.#life, this.#writer);
+    saveRegisters(this.#life, this.#writer);
     this.#phase = "saved";
     this.#heard = performance.now();
     return true;

@@ -48,8 +48,14 @@ export function saveMemory(
   writer.memory(image.memory, used.runs());
 }
 
-/** Writes the registers of a machine that was quiesced. What follows is the end. */
+/** Writes the registers of a machine that was quiesced, and the end. */
 export function saveState(life: VmLife, writer: SnapshotWriter): void {
+  saveRegisters(life, writer);
+  writer.end();
+}
+
+/** ... without the end. */
+export function saveRegisters(life: VmLife, writer: SnapshotWriter): void {
   const { image, engine, machine, vcpu } = life;
   engine.saveCpu();
   const { input, ahead } = machine.hostState;

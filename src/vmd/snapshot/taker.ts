@@ -121,7 +121,6 @@ export class SnapshotTaker {
     const changed = based ? since.dirty.collect() : undefined;
     saveMemory(life, writer, { pagemap: this.#pagemap, changed });
     saveState(life, writer);
-    writer.end();
     result.bytes = writer.written;
     result.pages = writer.pages;
     result.differential = based;
