@@ -22,6 +22,7 @@
 import { Clock, ClockRegisters, type TimeSource } from "../vmm/clock.ts";
 import type { MachineImage, RangeRequest } from "../vmm/image.ts";
 import type { GuestMemory } from "../vmm/memory.ts";
+import { SnapshotError } from "../vmm/snapshot/format.ts";
 import { classicMemoryMap, classicRam, type E820Entry, HOLE_BASE, packE820 } from "./boot/index.ts";
 import { MmioBus, PortBus } from "./bus.ts";
 import {
@@ -393,6 +394,8 @@ export class ClassicMachine implements Hardware {
   restore(apply: () => void, { input, ahead }: HostState): void {
     this.pci.detach();
     apply();
+    const why = this.#virtio.impossible();
+    if (why !== undefined) throw new SnapshotError(`its state can't be: ${why}`);
     this.pci.reattach();
     this.#virtio.reattach();
     this.console.input(input);

@@ -75,7 +75,7 @@ export class RegisterLayout<D extends Declaration = Declaration> {
   readonly size: number;
   /** Text that changes whenever the layout does: what a snapshot is checked against. */
   readonly fingerprint: string;
-  readonly #accessors: new (buffer: ArrayBuffer, offset: number) => Registers<D>;
+  #accessors: (new (buffer: ArrayBuffer, offset: number) => Registers<D>) | undefined;
 
   constructor(name: string, declaration: D) {
     this.name = name;
@@ -90,7 +90,6 @@ export class RegisterLayout<D extends Declaration = Declaration> {
     this.fingerprint = `${name}{${this.fields
       .map((f) => `${f.name}:${f.type}${f.count > 0 ? `[${f.count}]` : ""}@${f.offset}`)
       .join(",")}}`;
-    this.#accessors = accessors<D>(this.fields);
   }
 
   /**
@@ -101,6 +100,7 @@ export class RegisterLayout<D extends Declaration = Declaration> {
     if (offset % 8 !== 0 || offset + this.size > buffer.byteLength) {
       throw new RangeError(`registers of ${this.name}: offset ${offset} is outside its buffer`);
     }
+    this.#accessors ??= accessors<D>(this.fields);
     return new this.#accessors(buffer, offset);
   }
 

@@ -114,6 +114,15 @@ export class VirtioBus {
     for (const transport of this.#transports) transport.proceed();
   }
 
+  /** Which device's registers, of a snapshot, can't be, and why. */
+  impossible(): string | undefined {
+    for (const [index, transport] of this.#transports.entries()) {
+      const why = transport.impossible();
+      if (why !== undefined) return `${this.#names[index]}: ${why}`;
+    }
+    return undefined;
+  }
+
   /** After a restore, once the BARs decode. */
   reattach(): void {
     for (const transport of this.#transports) transport.reattach();

@@ -76,9 +76,27 @@ export class Queue {
     const r = this.#r;
     const i = this.index;
     if (r.queueEnable[i] === 0 || r.queueBroken[i] !== 0) return;
+    const why = this.misplaced();
+    if (why !== undefined) {
+      this.#break(why);
+      return;
+    }
     const size = r.queueSize[i];
     const features = r.driverFeatures[0];
-    const eventBytes = (features & Feature.EVENT_IDX) !== 0 ? 2 : 0;
+    this.#descriptors = r.descriptors[2 * i] + r.descriptors[2 * i + 1] * 2 ** 32;
+    this.#available = r.available[2 * i] + r.available[2 * i + 1] * 2 ** 32;
+    this.#used = r.used[2 * i] + r.used[2 * i + 1] * 2 ** 32;
+    this.#indirect = (features & Feature.INDIRECT_DESC) !== 0;
+    this.#eventIndex = (features & Feature.EVENT_IDX) !== 0;
+    this.#size = size;
+  }
+
+  /** Which of its parts lies where it can't, if one does. */
+  misplaced(): string | undefined {
+    const r = this.#r;
+    const i = this.index;
+    const size = r.queueSize[i];
+    const eventBytes = (r.driverFeatures[0] & Feature.EVENT_IDX) !== 0 ? 2 : 0;
     const parts = [
       ["descriptors", DESCRIPTOR * size],
       ["available", 4 + 2 * size + eventBytes],
@@ -87,16 +105,10 @@ export class Queue {
     for (const [part, length] of parts) {
       const address = r[part][2 * i] + r[part][2 * i + 1] * 2 ** 32;
       if (address % ALIGNMENT[part] !== 0 || !this.#memory.contains(address, length)) {
-        this.#break(`its ${part} ring or table lies at 0x${address.toString(16)}`);
-        return;
+        return `its ${part} ring or table lies at 0x${address.toString(16)}`;
       }
     }
-    this.#descriptors = r.descriptors[2 * i] + r.descriptors[2 * i + 1] * 2 ** 32;
-    this.#available = r.available[2 * i] + r.available[2 * i + 1] * 2 ** 32;
-    this.#used = r.used[2 * i] + r.used[2 * i + 1] * 2 ** 32;
-    this.#indirect = (features & Feature.INDIRECT_DESC) !== 0;
-    this.#eventIndex = eventBytes !== 0;
-    this.#size = size;
+    return undefined;
   }
 
   /** Forgets the rings: at a reset. Chains that are out must not be given back any more. */

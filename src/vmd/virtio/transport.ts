@@ -123,6 +123,26 @@ export class Transport implements PortDevice, Resettable, VirtioTransport {
     if (this.live) this.#device.proceed?.();
   }
 
+  /** Why the registers of a snapshot can't be a device's, as a sentence's second half. */
+  impossible(): string | undefined {
+    const r = this.#r;
+    if (!this.live) return undefined;
+    for (const [index, offered] of this.#device.queueSizes.entries()) {
+      if (r.queueEnable[index] === 0 || r.queueBroken[index] !== 0) continue;
+      const size = r.queueSize[index];
+      if (size === 0 || size > offered || (size & (size - 1)) !== 0) {
+        return `queue ${index} has ${size} descriptors`;
+      }
+      // Nothing is out of a queue in a snapshot.
+      if (r.nextAvailable[index] !== r.nextUsed[index]) {
+        return `queue ${index} has given back other chains than it took`;
+      }
+      const why = this.#queues[index].misplaced();
+      if (why !== undefined) return `queue ${index}: ${why}`;
+    }
+    return undefined;
+  }
+
   /** After a restore: the queues are read again from the registers, and what waits in them is served. */
   reattach(): void {
     if (!this.live) return;

@@ -27,6 +27,7 @@ const COUNT_MAX = 2 ** 20;
 const TYPES: readonly RegisterType[] = ["u8", "u16", "u32", "f64"];
 const WIDTH = { u8: 1, u16: 2, u32: 4, f64: 8 } as const;
 const NAME = /^[A-Za-z][A-Za-z0-9-]{0,63}$/;
+const FIELD = /^[A-Za-z][A-Za-z0-9]{0,63}$/;
 
 export function encodeBlocks(blocks: readonly SavedBlock[]): Uint8Array {
   const described = blocks.map(({ layout }) => [
@@ -83,7 +84,7 @@ function decodeLayout(entry: unknown): RegisterLayout | undefined {
   for (const field of fields) {
     if (!Array.isArray(field) || field.length !== 3) return undefined;
     const [key, type, count] = field as [unknown, RegisterType, unknown];
-    if (typeof key !== "string" || !NAME.test(key) || declaration.has(key)) return undefined;
+    if (typeof key !== "string" || !FIELD.test(key) || declaration.has(key)) return undefined;
     if (!TYPES.includes(type)) return undefined;
     if (typeof count !== "number" || !Number.isInteger(count)) return undefined;
     if (count < 0 || count > COUNT_MAX) return undefined;
