@@ -16,9 +16,19 @@ import { footprint } from "./footprint.ts";
 import { type Benchmark, digits, machine, type Row, wants } from "./lib.ts";
 import { migrate } from "./migrate.ts";
 import { netBench } from "./net.ts";
+import { restore } from "./restore.ts";
 import { vmd } from "./vmd.ts";
 
-const BENCHMARKS: readonly Benchmark[] = [exit, boot, footprint, vmd, blkBench, netBench, migrate];
+const BENCHMARKS: readonly Benchmark[] = [
+  exit,
+  boot,
+  footprint,
+  vmd,
+  blkBench,
+  netBench,
+  restore,
+  migrate,
+];
 
 const ENVIRONMENT = `
 Environment:
