@@ -56,7 +56,7 @@ export async function trip(options: TripOptions): Promise<Trip> {
         if (dead) break;
         const part = piece.subarray(0, most - carried);
         carried += part.length;
-        sink.write(part);
+        await sink.write(part);
         await sink.flush();
         if (carried < most) continue;
         // As a cable is: both directions at once.
