@@ -13,7 +13,7 @@ import { BootFiles, type BootSet } from "./boot-files.ts";
 import { ClassicMachine, type MachineOptions, memoryRanges } from "./machine.ts";
 import { applyBlocks } from "../vmm/snapshot/blocks.ts";
 import { applyClock, applyCpu } from "./snapshot/cpu-record.ts";
-import { loadSnapshots, type SnapshotInput } from "./snapshot/load.ts";
+import { type LoadedState, loadSnapshots, type SnapshotInput } from "./snapshot/load.ts";
 import { type Stop, Vcpu } from "./vcpu.ts";
 import type { Ending } from "./vm-messages.ts";
 import type { VcpuOptions } from "./vm-options.ts";
@@ -25,7 +25,8 @@ export type LifeHost = Omit<MachineOptions, "memory" | "epoch" | "debugExit">;
 export interface Restored {
   /** Where firmware lies. */
   readonly rom: { base: number; size: number } | undefined;
-  readonly inputs: readonly SnapshotInput[];
+  /** Snapshots, or what puts pages into the image and gives the rest. */
+  readonly inputs: readonly SnapshotInput[] | ((image: MachineImage) => LoadedState);
   readonly description: string;
   /** What the guest has seen of its processor. */
   readonly cpuid: readonly CpuidLeaf[];
@@ -96,7 +97,7 @@ export class VmLife implements Disposable {
   ): VmLife {
     using stack = new DisposableStack();
     const image = stack.use(new MachineImage(memoryRanges(options.memory, rom)));
-    const state = loadSnapshots(image, inputs);
+    const state = typeof inputs === "function" ? inputs(image) : loadSnapshots(image, inputs);
     const virtual = applyClock(image, state.cpu);
     if (virtual !== (options.virtualTime ?? false)) {
       throw new SnapshotError("its clock is not of the kind that it says");

@@ -59,6 +59,11 @@ export interface VmOptions {
   sandbox?: boolean;
   /** Record every exit in this file. */
   traceExits?: string;
+  /**
+   * Record the run in this file, so that it can be run again: with virtual time, on Unicorn. A
+   * guest's reset ends it.
+   */
+  record?: string;
 }
 
 /** Options with what has a default filled in. */
@@ -104,11 +109,20 @@ function memorySize(memory: number | string | undefined): number {
   }
 }
 
+/** What of a machine would make each run another. */
+function unrecordable({ engine, shares, vsock, traceExits }: VmOptions): string | undefined {
+  if (engine === "kvm") return "engine kvm has no virtual time; use unicorn";
+  if (shares !== undefined && shares.length > 0) return "a share's files are the host's";
+  if (vsock !== undefined) return "a socket device leads to the host's sockets";
+  return traceExits === undefined ? undefined : "a trace of its exits is recorded already";
+}
+
 /** Fills in defaults. @throws VmError that names what won't do. */
 export function checkVmOptions(options: VmOptions): VcpuOptions {
   const { name = "vm", engine = "auto", format = "auto", bits = 64 } = options;
   const memory = memorySize(options.memory);
-  const epoch = options.epoch ?? (options.virtualTime ? VIRTUAL_EPOCH : Date.now());
+  const virtualTime = options.virtualTime === true || options.record !== undefined;
+  const epoch = options.epoch ?? (virtualTime ? VIRTUAL_EPOCH : Date.now());
   const wrong = (what: string) => new VmError(`${name}: ${what}`);
   const bootable = (options.disks ?? []).length > 0 || options.cdrom !== undefined;
   const kernel = options.kernel ?? (bootable ? findFirmware() : undefined);
@@ -135,5 +149,9 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   const vsock = options.vsock && checkVsock(options.vsock);
   if (vsock !== undefined) throw wrong(vsock);
   if (!Number.isFinite(epoch)) throw wrong(`epoch ${epoch} is no time`);
-  return { ...options, name, kernel, memory, epoch };
+  const checked = { ...options, name, kernel, memory, epoch };
+  if (options.record === undefined) return checked;
+  const not = unrecordable(options);
+  if (not !== undefined) throw wrong(`it can't be recorded: ${not}`);
+  return { ...checked, engine: "unicorn", virtualTime: true, reboot: false };
 }

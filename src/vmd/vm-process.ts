@@ -32,6 +32,8 @@ import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
 import { confine } from "./confine.ts";
 import { Recorder } from "./recorder.ts";
+import { RecordingWriteError } from "./recording/write-error.ts";
+import type { MachineRecorder } from "./recording/machine-recorder.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { SandboxError } from "./sandbox.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
@@ -69,6 +71,8 @@ const VIRTIO_INPUT = 4096;
 /** Places whose counts fit into a message. */
 const COUNTS = 256;
 
+type RecordingModule = typeof import("./recording/machine-recorder.ts");
+
 class VmProcess {
   readonly #channel: Channel;
   readonly #start: StartMessage;
@@ -88,6 +92,8 @@ class VmProcess {
   #balloonTarget = 0;
   #life: VmLife | undefined;
   #recorder: Recorder | undefined;
+  /** Input is let in by it alone. */
+  readonly #recording: MachineRecorder | undefined;
   #counter: ExitCounter | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
@@ -98,12 +104,18 @@ class VmProcess {
   #stopped = false;
   #typed = 0;
 
-  constructor(channel: Channel, start: StartMessage, descriptors: readonly number[]) {
+  /** @param recording absent where nothing is to be recorded */
+  constructor(
+    channel: Channel,
+    start: StartMessage,
+    descriptors: readonly number[],
+    recording: RecordingModule | undefined,
+  ) {
     this.#channel = channel;
     this.#start = start;
     const left = [...descriptors];
     const next = () => left.shift() as number;
-    const { boot, restore, trace } = start.files;
+    const { boot, restore, trace, record } = start.files;
     this.#set = boot && {
       kernel: { path: boot.kernel, descriptor: next() },
       initrd: boot.initrd === undefined ? undefined : { path: boot.initrd, descriptor: next() },
@@ -111,6 +123,17 @@ class VmProcess {
     };
     for (const _ of restore?.inputs ?? []) this.#snapshots.push(next());
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
+    const word = watchLibrary().vmm_watch_open();
+    if (!word) throw new NativeError("the watching thread", -11);
+    this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
+    if (recording !== undefined && record !== undefined) {
+      const file = { path: record.path, descriptor: next() };
+      this.#recording = new recording.MachineRecorder(file, {
+        attention: this.#attention,
+        attend: () => this.#attend(this.#life),
+        stopped: () => this.#stopped,
+      });
+    }
     const { vsock } = start.files;
     this.#devices = new HostDevices({
       disks: start.files.disks,
@@ -121,8 +144,8 @@ class VmProcess {
       console:
         start.options.devices?.includes("console") === true
           ? {
-              output: (bytes) => this.#virtio.push(bytes),
-              blocked: () => this.#virtio.blocked,
+              output: (bytes) => this.#print(this.#virtio, bytes),
+              blocked: () => this.#recording === undefined && this.#virtio.blocked,
             }
           : undefined,
       shares: start.files.shares,
@@ -135,11 +158,9 @@ class VmProcess {
         now: () => performance.now(),
       },
       repeatable: start.options.virtualTime === true,
+      recording: this.#recording,
       failed: (why) => this.#trouble(why),
     });
-    const word = watchLibrary().vmm_watch_open();
-    if (!word) throw new NativeError("the watching thread", -11);
-    this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
     const watch = (descriptor: number, events: number) => {
       watchLibrary().vmm_watch(descriptor, events);
     };
@@ -181,12 +202,12 @@ class VmProcess {
     const passed = options.virtualTime ? 0 : Date.now() - this.#started;
     const lifeOptions = { ...options, epoch: options.epoch + passed };
     const host: LifeHost = {
-      output: (bytes) => this.#console.push(bytes),
-      outputBlocked: () => this.#console.blocked,
+      output: (bytes) => this.#print(this.#console, bytes),
+      outputBlocked: () => this.#recording === undefined && this.#console.blocked,
       inputTaken: (bytes) => this.#taken(bytes),
       debug: (bytes) => {
         this.#debug.push(bytes);
-        this.#waitForReader();
+        this.#waitForReader(this.#debug);
       },
       acknowledged: (command) => {
         if (command === VmmciCommand.REBOOT) this.#post({ kind: "acknowledged" });
@@ -212,6 +233,7 @@ class VmProcess {
       life.machine.balloon?.target(this.#balloonTarget);
     }
     this.#announced = false;
+    this.#recording?.begin(life, JSON.parse(files.record?.config ?? "{}") as object);
     life.vcpu.attention = this.#attention;
     this.#life = life;
     this.#typed = 0;
@@ -251,6 +273,7 @@ class VmProcess {
     const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0 };
     try {
       if (life === undefined) throw new SnapshotError("the guest is about to start");
+      if (this.#recording !== undefined) throw new SnapshotError("the VM is being recorded");
       quiesce(life);
       try {
         const writer = new SnapshotWriter(descriptorSink(descriptor, waitFor), { compress });
@@ -286,28 +309,42 @@ class VmProcess {
     const target = (handle: number) =>
       watchLibrary().vmm_watch_target(ptr(path), (handle || null) as Pointer);
     using _ = { [Symbol.dispose]: () => void target(0) };
-    target(life.engine.handle);
+    // A kick would be an exit that no other run has.
+    const recording = this.#recording;
+    if (recording === undefined) target(life.engine.handle);
     try {
       for (;;) {
-        this.#attend(life);
+        if (recording === undefined) this.#attend(life);
         if (this.#stopped) {
           life.machine.flush();
           recorder?.flush();
           const why = recorder?.failure;
           if (why !== undefined) return life.ending({ kind: "crash", why });
-          return { kind: "stopped", code: 0, message: `${options.name}: stopped`, registers: "" };
+          const message = `${options.name}: stopped`;
+          return this.#recorded({ kind: "stopped", code: 0, message, registers: "" });
         }
         const stop = life.vcpu.run();
         if (stop.kind === "attention") continue;
         life.machine.flush();
         recorder?.flush();
         const why = recorder?.failure;
-        return life.ending(why === undefined ? stop : { kind: "crash", why });
+        return this.#recorded(life.ending(why === undefined ? stop : { kind: "crash", why }));
       }
     } finally {
       this.#devices.abandon();
       this.#life = undefined;
     }
+  }
+
+  /** The recording ends with its machine. */
+  #recorded(ending: Ending): Ending {
+    if (this.#recording === undefined) return ending;
+    if (this.#recording.failure !== undefined) return ending;
+    const image = this.#recording.end(ending.message, ending.kind === "stopped");
+    const why = this.#recording.failure;
+    return why === undefined
+      ? { ...ending, image }
+      : { ...ending, kind: "crash", code: 1, message: why };
   }
 
   // A trace holds every life.
@@ -340,7 +377,8 @@ class VmProcess {
       this.#virtioInput(life);
       this.#devices.vsock?.attend();
       if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
-      life?.machine.idle();
+      // The recorder does it where something came.
+      if (this.#recording === undefined) life?.machine.idle();
     } while (this.#paused && !this.#stopped);
   }
 
@@ -354,6 +392,7 @@ class VmProcess {
     const console = life?.machine.virtioConsole;
     this.#virtio.read((bytes) => {
       if (console === undefined) return true;
+      this.#recording?.virtioConsole(bytes);
       console.input(bytes);
       // No more than it surely takes: the rest stays in the socket.
       return console.room >= VIRTIO_INPUT;
@@ -365,6 +404,7 @@ class VmProcess {
     if (life === undefined) return true;
     this.#typed += bytes.length;
     this.#recorder?.input(bytes, life.machine.clock.now);
+    this.#recording?.console(bytes);
     life.machine.console.input(bytes);
     return this.#typed < INPUT_LIMIT;
   }
@@ -375,7 +415,7 @@ class VmProcess {
     this.#typed -= bytes;
     if (before < INPUT_LIMIT || this.#typed >= INPUT_LIMIT) return;
     Atomics.store(this.#attention, 0, 1);
-    this.#life?.engine.kick();
+    if (this.#recording === undefined) this.#life?.engine.kick();
   }
 
   #messages(): void {
@@ -458,6 +498,7 @@ class VmProcess {
     }
     if (target !== undefined) this.#balloonTarget = Math.floor(target / PAGE);
     balloon.target(this.#balloonTarget);
+    this.#recording?.balloon(this.#balloonTarget);
     const actual = balloon.actual * PAGE;
     this.#post({ kind: "balloon", balloon: { target: this.#balloonTarget * PAGE, actual } });
   }
@@ -468,6 +509,7 @@ class VmProcess {
     if (asked) {
       this.#leaving = !reset;
       this.#recorder?.request(VmmciCommand.REBOOT, life!.machine.clock.now);
+      this.#recording?.request(VmmciCommand.REBOOT);
     }
     this.#post({ kind: "shutdown", asked });
   }
@@ -489,11 +531,17 @@ class VmProcess {
     return stream === "console" ? this.#console : this.#debug;
   }
 
+  // How fast a reader is must be no matter to a guest whose run is to repeat.
+  #print(hub: ConsoleHub, bytes: Uint8Array): void {
+    hub.push(bytes);
+    if (this.#recording !== undefined) this.#waitForReader(hub);
+  }
+
   // A debug port has no way to make the guest wait, so its vCPU does.
-  #waitForReader(): void {
-    while (this.#debug.blocked && Atomics.load(this.#attention, 0) === 0) {
+  #waitForReader(hub: ConsoleHub): void {
+    while (hub.blocked && Atomics.load(this.#attention, 0) === 0) {
       this.#sleep();
-      this.#debug.flush();
+      hub.flush();
     }
   }
 
@@ -533,6 +581,7 @@ function isExpected(error: unknown): error is Error {
     error instanceof TraceError ||
     error instanceof SandboxError ||
     error instanceof SnapshotError ||
+    error instanceof RecordingWriteError ||
     error instanceof NativeError
   );
 }
@@ -551,7 +600,7 @@ const leafNumbers = ({ leaf, subleaf, flags, eax, ebx, ecx, edx }: CpuidLeaf): n
   return [leaf, subleaf, flags, eax, ebx, ecx, edx];
 };
 
-function main(): void {
+async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
   let received = channel.receive();
   while (received === "none") {
@@ -566,7 +615,12 @@ function main(): void {
     process.exit(0);
   };
   try {
-    const vm = new VmProcess(channel, start, received.descriptors);
+    // Nothing is loaded once the process is confined.
+    const recording =
+      start.files.record === undefined
+        ? undefined
+        : await import("./recording/machine-recorder.ts");
+    const vm = new VmProcess(channel, start, received.descriptors, recording);
     const ending = vm.run();
     vm.close();
     vm.drain();
@@ -579,4 +633,4 @@ function main(): void {
   }
 }
 
-main();
+void main();

@@ -150,10 +150,18 @@ export class Vm implements AsyncDisposable {
       );
       const trace =
         checked.traceExits === undefined ? undefined : openTraceFile(checked.traceExits);
+      const record =
+        checked.record === undefined
+          ? undefined
+          : {
+              ...openTraceFile(checked.record),
+              config: snapshotConfig(checked),
+            };
       host = new VmHost({
         options: checked,
         ...boot(),
         trace,
+        record,
         disks,
         cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
         interfaces: checked.interfaces,

@@ -1,0 +1,31 @@
+/**
+ * Places at which a machine is made what it would be after a restore: its queues are empty, and what
+ * the engine keeps beside the registers (its TLB) is gone. From there, who was restored and who went
+ * on run alike. A recording has them at the same places as each of its replays.
+ */
+import { quiesce } from "../snapshot/save.ts";
+import type { VmLife } from "../vm-life.ts";
+import { registersHash } from "./state-hash.ts";
+
+/** How often input is let in while the guest runs: guest ns. */
+export const POLL_INTERVAL = 1e6;
+/** Exits from one checkpoint to the next poll that makes another. */
+export const CHECK_INTERVAL = 4096;
+
+/**
+ * The guest stands between two instructions, at a poll.
+ * @param taken called while everything lies in the image
+ * @returns what all registers' checksum is.
+ * @throws SnapshotError
+ */
+export function checkpoint(life: VmLife, taken?: () => void): bigint {
+  const { engine, machine } = life;
+  quiesce(life);
+  machine.clock.sample();
+  engine.saveCpu();
+  const hash = registersHash(life);
+  taken?.();
+  engine.loadCpu();
+  machine.renew();
+  return hash;
+}

@@ -1,0 +1,189 @@
+/** Feeds a machine with what was recorded, at the same places, and compares what it does. */
+import { SnapshotError } from "../../vmm/snapshot/format.ts";
+import type { InputGate, Stop } from "../vcpu.ts";
+import type { VmLife } from "../vm-life.ts";
+import { checkpoint } from "./checkpoint.ts";
+import { EventKind, type RecordedEvent } from "./events.ts";
+import type { FrameQueue } from "./frame-queue.ts";
+import type { RecordingReader } from "./recording-reader.ts";
+import type { DiskEvents } from "./replayed-disk.ts";
+
+/** The guest does something else than it did: a sentence that says where. */
+export class Divergence extends Error {
+  override name = "Divergence";
+}
+
+/** Where a run is between its beginning and its end. */
+export interface PlayerState {
+  readonly polls: number;
+  readonly deadline: number;
+  readonly nextCheck: number;
+  /** Events taken. */
+  readonly taken: number;
+}
+
+export class Player implements InputGate, DiskEvents {
+  deadline = 0;
+  /** Told at each checkpoint, while all is in the image. */
+  onCheckpoint: (() => void) | undefined;
+  readonly #reader: RecordingReader;
+  #life!: VmLife;
+  #interfaces: readonly FrameQueue[] = [];
+  #polls = 0;
+  #nextCheck: number;
+
+  constructor(reader: RecordingReader) {
+    this.#reader = reader;
+    this.#nextCheck = reader.config.check;
+  }
+
+  /** The machine that is played to, from now on. */
+  begin(life: VmLife, interfaces: readonly FrameQueue[]): void {
+    this.#life = life;
+    this.#interfaces = interfaces;
+    life.vcpu.gate = this;
+  }
+
+  get state(): PlayerState {
+    const { deadline } = this;
+    const taken = this.#reader.position;
+    return { polls: this.#polls, deadline, nextCheck: this.#nextCheck, taken };
+  }
+
+  set state({ polls, deadline, nextCheck }: PlayerState) {
+    this.#polls = polls;
+    this.deadline = deadline;
+    this.#nextCheck = nextCheck;
+  }
+
+  // --- InputGate
+
+  admit(): Stop | undefined {
+    const { machine, vcpu } = this.#life;
+    this.#polls++;
+    let any = false;
+    while (this.#isInput(this.#reader.next)) {
+      const event = this.#reader.take();
+      this.#compare(event);
+      if (event.kind === EventKind.WAKE) continue;
+      any = true;
+      this.#apply(event);
+    }
+    if (any) machine.idle();
+    if (vcpu.exits >= this.#nextCheck) this.#check();
+    this.deadline = machine.clock.now + this.#reader.config.poll;
+    const { next } = this.#reader;
+    if (next.poll > this.#polls || (next.kind === EventKind.END && next.value === 0)) {
+      return undefined;
+    }
+    if (next.kind === EventKind.END && next.poll === this.#polls) {
+      this.#compare(next);
+      return { kind: "attention" };
+    }
+    // A disk's may come in any exit before the next poll.
+    if (next.poll === this.#polls && isDisk(next)) return undefined;
+    return this.diverged(`${name(next)} was recorded at poll ${next.poll}, exit ${next.exits}`);
+  }
+
+  sleep(deadline: number): number {
+    const { next } = this.#reader;
+    if (next.kind !== EventKind.WAKE || next.poll !== this.#polls + 1) return deadline;
+    if (next.now > deadline) this.diverged(`a timer is due at ${deadline} ns, which was not then`);
+    return next.now;
+  }
+
+  #isInput({ kind, poll }: RecordedEvent): boolean {
+    return poll === this.#polls && kind <= EventKind.FRAME;
+  }
+
+  #apply({ kind, device, value, data }: RecordedEvent): void {
+    const { machine } = this.#life;
+    switch (kind) {
+      case EventKind.CONSOLE:
+        machine.console.input(data);
+        return;
+      case EventKind.VIRTIO:
+        machine.virtioConsole?.input(data);
+        return;
+      case EventKind.REQUEST:
+        machine.vmmci.request(value);
+        return;
+      case EventKind.BALLOON:
+        machine.balloon?.target(value);
+        return;
+      case EventKind.FRAME:
+        this.#interfaces.at(device)?.deliver(data);
+    }
+  }
+
+  #check(): void {
+    this.#nextCheck = this.#life.vcpu.exits + this.#reader.config.check;
+    let hash: bigint;
+    try {
+      hash = checkpoint(this.#life, () => this.onCheckpoint?.());
+    } catch (error) {
+      if (!(error instanceof SnapshotError)) throw error;
+      return this.diverged(error.message);
+    }
+    const { next } = this.#reader;
+    if (next.kind !== EventKind.CHECK || next.poll !== this.#polls || next.data.length !== 8) {
+      return this.diverged(`${name(next)} was recorded where all registers are compared`);
+    }
+    const { data } = this.#reader.take();
+    this.#compare(next);
+    if (new DataView(data.buffer, data.byteOffset).getBigUint64(0, true) !== hash) {
+      this.diverged("the registers differ from those that were recorded");
+    }
+  }
+
+  // --- DiskEvents
+
+  take(device: number, request: number): RecordedEvent | undefined {
+    const { next } = this.#reader;
+    if (!isDisk(next) || next.device !== device || next.value !== request) return undefined;
+    this.#compare(next);
+    return this.#reader.take();
+  }
+
+  diverged(what: string): never {
+    const { vcpu, machine } = this.#life;
+    throw new Divergence(`exit ${vcpu.exits}, guest time ${machine.clock.now} ns: ${what}`);
+  }
+
+  /** The run ended by itself, or has come to its end. @returns the END event */
+  end(): RecordedEvent {
+    const { next } = this.#reader;
+    if (next.kind !== EventKind.END) {
+      this.diverged(`the guest ended; ${name(next)} was recorded at exit ${next.exits}`);
+    }
+    this.#compare(next);
+    return next;
+  }
+
+  #compare(event: RecordedEvent): void {
+    const { vcpu, machine } = this.#life;
+    if (event.exits === vcpu.exits && event.now === Math.ceil(machine.clock.now)) return;
+    this.diverged(`${name(event)} was recorded at exit ${event.exits}, ${event.now} ns`);
+  }
+}
+
+function isDisk({ kind }: RecordedEvent): boolean {
+  return kind === EventKind.READ || kind === EventKind.FAILED;
+}
+
+const NAMES = {
+  [EventKind.WAKE]: "a wake-up",
+  [EventKind.CONSOLE]: "input",
+  [EventKind.VIRTIO]: "input of the virtio console",
+  [EventKind.REQUEST]: "a request",
+  [EventKind.BALLOON]: "a target of the balloon",
+  [EventKind.FRAME]: "a frame",
+  [EventKind.READ]: "a disk's read",
+  [EventKind.FAILED]: "a disk's failure",
+  [EventKind.CHECK]: "a checkpoint",
+  [EventKind.END]: "the end",
+} as const;
+
+function name({ kind }: RecordedEvent): string {
+  return NAMES[kind];
+}

@@ -1,0 +1,150 @@
+/** Reads a recording, and believes none of what it says before it is checked. */
+import { closeSync } from "node:fs";
+import * as v from "valibot";
+import { SnapshotError } from "../../vmm/snapshot/format.ts";
+import { type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
+import { FileSource } from "../../vmm/snapshot/sources.ts";
+import { openBootFile, openPlainly } from "../boot-files.ts";
+import { parseConfig, type SnapshotConfig } from "../snapshot/config.ts";
+import { decodeEvents, type EndRecord, EventKind, type RecordedEvent } from "./events.ts";
+
+const size = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const interval = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(1e12));
+
+const schema = v.object({
+  recording: v.object({
+    version: v.literal(1),
+    /** Guest ns from a poll to the next. */
+    poll: interval,
+    /** Exits from a checkpoint to the next. */
+    check: interval,
+    /** The CD-ROM's is the last. */
+    disks: v.pipe(v.array(v.object({ size, readOnly: v.boolean() })), v.maxLength(17)),
+    interfaces: v.pipe(v.array(v.object({ offloads: v.boolean() })), v.maxLength(8)),
+  }),
+});
+
+export type RecordingConfig = v.InferOutput<typeof schema>["recording"];
+
+const endSchema = v.object({
+  image: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
+  message: v.pipe(v.string(), v.maxLength(10_000)),
+});
+
+/** A recording that can't be used: one sentence that names the file. */
+export class RecordingError extends Error {
+  override name = "RecordingError";
+}
+
+/** A recording that is read from its beginning; disposed of, its file is closed. */
+export class RecordingReader implements Disposable {
+  readonly path: string;
+  /** What the machine is. */
+  readonly machine: SnapshotConfig;
+  readonly config: RecordingConfig;
+  readonly #descriptor: number;
+  readonly #source: FileSource;
+  readonly #reader: SnapshotReader;
+  #events: RecordedEvent[] = [];
+  #at = 0;
+  #taken = 0;
+  #ended = false;
+
+  /** @throws RecordingError, FileError */
+  constructor(path: string) {
+    this.path = path;
+    this.#descriptor = openBootFile(path, openPlainly).descriptor;
+    try {
+      // Twice: whoever loads the snapshot reads its CONFIG again.
+      const { machine, config } = this.read(() => readBeginning(new FileSource(this.#descriptor)));
+      this.machine = machine;
+      this.config = config;
+      this.#source = new FileSource(this.#descriptor);
+      this.#reader = new SnapshotReader(this.#source, { followed: true });
+    } catch (error) {
+      closeSync(this.#descriptor);
+      throw error;
+    }
+  }
+
+  /** For loadSnapshots: the machine as it began. */
+  get snapshot(): { source: Source; verify: boolean; reader: SnapshotReader } {
+    return { source: this.#source, verify: true, reader: this.#reader };
+  }
+
+  /** Does what throws SnapshotErrors. @throws RecordingError in their place */
+  read<T>(what: () => T): T {
+    try {
+      return what();
+    } catch (error) {
+      if (!(error instanceof SnapshotError)) throw error;
+      throw new RecordingError(`${this.path}: ${error.message}`);
+    }
+  }
+
+  /** Events that were taken: where `seek` goes. */
+  get position(): number {
+    return this.#taken;
+  }
+
+  /** The next event, which `take` takes. There is one until END is taken. @throws RecordingError */
+  get next(): RecordedEvent {
+    while (this.#at === this.#events.length) this.read(() => this.#more());
+    return this.#events[this.#at];
+  }
+
+  take(): RecordedEvent {
+    const event = this.next;
+    this.#taken++;
+    this.#at++;
+    return event;
+  }
+
+  #more(): void {
+    if (this.#ended) throw new SnapshotError("it goes on behind its end");
+    const events = decodeEvents(this.#reader.following());
+    if (events === undefined) throw new SnapshotError("its events are damaged");
+    const end = events.findIndex(({ kind }) => kind === EventKind.END);
+    this.#ended = end >= 0;
+    if (this.#ended && (end !== events.length - 1 || !this.#source.ended)) {
+      throw new SnapshotError("something follows its end");
+    }
+    this.#events = events;
+    this.#at = 0;
+  }
+
+  /** What an END event says. @throws RecordingError */
+  end({ data }: RecordedEvent): EndRecord {
+    return this.read(() => {
+      const result = v.safeParse(endSchema, json(data));
+      if (!result.success) throw new SnapshotError("its end is damaged");
+      return result.output;
+    });
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#descriptor);
+  }
+}
+
+function readBeginning(source: Source): { machine: SnapshotConfig; config: RecordingConfig } {
+  const record = new SnapshotReader(source).next();
+  const payload = record?.payload ?? new Uint8Array(0);
+  const machine = parseConfig(payload);
+  const value = json(payload) as object;
+  if (!("recording" in value)) throw new SnapshotError("it is a snapshot, and no recording");
+  const result = v.safeParse(schema, value);
+  if (!result.success) {
+    const where = v.getDotPath(result.issues[0]) ?? "all of it";
+    throw new SnapshotError(`what it says about its machine can't be: ${where}`);
+  }
+  return { machine, config: result.output.recording };
+}
+
+function json(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    throw new SnapshotError("what should be JSON is none");
+  }
+}
