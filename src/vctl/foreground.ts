@@ -17,6 +17,7 @@ const ALONE = [
   "share",
   "engine",
   "traceExits",
+  "record",
   "virtualTime",
   "registers",
 ] as const;
@@ -56,6 +57,7 @@ export async function startInForeground(vm: number | string, options: StartOptio
     reboot: options.reboot,
     debugExit: options.debugExit,
     traceExits: options.traceExits,
+    record: options.record,
     virtualTime: options.virtualTime,
     epoch: options.epoch,
     sandbox: options.sandbox,
@@ -116,5 +118,6 @@ async function checkOnBothEngines(settings: VmOptions): Promise<void> {
 
 function report(ending: Ending, registers: boolean): void {
   say(ending.message);
+  if (ending.image !== undefined) say(`final image: ${ending.image}`);
   if (registers && ending.registers !== "") complain(`${ending.registers}\n`);
 }

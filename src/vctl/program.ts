@@ -12,6 +12,7 @@ import { exitsCommand } from "./commands/exits.ts";
 import { hostCommand } from "./commands/host.ts";
 import { metricsCommand } from "./commands/metrics.ts";
 import { pauseCommand, unpauseCommand } from "./commands/pause.ts";
+import { replayCommand } from "./commands/replay.ts";
 import { showCommand } from "./commands/show.ts";
 import { startCommand } from "./commands/start.ts";
 import { statusCommand } from "./commands/status.ts";
@@ -31,6 +32,7 @@ const commands = [
   metricsCommand,
   pauseCommand,
   reloadCommand,
+  replayCommand,
   resetCommand,
   showCommand,
   startCommand,
