@@ -82,6 +82,15 @@ export class Vcpu {
   /** "attention" is returned after so many exits. */
   limit = Infinity;
   /**
+   * ... or, with a gate, before the first block of code that the guest enters when it has run for so
+   * long, ns. No exit is made for that.
+   */
+  stopAfter = Infinity;
+  /** When the guest is to be stopped for its own timers, or the gate. */
+  #due = Infinity;
+  /** It was stopped for no exit: by `stopAfter`, or by the engine's breakBlocks. */
+  stoppedEarly = false;
+  /**
    * Not 0: another thread wants something. It is set before a kick; the loop then returns
    * "attention", and its caller clears it.
    */
@@ -111,7 +120,9 @@ export class Vcpu {
       if (stop !== undefined) return stop;
     }
     for (;;) {
-      if (interrupts.pending) {
+      // What comes before an entry is done then.
+      if (this.stoppedEarly) this.stoppedEarly = false;
+      else if (interrupts.pending) {
         if (run.readyForInterrupt) this.#inject();
         run.requestInterruptWindow = interrupts.pending;
       } else {
@@ -119,11 +130,18 @@ export class Vcpu {
       }
       if (clock.rearmed) {
         clock.rearmed = false;
-        const { deadline } = clock;
         const { gate } = this;
-        engine.setDeadline(gate === undefined ? deadline : Math.min(deadline, gate.deadline));
+        this.#due = gate === undefined ? clock.deadline : Math.min(clock.deadline, gate.deadline);
+        const { stopAfter } = this;
+        const stop = stopAfter === Infinity ? Infinity : engine.now() + stopAfter;
+        engine.setDeadline(Math.min(this.#due, stop));
       }
       const result = engine.enter();
+      if (this.gate !== undefined && run.reason === ExitReason.INTR && engine.now() < this.#due) {
+        this.stoppedEarly = true;
+        clock.rearmed = true;
+        return { kind: "attention" };
+      }
       clock.invalidate();
       if (result < 0) return { kind: "crash", why: `the engine failed with errno ${-result}` };
       this.exits++;

@@ -3,7 +3,7 @@
  * what they boot. All of it is given back when it is disposed of.
  */
 import type { CpuidLeaf } from "../vmm/cpuid.ts";
-import { formatCpu } from "../vmm/cpu-codec.ts";
+import { formatCpuBytes } from "../vmm/cpu-codec.ts";
 import { Engine, type EngineName } from "../vmm/engine.ts";
 import { exitName } from "../vmm/exit.ts";
 import { MachineImage } from "../vmm/image.ts";
@@ -27,6 +27,8 @@ export interface Restored {
   readonly rom: { base: number; size: number } | undefined;
   /** Snapshots, or what puts pages into the image and gives the rest. */
   readonly inputs: readonly SnapshotInput[] | ((image: MachineImage) => LoadedState);
+  /** Told when all of it is there, before devices go on. */
+  readonly applied?: (machine: { engine: Engine; image: MachineImage }) => void;
   readonly description: string;
   /** What the guest has seen of its processor. */
   readonly cpuid: readonly CpuidLeaf[];
@@ -92,7 +94,7 @@ export class VmLife implements Disposable {
   static restore(
     engineName: EngineName,
     options: VcpuOptions,
-    { rom, inputs, description, cpuid }: Restored,
+    { rom, inputs, applied, description, cpuid }: Restored,
     host: LifeHost,
   ): VmLife {
     using stack = new DisposableStack();
@@ -109,6 +111,7 @@ export class VmLife implements Disposable {
       applyBlocks(image, state.blocks);
       applyCpu(image, state.cpu);
       loadCpu(engine);
+      applied?.({ engine, image });
     }, state.host);
     const life = new VmLife(stack, options, { image, engine, machine, rom }, description);
     life.vcpu.halted = state.host.halted;
@@ -146,7 +149,8 @@ export class VmLife implements Disposable {
   /** The CPU's registers as text. A crashed engine may not have any to give. */
   registers(): string {
     try {
-      return formatCpu(this.engine.getCpu());
+      this.engine.saveCpu();
+      return formatCpuBytes(this.image.cpu);
     } catch (error) {
       if (error instanceof NativeError) return "";
       throw error;

@@ -32,6 +32,7 @@ const engineFunctions = {
   vmm_set_cpuid: { args: [pointer, pointer, u32], returns: i32 },
   vmm_dirty: { args: [pointer, u32, pointer, u64_fast], returns: i32 },
   vmm_written: { args: [pointer, u64_fast, u64_fast], returns: i32 },
+  vmm_break_blocks: { args: [pointer, pointer, u32], returns: i32 },
 } as const;
 
 const hostFunctions = {

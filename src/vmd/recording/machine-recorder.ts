@@ -13,7 +13,7 @@ import { quiesce, saveMemory, saveState } from "../snapshot/save.ts";
 import type { InputGate, Stop } from "../vcpu.ts";
 import type { BlockBackend } from "../virtio/blk.ts";
 import type { VmLife } from "../vm-life.ts";
-import { CHECK_INTERVAL, checkpoint, POLL_INTERVAL } from "./checkpoint.ts";
+import { CHECK_INTERVAL, checkpoint, POLL_INTERVAL, takeDirty } from "./checkpoint.ts";
 import { type EndRecord, EventKind } from "./events.ts";
 import { DescriptorFrames } from "./frame-host.ts";
 import { FrameQueue } from "./frame-queue.ts";
@@ -106,6 +106,7 @@ export class MachineRecorder implements InputGate {
       saveMemory(life, writer, { pagemap: -1 });
       saveState(life, writer);
     });
+    takeDirty(life);
     life.engine.loadCpu();
     life.machine.renew();
     life.vcpu.gate = this;

@@ -1,11 +1,12 @@
 /** Feeds a machine with what was recorded, at the same places, and compares what it does. */
 import { SnapshotError } from "../../vmm/snapshot/format.ts";
+import type { PageSet } from "../../vmm/snapshot/page-set.ts";
 import type { InputGate, Stop } from "../vcpu.ts";
 import type { VmLife } from "../vm-life.ts";
 import { checkpoint } from "./checkpoint.ts";
 import { EventKind, type RecordedEvent } from "./events.ts";
 import type { FrameQueue } from "./frame-queue.ts";
-import type { RecordingReader } from "./recording-reader.ts";
+import type { EventPlace, RecordingReader } from "./recording-reader.ts";
 import type { DiskEvents } from "./replayed-disk.ts";
 
 /** The guest does something else than it did: a sentence that says where. */
@@ -18,14 +19,13 @@ export interface PlayerState {
   readonly polls: number;
   readonly deadline: number;
   readonly nextCheck: number;
-  /** Events taken. */
-  readonly taken: number;
+  readonly place: EventPlace;
 }
 
 export class Player implements InputGate, DiskEvents {
   deadline = 0;
   /** Told at each checkpoint, while all is in the image. */
-  onCheckpoint: (() => void) | undefined;
+  onCheckpoint: ((dirty: PageSet) => void) | undefined;
   readonly #reader: RecordingReader;
   #life!: VmLife;
   #interfaces: readonly FrameQueue[] = [];
@@ -46,11 +46,12 @@ export class Player implements InputGate, DiskEvents {
 
   get state(): PlayerState {
     const { deadline } = this;
-    const taken = this.#reader.position;
-    return { polls: this.#polls, deadline, nextCheck: this.#nextCheck, taken };
+    const { place } = this.#reader;
+    return { polls: this.#polls, deadline, nextCheck: this.#nextCheck, place };
   }
 
-  set state({ polls, deadline, nextCheck }: PlayerState) {
+  set state({ polls, deadline, nextCheck, place }: PlayerState) {
+    this.#reader.place = place;
     this.#polls = polls;
     this.deadline = deadline;
     this.#nextCheck = nextCheck;
@@ -117,21 +118,25 @@ export class Player implements InputGate, DiskEvents {
   }
 
   #check(): void {
-    this.#nextCheck = this.#life.vcpu.exits + this.#reader.config.check;
+    const { vcpu, machine } = this.#life;
+    this.#nextCheck = vcpu.exits + this.#reader.config.check;
+    const event = this.#reader.next;
+    if (event.kind !== EventKind.CHECK || event.poll !== this.#polls || event.data.length !== 8) {
+      return this.diverged(`${name(event)} was recorded where all registers are compared`);
+    }
+    this.#compare(event);
+    this.#reader.take();
+    // What the state says is how it goes on from here.
+    this.deadline = machine.clock.now + this.#reader.config.poll;
     let hash: bigint;
     try {
-      hash = checkpoint(this.#life, () => this.onCheckpoint?.());
+      hash = checkpoint(this.#life, (dirty) => this.onCheckpoint?.(dirty));
     } catch (error) {
       if (!(error instanceof SnapshotError)) throw error;
       return this.diverged(error.message);
     }
-    const { next } = this.#reader;
-    if (next.kind !== EventKind.CHECK || next.poll !== this.#polls || next.data.length !== 8) {
-      return this.diverged(`${name(next)} was recorded where all registers are compared`);
-    }
-    const { data } = this.#reader.take();
-    this.#compare(next);
-    if (new DataView(data.buffer, data.byteOffset).getBigUint64(0, true) !== hash) {
+    const { buffer, byteOffset } = event.data;
+    if (new DataView(buffer, byteOffset).getBigUint64(0, true) !== hash) {
       this.diverged("the registers differ from those that were recorded");
     }
   }
@@ -148,6 +153,12 @@ export class Player implements InputGate, DiskEvents {
   diverged(what: string): never {
     const { vcpu, machine } = this.#life;
     throw new Divergence(`exit ${vcpu.exits}, guest time ${machine.clock.now} ns: ${what}`);
+  }
+
+  /** The host stopped the run here. */
+  get isOver(): boolean {
+    const { kind, value, poll } = this.#reader.next;
+    return kind === EventKind.END && value === 1 && poll === this.#polls;
   }
 
   /** The run ended by itself, or has come to its end. @returns the END event */

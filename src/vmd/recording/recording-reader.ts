@@ -1,8 +1,8 @@
 /** Reads a recording, and believes none of what it says before it is checked. */
 import { closeSync } from "node:fs";
 import * as v from "valibot";
-import { SnapshotError } from "../../vmm/snapshot/format.ts";
-import { type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
+import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
+import { type ReaderPlace, type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import { openBootFile, openPlainly } from "../boot-files.ts";
 import { parseConfig, type SnapshotConfig } from "../snapshot/config.ts";
@@ -36,6 +36,16 @@ export class RecordingError extends Error {
   override name = "RecordingError";
 }
 
+/** Where the next event is. */
+export interface EventPlace {
+  readonly events: readonly RecordedEvent[];
+  readonly at: number;
+  readonly ended: boolean;
+  readonly reader: ReaderPlace;
+  /** In the file, bytes. */
+  readonly position: number;
+}
+
 /** A recording that is read from its beginning; disposed of, its file is closed. */
 export class RecordingReader implements Disposable {
   readonly path: string;
@@ -45,9 +55,8 @@ export class RecordingReader implements Disposable {
   readonly #descriptor: number;
   readonly #source: FileSource;
   readonly #reader: SnapshotReader;
-  #events: RecordedEvent[] = [];
+  #events: readonly RecordedEvent[] = [];
   #at = 0;
-  #taken = 0;
   #ended = false;
 
   /** @throws RecordingError, FileError */
@@ -55,6 +64,10 @@ export class RecordingReader implements Disposable {
     this.path = path;
     this.#descriptor = openBootFile(path, openPlainly).descriptor;
     try {
+      const source = new FileSource(this.#descriptor);
+      if (source.size >= 4 && type(source) !== RecordType.CONFIG) {
+        throw new RecordingError(`${path}: not a recording`);
+      }
       // Twice: whoever loads the snapshot reads its CONFIG again.
       const { machine, config } = this.read(() => readBeginning(new FileSource(this.#descriptor)));
       this.machine = machine;
@@ -82,9 +95,22 @@ export class RecordingReader implements Disposable {
     }
   }
 
-  /** Events that were taken: where `seek` goes. */
-  get position(): number {
-    return this.#taken;
+  get place(): EventPlace {
+    return {
+      events: this.#events,
+      at: this.#at,
+      ended: this.#ended,
+      reader: this.#reader.place,
+      position: this.#source.position,
+    };
+  }
+
+  set place({ events, at, ended, reader, position }: EventPlace) {
+    this.#events = events;
+    this.#at = at;
+    this.#ended = ended;
+    this.#reader.place = reader;
+    this.#source.position = position;
   }
 
   /** The next event, which `take` takes. There is one until END is taken. @throws RecordingError */
@@ -95,7 +121,6 @@ export class RecordingReader implements Disposable {
 
   take(): RecordedEvent {
     const event = this.next;
-    this.#taken++;
     this.#at++;
     return event;
   }
@@ -127,12 +152,18 @@ export class RecordingReader implements Disposable {
   }
 }
 
+function type(source: Source): number {
+  const bytes = new Uint8Array(4);
+  source.read(bytes);
+  return new DataView(bytes.buffer).getUint32(0, true);
+}
+
 function readBeginning(source: Source): { machine: SnapshotConfig; config: RecordingConfig } {
   const record = new SnapshotReader(source).next();
   const payload = record?.payload ?? new Uint8Array(0);
   const machine = parseConfig(payload);
   const value = json(payload) as object;
-  if (!("recording" in value)) throw new SnapshotError("it is a snapshot, and no recording");
+  if (!("recording" in value)) throw new SnapshotError("a snapshot, and not a recording");
   const result = v.safeParse(schema, value);
   if (!result.success) {
     const where = v.getDotPath(result.issues[0]) ?? "all of it";

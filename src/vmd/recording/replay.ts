@@ -36,8 +36,6 @@ export function replayRecording(path: string, options: ReplayOptions = {}): Repl
   using machine = new ReplayedMachine(reader, player, options, [reader.snapshot]);
   const { life } = machine;
   const { vcpu } = life;
-  // As the recorder did it before the first instruction.
-  life.engine.loadCpu();
   const { until = Infinity } = options;
   vcpu.limit = until;
   let end: EndRecord | undefined;

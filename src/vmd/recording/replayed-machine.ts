@@ -10,9 +10,10 @@ import type { LoadedState, SnapshotInput } from "../snapshot/load.ts";
 import { VmLife } from "../vm-life.ts";
 import { checkVmOptions, type VcpuOptions, VmError, type VmOptions } from "../vm-options.ts";
 import { FrameQueue } from "./frame-queue.ts";
+import { takeDirty } from "./checkpoint.ts";
 import type { Player } from "./player.ts";
 import { RecordingError, type RecordingReader } from "./recording-reader.ts";
-import { type DiskContents, ReplayedDisk } from "./replayed-disk.ts";
+import { DiskContents, ReplayedDisk } from "./replayed-disk.ts";
 
 /** Who follows what the guest prints. */
 export interface ReplayOutput {
@@ -51,6 +52,8 @@ export class ReplayedMachine implements Disposable {
         {
           rom: machine.rom,
           inputs,
+          // As the recorder did it before the first instruction, and at each checkpoint.
+          applied: takeDirty,
           description: machine.boot,
           cpuid: machine.cpuid.map(([leaf, subleaf, flags, eax, ebx, ecx, edx]) => {
             return { leaf, subleaf, flags, eax, ebx, ecx, edx };
@@ -99,8 +102,18 @@ export class ReplayedMachine implements Disposable {
   get state(): BackendState {
     return {
       random: this.#random.state,
-      disks: this.#disks.map(({ contents, requests }) => ({ contents, requests })),
+      disks: this.#disks.map(({ contents, requests }) => {
+        return { contents: new DiskContents(contents), requests };
+      }),
     };
+  }
+
+  set state({ random, disks }: BackendState) {
+    this.#random.state = random;
+    disks.forEach(({ contents, requests }, place) => {
+      this.#disks[place].contents = new DiskContents(contents);
+      this.#disks[place].requests = requests;
+    });
   }
 
   [Symbol.dispose](): void {

@@ -38,6 +38,12 @@ export interface SnapshotRecord {
 /** These come once, behind all pages. */
 const ONCE = [RecordType.STATE, RecordType.CPU, RecordType.HOST];
 
+/** Where a reader is in its chain of records. */
+export interface ReaderPlace {
+  readonly serial: number;
+  readonly before: bigint;
+}
+
 export interface ReaderOptions {
   /** EVENTS follow the end: `following` reads them. */
   readonly followed?: boolean;
@@ -82,6 +88,16 @@ export class SnapshotReader {
     const { head, payload } = this.#record();
     if (!this.#ended || head.type !== RecordType.EVENTS) throw this.#misplaced();
     return payload;
+  }
+
+  /** Behind the end: which record `following` reads next; its source is the caller's to move. */
+  get place(): ReaderPlace {
+    return { serial: this.#serial, before: this.#before };
+  }
+
+  set place({ serial, before }: ReaderPlace) {
+    this.#serial = serial;
+    this.#before = before;
   }
 
   #record(): { head: RecordHead; payload: Uint8Array } {
