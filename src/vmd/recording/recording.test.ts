@@ -8,6 +8,7 @@ import { linuxAmd64 } from "../../../golden/guests/linux.ts";
 import { createQcow2 } from "../disk/create.ts";
 import { type Ending, Vm } from "../vm.ts";
 import { RecordingError } from "./recording-reader.ts";
+import { comparePositions, ReplaySession } from "./replay-session.ts";
 import { replayRecording } from "./replay.ts";
 import { Neighbour } from "./testing.ts";
 
@@ -143,6 +144,38 @@ describe.skipIf(missing !== undefined)("a recorded run", () => {
     const next = replayRecording(path, { until: 5001 });
     expect(next.exits).toBe(5001);
     expect(next.image).not.toBe(one.image);
+  });
+
+  test("is gone through in both directions", () => {
+    let again = "";
+    using session = new ReplaySession(
+      path,
+      { console: (bytes) => (again += new TextDecoder().decode(bytes)) },
+      { count: 8, bytes: 128 * MIB },
+    );
+    session.seekExit(Infinity);
+    expect(session.image).toBe(ending.image as string);
+    expect(again).toBe(printed);
+    expect(session.checkpointBytes).toBeLessThanOrEqual(128 * MIB);
+    const { exits } = session.position;
+    for (const part of [0.7, 0.95, 0.3]) {
+      const until = Math.floor(exits * part);
+      session.seekExit(until);
+      expect(session.image).toBe(replayRecording(path, { until }).image);
+    }
+    // What is here was here before.
+    for (let i = 0; i < 50; i++) session.stepBlock();
+    const here = session.position;
+    const image = session.image;
+    session.breakpoints = [session.rip];
+    expect(session.continueBack()).toBe("breakpoint");
+    expect(comparePositions(session.position, here)).toBeLessThan(0);
+    while (comparePositions(session.position, here) < 0) session.continue();
+    expect(session.position).toEqual(here);
+    expect(session.image).toBe(image);
+    session.seekExit(Infinity);
+    expect(session.image).toBe(ending.image as string);
+    expect(again).toBe(printed);
   });
 
   test("that is cut off or damaged gives a sentence", () => {
