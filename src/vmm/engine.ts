@@ -187,6 +187,17 @@ export class Engine implements TimeSource, Disposable {
     this.#library.vmm_set_deadline(this.#pointer, at);
   }
 
+  /**
+   * Where a guest with virtual time stops before a block of code, for no exit; vmm_break_blocks of
+   * native/vmm.h. Takes the place of what was said before.
+   * @param addresses linear: of any instruction of a block. At most 64.
+   */
+  breakBlocks(addresses: readonly bigint[]): void {
+    const list = BigUint64Array.from(addresses.length > 0 ? addresses : [0n]);
+    const result = this.#library.vmm_break_blocks(this.#pointer, ptr(list), addresses.length);
+    check("breakpoints", result);
+  }
+
   /** Guest time, ns. */
   now(): number {
     return this.#vmmNow(this.#pointer);
@@ -274,17 +285,6 @@ export class Engine implements TimeSource, Disposable {
       "dirty pages",
       this.#library.vmm_dirty(this.#pointer, slot, bitmap as unknown as Pointer, bitmap.byteLength),
     );
-  }
-
-  /**
-   * Where a guest with virtual time stops before a block of code, for no exit; vmm_break_blocks of
-   * native/vmm.h. Takes the place of what was said before.
-   * @param addresses linear: of any instruction of a block. At most 64.
-   */
-  breakBlocks(addresses: readonly bigint[]): void {
-    const list = BigUint64Array.from(addresses.length > 0 ? addresses : [0n]);
-    const result = this.#library.vmm_break_blocks(this.#pointer, ptr(list), addresses.length);
-    check("breakpoints", result);
   }
 
   /** What the guest sees of its processor. */
