@@ -10,8 +10,8 @@ import { registersHash } from "./state-hash.ts";
 
 /** How often input is let in while the guest runs: guest ns. */
 export const POLL_INTERVAL = 1e6;
-/** Exits from one checkpoint to the next poll that makes another. */
-export const CHECK_INTERVAL = 4096;
+/** From one checkpoint to the next poll that makes another: guest ns. At least an exit is between. */
+export const CHECK_INTERVAL = 5e7;
 
 /**
  * The guest stands between two instructions, at a poll.

@@ -48,7 +48,9 @@ export class MachineRecorder implements InputGate {
   #life!: VmLife;
   #failure: string | undefined;
   #polls = 0;
+  /** Guest time, ns, and exits. */
   #nextCheck = CHECK_INTERVAL;
+  #checkedExits = 0;
   /** Events since the recording began, and when they were last written. */
   #events = 0;
   #flushed = performance.now();
@@ -141,7 +143,7 @@ export class MachineRecorder implements InputGate {
       this.#takeFrames();
       if (this.#events !== before) machine.idle();
     }
-    if (vcpu.exits >= this.#nextCheck) this.#check();
+    if (machine.clock.now >= this.#nextCheck && vcpu.exits > this.#checkedExits) this.#check();
     this.deadline = machine.clock.now + POLL_INTERVAL;
     if (performance.now() - this.#flushed > FLUSH) this.flush();
     const why = this.failure;
@@ -191,7 +193,9 @@ export class MachineRecorder implements InputGate {
   }
 
   #check(): void {
-    this.#nextCheck = this.#life.vcpu.exits + CHECK_INTERVAL;
+    const { vcpu, machine } = this.#life;
+    this.#nextCheck = machine.clock.now + CHECK_INTERVAL;
+    this.#checkedExits = vcpu.exits;
     try {
       const data = new Uint8Array(8);
       new DataView(data.buffer).setBigUint64(0, checkpoint(this.#life), true);

@@ -19,6 +19,7 @@ export interface PlayerState {
   readonly polls: number;
   readonly deadline: number;
   readonly nextCheck: number;
+  readonly checkedExits: number;
   readonly place: EventPlace;
 }
 
@@ -31,6 +32,7 @@ export class Player implements InputGate, DiskEvents {
   #interfaces: readonly FrameQueue[] = [];
   #polls = 0;
   #nextCheck: number;
+  #checkedExits = 0;
 
   constructor(reader: RecordingReader) {
     this.#reader = reader;
@@ -47,10 +49,17 @@ export class Player implements InputGate, DiskEvents {
   get state(): PlayerState {
     const { deadline } = this;
     const { place } = this.#reader;
-    return { polls: this.#polls, deadline, nextCheck: this.#nextCheck, place };
+    return {
+      polls: this.#polls,
+      deadline,
+      nextCheck: this.#nextCheck,
+      checkedExits: this.#checkedExits,
+      place,
+    };
   }
 
-  set state({ polls, deadline, nextCheck, place }: PlayerState) {
+  set state({ polls, deadline, nextCheck, checkedExits, place }: PlayerState) {
+    this.#checkedExits = checkedExits;
     this.#reader.place = place;
     this.#polls = polls;
     this.deadline = deadline;
@@ -71,7 +80,7 @@ export class Player implements InputGate, DiskEvents {
       this.#apply(event);
     }
     if (any) machine.idle();
-    if (vcpu.exits >= this.#nextCheck) this.#check();
+    if (machine.clock.now >= this.#nextCheck && vcpu.exits > this.#checkedExits) this.#check();
     this.deadline = machine.clock.now + this.#reader.config.poll;
     const { next } = this.#reader;
     if (next.poll > this.#polls || (next.kind === EventKind.END && next.value === 0)) {
@@ -119,7 +128,8 @@ export class Player implements InputGate, DiskEvents {
 
   #check(): void {
     const { vcpu, machine } = this.#life;
-    this.#nextCheck = vcpu.exits + this.#reader.config.check;
+    this.#nextCheck = machine.clock.now + this.#reader.config.check;
+    this.#checkedExits = vcpu.exits;
     const event = this.#reader.next;
     if (event.kind !== EventKind.CHECK || event.poll !== this.#polls || event.data.length !== 8) {
       return this.diverged(`${name(event)} was recorded where all registers are compared`);

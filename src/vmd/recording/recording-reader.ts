@@ -16,7 +16,7 @@ const schema = v.object({
     version: v.literal(1),
     /** Guest ns from a poll to the next. */
     poll: interval,
-    /** Exits from a checkpoint to the next. */
+    /** Guest ns from a checkpoint to the next. */
     check: interval,
     /** The CD-ROM's is the last. */
     disks: v.pipe(v.array(v.object({ size, readOnly: v.boolean() })), v.maxLength(17)),

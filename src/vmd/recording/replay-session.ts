@@ -59,6 +59,7 @@ export class ReplaySession implements Disposable {
   #machine: ReplayedMachine;
   #end: EndRecord | undefined;
   #breakpoints: readonly bigint[] = [];
+  #touched = false;
   /** What was printed up to here is not printed again. */
   #farthest: Position = { exits: 0, blocks: 0 };
 
@@ -138,12 +139,17 @@ export class ReplaySession implements Disposable {
   seek({ exits, blocks }: Position): void {
     const { position } = this;
     const from = this.#checkpoints.before(exits);
-    const back = comparePositions({ exits, blocks }, position) < 0;
+    const back = this.#touched || comparePositions({ exits, blocks }, position) < 0;
     if (from !== undefined && (back || from.exits > position.exits)) this.#restore(from);
     this.#breakAt([]);
     if (this.life.vcpu.exits < exits) this.#run(exits);
     if (this.#end === undefined && blocks > this.#blocks) this.#runBlocks(blocks - this.#blocks);
     this.#note();
+  }
+
+  /** The machine was changed: it is another one after the next `seek`, which must come first. */
+  touch(): void {
+    this.#touched = true;
   }
 
   /** Goes behind an exit. */
@@ -290,6 +296,7 @@ export class ReplaySession implements Disposable {
     this.#machine.state = checkpoint.backends;
     this.#player.state = checkpoint.player;
     this.#last = checkpoint;
+    this.#touched = false;
     this.life.vcpu.exits = Math.max(0, checkpoint.exits);
     this.#end = undefined;
   }
