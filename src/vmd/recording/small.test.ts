@@ -97,7 +97,10 @@ function readThrough(path: string): RecordedEvent[] {
   using reader = new RecordingReader(path);
   const events: RecordedEvent[] = [];
   reader.read(() => {
-    while (reader.snapshot.reader.next() !== undefined);
+    const { reader: snapshot } = reader.snapshot;
+    for (let record = snapshot.next(); record !== undefined; record = snapshot.next()) {
+      if (record.head.pages > 0) snapshot.data(record);
+    }
   });
   for (;;) {
     const event = reader.take();
