@@ -18,6 +18,8 @@ interface Part {
 }
 
 const EMPTY: Part = { bytes: new Uint8Array(PART * SECTOR), known: 0 };
+/** A guest may clear gigabytes. */
+const ZEROS: Part = { bytes: EMPTY.bytes, known: ALL };
 
 /** What is known of a disk. A copy shares what neither changes. */
 export class DiskContents {
@@ -41,6 +43,7 @@ export class DiskContents {
   /** @param bytes whole sectors; undefined for zeros */
   write(first: number, count: number, bytes?: Uint8Array): void {
     this.#change(first, count, (part, at, from, sectors) => {
+      if (bytes === undefined && sectors === PART) return ZEROS;
       const to = part.bytes.slice();
       const end = (at + sectors) * SECTOR;
       if (bytes === undefined) to.fill(0, at * SECTOR, end);

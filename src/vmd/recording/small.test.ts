@@ -5,10 +5,11 @@ import { closeSync, constants, openSync, readFileSync, readSync, writeFileSync }
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { probe } from "../../vmm/engine.ts";
+import { Engine, probe } from "../../vmm/engine.ts";
 import { encodeHead, HEAD, padded, RecordType } from "../../vmm/snapshot/format.ts";
 import { Vm, type VmOptions } from "../vm.ts";
 import { encodeEvent, EVENT_HEAD, EventKind, type RecordedEvent } from "./events.ts";
+import { InstructionCursor, type InstructionPosition } from "./instruction-cursor.ts";
 import { RecordingError, RecordingReader } from "./recording-reader.ts";
 import { comparePositions, ReplaySession } from "./replay-session.ts";
 import { replayRecording } from "./replay.ts";
@@ -262,6 +263,39 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     expect(session.stepBlockBack()).toBe("end");
     expect(session.checkpointBytes).toBeLessThanOrEqual(2 ** 24);
     expect(text).toBe("Axyzq");
+  });
+
+  const steps = "debug" in Engine.prototype;
+  if (!steps) console.log("single instructions of a recording skipped: the engine has no steps");
+  test.skipIf(!steps)("single instructions come in both directions", async () => {
+    const { path } = await recordEcho("instructions.rec");
+    using session = new ReplaySession(path);
+    const cursor = new InstructionCursor(session);
+    const seen: bigint[] = [];
+    const places: InstructionPosition[] = [];
+    const note = () => {
+      places.push(cursor.position);
+      seen.push(session.rip & 0xfffn);
+    };
+    note();
+    for (let i = 0; i < 40; i++) {
+      expect(cursor.step()).toBe("done");
+      note();
+    }
+    // mov, mov, out, mov, and then around: in, test, jz.
+    const addresses = seen.map(Number);
+    expect(addresses.filter((at, i) => at !== addresses[i - 1]).slice(0, 8)).toEqual([
+      0xff0, 0, 3, 5, 6, 9, 0xa, 0xc,
+    ]);
+    for (let i = 39; i > 0; i--) {
+      expect(cursor.stepBack()).toBe("done");
+      expect(session.rip & 0xfffn).toBe(seen[i]);
+    }
+    cursor.seek(places[20]);
+    expect(session.rip & 0xfffn).toBe(seen[20]);
+    // The run goes on as it was.
+    session.seekExit(Infinity);
+    expect(session.end?.image).toBe(session.image);
   });
 
   test("where there is no room for it, the VM ends with a sentence", async () => {
