@@ -10,10 +10,6 @@ export {
   type VmStatistics,
 } from "./vmd/vm.ts";
 export { RecordingError } from "./vmd/recording/recording-reader.ts";
-export {
-  type ReplayOptions,
-  replayRecording,
-  type ReplayResult,
-} from "./vmd/recording/replay.ts";
+export { type ReplayOptions, replayRecording, type ReplayResult } from "./vmd/recording/replay.ts";
 export { type EngineChoice, type Selection, selectEngine } from "./vmm/select.ts";
 export { Trace, type TraceRecord } from "./vmm/trace.ts";
