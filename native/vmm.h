@@ -137,6 +137,15 @@ void vmm_nudge(struct vmm *);
 /* Kick when guest time reaches this; INFINITY for never. */
 int vmm_set_deadline(struct vmm *, double guest_ns);
 
+/*
+ * With virtual time: vmm_run stops, too, before a block of code that holds one of these
+ * linear addresses, in whatever address space: an exit KVM_EXIT_INTR ahead of the
+ * deadline. It costs no guest time, so a run that repeats is no other for it. The next
+ * vmm_run goes on. At most VMM_BREAK_BLOCKS; -ENOTSUP: the engine has no blocks.
+ */
+#define VMM_BREAK_BLOCKS 64
+int vmm_break_blocks(struct vmm *, const uint64_t *addresses, uint32_t count);
+
 /* Current guest time, by the config's vmm_clock. */
 double vmm_now(struct vmm *);
 

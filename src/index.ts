@@ -9,5 +9,7 @@ export {
   type VmOptions,
   type VmStatistics,
 } from "./vmd/vm.ts";
+export { RecordingError } from "./vmd/recording/recording-reader.ts";
+export { type ReplayOptions, replayRecording, type ReplayResult } from "./vmd/recording/replay.ts";
 export { type EngineChoice, type Selection, selectEngine } from "./vmm/select.ts";
 export { Trace, type TraceRecord } from "./vmm/trace.ts";

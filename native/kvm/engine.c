@@ -279,6 +279,12 @@ void vmm_nudge(struct vmm *vmm)
 		kick_interrupt(&vmm->kick);
 }
 
+int vmm_break_blocks(struct vmm *vmm, const uint64_t *addresses, uint32_t count)
+{
+	(void)vmm, (void)addresses, (void)count;
+	return -ENOTSUP;
+}
+
 int vmm_set_deadline(struct vmm *vmm, double guest_ns)
 {
 	kick_deadline(&vmm->kick, guest_ns);

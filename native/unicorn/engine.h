@@ -159,6 +159,10 @@ struct vmm {
 	/* time */
 	struct kick kick;
 	u64 deadline_block;
+	u64 break_block[VMM_BREAK_BLOCKS]; /* addresses */
+	u32 break_blocks;
+	bool break_met;
+	bool break_passed; /* the block that comes is the one that was met */
 	bool virtual_time;
 };
 

@@ -39,6 +39,11 @@ bool time_due(struct vmm *vm)
 {
 	if (!vm->virtual_time)
 		return kick_due(&vm->kick);
+	if (vm->break_met) {
+		vm->break_met = false;
+		vm->break_passed = true;
+		return true;
+	}
 	if (vm->clock->blocks < vm->deadline_block)
 		return false;
 	vm->deadline_block = ~0ull; /* until vmm_run prepares again */
@@ -46,16 +51,47 @@ bool time_due(struct vmm *vm)
 	return true;
 }
 
+int vmm_break_blocks(struct vmm *vm, const uint64_t *addresses, uint32_t count)
+{
+	if (!vm->virtual_time)
+		return -ENOTSUP;
+	if (count > VMM_BREAK_BLOCKS)
+		return -ENOSPC;
+	memcpy(vm->break_block, addresses, count * sizeof(*addresses));
+	vm->break_blocks = count;
+	return 0;
+}
+
+/* Whoever asked for it goes on with the block that was met. */
+static bool breaks_at(struct vmm *vm, u64 address, u32 size)
+{
+	if (vm->break_passed)
+		return false;
+	for (u32 i = 0; i < vm->break_blocks; i++)
+		if (vm->break_block[i] - address < (size ? size : 1))
+			return true;
+	return false;
+}
+
 static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
 {
 	struct vmm *vm = data;
 
-	(void)uc, (void)address, (void)size;
+	(void)uc;
 	if (unlikely(vm->leave || vm->clock->blocks >= vm->deadline_block)) {
 		/* This block leaves at once and comes again. */
 		vm->attention = 1;
 		FIELD(vm->cs, CS_ICOUNT_HIGH, u16) = 0xffff;
 		return;
+	}
+	if (unlikely(vm->break_blocks)) {
+		if (breaks_at(vm, address, size)) {
+			vm->break_met = true;
+			vm->attention = 1;
+			FIELD(vm->cs, CS_ICOUNT_HIGH, u16) = 0xffff;
+			return;
+		}
+		vm->break_passed = false;
 	}
 	vm->clock->blocks++;
 }

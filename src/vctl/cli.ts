@@ -27,6 +27,7 @@ const EXPECTED = new Set([
   "NativeError",
   "TraceError",
   "SnapshotError",
+  "RecordingError",
 ]);
 
 /** A VM as users name it: an id, or a name. @throws UsageError */
@@ -77,9 +78,18 @@ export function print(text: string): void {
   if (!write(1, text)) process.exit(1);
 }
 
-// Node's streams take 20 ms of a start.
+/** What a guest prints, as it is. */
+export function printBytes(bytes: Uint8Array): void {
+  if (!writeBytes(1, bytes)) process.exit(1);
+}
+
 function write(descriptor: 1 | 2, text: string): boolean {
-  let bytes = new TextEncoder().encode(text);
+  return writeBytes(descriptor, new TextEncoder().encode(text));
+}
+
+// Node's streams take 20 ms of a start.
+function writeBytes(descriptor: 1 | 2, all: Uint8Array): boolean {
+  let bytes = all;
   while (bytes.length > 0) {
     try {
       bytes = bytes.subarray(writeSync(descriptor, bytes));

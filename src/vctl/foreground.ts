@@ -22,6 +22,7 @@ const ALONE = [
   "local",
   "engine",
   "traceExits",
+  "record",
   "virtualTime",
   "registers",
 ] as const;
@@ -65,6 +66,7 @@ export async function startInForeground(vm: number | string, options: StartOptio
     reboot: options.reboot,
     debugExit: options.debugExit,
     traceExits: options.traceExits,
+    record: options.record,
     virtualTime: options.virtualTime,
     epoch: options.epoch,
     sandbox: options.sandbox,
@@ -143,5 +145,6 @@ async function checkOnBothEngines(settings: VmOptions): Promise<void> {
 
 function report(ending: Ending, registers: boolean): void {
   say(ending.message);
+  if (ending.image !== undefined) say(`final image: ${ending.image}`);
   if (registers && ending.registers !== "") complain(`${ending.registers}\n`);
 }

@@ -15,6 +15,7 @@ import { mergeCommand } from "./commands/merge.ts";
 import { metricsCommand } from "./commands/metrics.ts";
 import { pauseCommand, unpauseCommand } from "./commands/pause.ts";
 import { receiveCommand } from "./commands/receive.ts";
+import { replayCommand } from "./commands/replay.ts";
 import { restoreCommand } from "./commands/restore.ts";
 import { sendCommand } from "./commands/send.ts";
 import { showCommand } from "./commands/show.ts";
@@ -40,6 +41,7 @@ const commands = [
   pauseCommand,
   receiveCommand,
   reloadCommand,
+  replayCommand,
   resetCommand,
   restoreCommand,
   sendCommand,

@@ -46,6 +46,7 @@ export interface StartOptions {
   sandbox: boolean;
   debugExit?: boolean;
   traceExits?: string;
+  record?: string;
   virtualTime?: boolean;
   crossCheck?: boolean;
   registers?: boolean;
@@ -245,6 +246,10 @@ export function addStartOptions(command: Command): Command {
     .option("--no-reboot", "a guest's reset ends the VM instead of starting it again")
     .option("--debug-exit", "a write of N to port 0xf4 ends the VM with exit code (N<<1)|1")
     .option("--trace-exits <file>", "record every exit with its answer")
+    .option(
+      "--record <file>",
+      "record the run, in the foreground: vctl replay runs it again (unicorn)",
+    )
     .option("--virtual-time", "time passes with executed code: runs repeat (unicorn)")
     .option("--epoch <date>", "what the guest's clock says at the start (default: now)", epoch)
     .option("--foreground", "run it here, with no daemon: it ends with this command")

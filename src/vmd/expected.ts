@@ -6,6 +6,7 @@ import { TraceError } from "../vmm/trace.ts";
 import { BootError } from "./boot/index.ts";
 import { FileError } from "./boot-files.ts";
 import { DiskError } from "./disk/index.ts";
+import { RecordingWriteError } from "./recording/write-error.ts";
 import { SandboxError } from "./sandbox.ts";
 
 /** Errors whose message is a sentence for the user. */
@@ -18,6 +19,7 @@ export function isExpected(error: unknown): error is Error {
     error instanceof TraceError ||
     error instanceof SandboxError ||
     error instanceof SnapshotError ||
+    error instanceof RecordingWriteError ||
     error instanceof NativeError
   );
 }

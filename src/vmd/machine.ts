@@ -382,6 +382,12 @@ export class ClassicMachine implements Hardware {
     this.#virtio.proceed();
   }
 
+  /** After that, as if it had been restored: what goes on is then the same in both. */
+  renew(): void {
+    this.#virtio.reattach();
+    this.clock.rearmed = true;
+  }
+
   /** What a snapshot holds besides registers and memory. */
   get hostState(): HostState {
     return { input: this.console.pending, ahead: this.#timeSync?.ahead };

@@ -53,6 +53,23 @@ export interface ExitObserver {
   readonly failure?: string | undefined;
 }
 
+/**
+ * Where a run that is to repeat lets in what comes from outside: only at places that another run of
+ * it has, too. `attention` alone ends nothing then.
+ */
+export interface InputGate {
+  /** Guest time, ns, at which a guest that runs is stopped for it. */
+  readonly deadline: number;
+  /** Such a place: the guest is between two instructions. What it returns ends the run. */
+  admit(): Stop | undefined;
+  /**
+   * The guest sleeps.
+   * @param deadline of its timers: guest time, ns, or Infinity.
+   * @returns guest time, ns, at which it is looked at again, `deadline` at the latest.
+   */
+  sleep(deadline: number): number;
+}
+
 /** Virtual time that an exit takes, ns: about what hardware takes, so polling loops end as there. */
 export const EXIT_TIME = 1000;
 
@@ -62,6 +79,19 @@ export class Vcpu {
   readonly #mmioData: Uint8Array;
   readonly #virtual: boolean;
   observer: ExitObserver | undefined;
+  /** With virtual time only. */
+  gate: InputGate | undefined;
+  /** "attention" is returned after so many exits. */
+  limit = Infinity;
+  /**
+   * ... or, with a gate, before the first block of code that the guest enters when it has run for so
+   * long, ns. No exit is made for that.
+   */
+  stopAfter = Infinity;
+  /** When the guest is to be stopped for its own timers, or the gate. */
+  #due = Infinity;
+  /** It was stopped for no exit: by `stopAfter`, or by the engine's breakBlocks. */
+  stoppedEarly = false;
   /**
    * Not 0: another thread wants something. It is set before a kick; the loop then returns
    * "attention", and its caller clears it.
@@ -86,13 +116,15 @@ export class Vcpu {
     const hardware = this.#hardware;
     const { clock, interrupts } = hardware;
     const run = engine.run;
-    if (Atomics.load(this.attention, 0) !== 0) return { kind: "attention" };
+    if (this.#wanted) return { kind: "attention" };
     if (this.halted) {
       const stop = this.#sleep();
       if (stop !== undefined) return stop;
     }
     for (;;) {
-      if (interrupts.pending) {
+      // What comes before an entry is done then.
+      if (this.stoppedEarly) this.stoppedEarly = false;
+      else if (interrupts.pending) {
         if (run.readyForInterrupt) this.#inject();
         run.requestInterruptWindow = interrupts.pending;
       } else {
@@ -100,9 +132,18 @@ export class Vcpu {
       }
       if (clock.rearmed) {
         clock.rearmed = false;
-        engine.setDeadline(clock.deadline);
+        const { gate } = this;
+        this.#due = gate === undefined ? clock.deadline : Math.min(clock.deadline, gate.deadline);
+        const { stopAfter } = this;
+        const stop = stopAfter === Infinity ? Infinity : engine.now() + stopAfter;
+        engine.setDeadline(Math.min(this.#due, stop));
       }
       const result = engine.enter();
+      if (this.gate !== undefined && run.reason === ExitReason.INTR && engine.now() < this.#due) {
+        this.stoppedEarly = true;
+        clock.rearmed = true;
+        return { kind: "attention" };
+      }
       clock.invalidate();
       if (result < 0) return { kind: "crash", why: `the engine failed with errno ${-result}` };
       this.exits++;
@@ -120,6 +161,7 @@ export class Vcpu {
         hardware.event = undefined;
         return event;
       }
+      if (this.exits >= this.limit) return { kind: "attention" };
     }
   }
 
@@ -181,7 +223,8 @@ export class Vcpu {
         return undefined;
       case ExitReason.INTR:
         this.#tick();
-        return Atomics.load(this.attention, 0) !== 0 ? { kind: "attention" } : undefined;
+        if (this.gate !== undefined) return this.gate.admit();
+        return this.#wanted ? { kind: "attention" } : undefined;
       case ExitReason.HLT:
         return this.#halt(run);
       case ExitReason.SHUTDOWN:
@@ -200,6 +243,11 @@ export class Vcpu {
       default:
         return { kind: "crash", why: fatalExit(run) ?? "unknown exit" };
     }
+  }
+
+  /** Where it comes in at any exit. */
+  get #wanted(): boolean {
+    return this.gate === undefined && Atomics.load(this.attention, 0) !== 0;
   }
 
   #inject(): void {
@@ -239,7 +287,7 @@ export class Vcpu {
     this.#hardware.idle();
     if (!run.interruptsEnabled) return { kind: "halt" };
     this.halted = true;
-    return this.#sleep();
+    return this.exits >= this.limit ? { kind: "attention" } : this.#sleep();
   }
 
   // Until an interrupt is there. A halted guest is no exit: attention may end this and run resume it.
@@ -247,9 +295,15 @@ export class Vcpu {
     const { clock, interrupts } = this.#hardware;
     this.#tick();
     while (!interrupts.pending) {
-      if (Atomics.load(this.attention, 0) !== 0) return { kind: "attention" };
+      if (this.#wanted) return { kind: "attention" };
       const deadline = clock.deadline;
-      if (this.#virtual && deadline !== Infinity) this.#engine.warp(deadline - clock.now);
+      if (this.gate !== undefined) {
+        const until = this.gate.sleep(deadline);
+        if (until > clock.now) this.#engine.warp(Math.ceil(until - clock.now));
+        clock.invalidate();
+        const stop = this.gate.admit();
+        if (stop !== undefined) return stop;
+      } else if (this.#virtual && deadline !== Infinity) this.#engine.warp(deadline - clock.now);
       else this.#engine.wait(deadline);
       clock.invalidate();
       this.#tick();

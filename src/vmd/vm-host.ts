@@ -43,6 +43,8 @@ export interface VmLaunch {
   restore?: RestoreLaunch;
   /** An open file for the trace of its exits. */
   trace?: { path: string; descriptor: number };
+  /** An open file for a recording, and what its CONFIG record says. */
+  record?: { path: string; descriptor: number; config: object };
   disks?: readonly OpenedDisk[];
   cdrom?: OpenedDisk;
   interfaces?: readonly OpenedInterface[];
@@ -125,6 +127,7 @@ export class VmHost {
       files,
       restore,
       trace,
+      record,
       disks = [],
       cdrom,
       interfaces = [],
@@ -151,6 +154,7 @@ export class VmHost {
       files === undefined ? [] : bootSetFiles(files).map(({ descriptor }) => descriptor);
     for (const { descriptor } of restore?.inputs ?? []) descriptors.push(descriptor);
     if (trace !== undefined) descriptors.push(trace.descriptor);
+    if (record !== undefined) descriptors.push(record.descriptor);
     const discs = cdrom === undefined ? disks : [...disks, cdrom];
     for (const disk of discs) descriptors.push(...disk.files.map((file) => file.descriptor));
     descriptors.push(...interfaces.map(({ descriptor }) => descriptor));
@@ -182,6 +186,7 @@ export class VmHost {
             inputs: restore.inputs.map(({ stream, verify }) => ({ stream, verify })),
           },
           trace: trace?.path,
+          record: record && { path: record.path, config: JSON.stringify(record.config) },
           disks: disks.map(describedDisk),
           cdrom: cdrom && describedDisk(cdrom),
           interfaces: interfaces.map(describedInterface),

@@ -3,7 +3,7 @@
  * what they boot. All of it is given back when it is disposed of.
  */
 import type { CpuidLeaf } from "../vmm/cpuid.ts";
-import { formatCpu } from "../vmm/cpu-codec.ts";
+import { formatCpuBytes } from "../vmm/cpu-codec.ts";
 import { DirtyLog } from "../vmm/dirty-log.ts";
 import { Engine, type EngineName } from "../vmm/engine.ts";
 import { exitName } from "../vmm/exit.ts";
@@ -14,7 +14,7 @@ import { BootFiles, type BootSet } from "./boot-files.ts";
 import { ClassicMachine, type MachineOptions, memoryRanges } from "./machine.ts";
 import { applyBlocks } from "../vmm/snapshot/blocks.ts";
 import { applyClock, applyCpu } from "./snapshot/cpu-record.ts";
-import { loadSnapshots, type SnapshotInput } from "./snapshot/load.ts";
+import { type LoadedState, loadSnapshots, type SnapshotInput } from "./snapshot/load.ts";
 import { type Stop, Vcpu } from "./vcpu.ts";
 import type { Ending } from "./vm-messages.ts";
 import type { VcpuOptions } from "./vm-options.ts";
@@ -26,7 +26,10 @@ export type LifeHost = Omit<MachineOptions, "memory" | "epoch" | "debugExit">;
 export interface Restored {
   /** Where firmware lies. */
   readonly rom: { base: number; size: number } | undefined;
-  readonly inputs: readonly SnapshotInput[];
+  /** Snapshots, or what puts pages into the image and gives the rest. */
+  readonly inputs: readonly SnapshotInput[] | ((image: MachineImage) => LoadedState);
+  /** Told when all of it is there, before devices go on. */
+  readonly applied?: (machine: { engine: Engine; image: MachineImage }) => void;
   readonly description: string;
   /** What the guest has seen of its processor. */
   readonly cpuid: readonly CpuidLeaf[];
@@ -94,12 +97,12 @@ export class VmLife implements Disposable {
   static restore(
     engineName: EngineName,
     options: VcpuOptions,
-    { rom, inputs, description, cpuid }: Restored,
+    { rom, inputs, applied, description, cpuid }: Restored,
     host: LifeHost,
   ): VmLife {
     using stack = new DisposableStack();
     const image = stack.use(new MachineImage(memoryRanges(options.memory, rom)));
-    const state = loadSnapshots(image, inputs);
+    const state = typeof inputs === "function" ? inputs(image) : loadSnapshots(image, inputs);
     const virtual = applyClock(image, state.cpu);
     if (virtual !== (options.virtualTime ?? false)) {
       throw new SnapshotError("its clock is not of the kind that it says");
@@ -111,6 +114,7 @@ export class VmLife implements Disposable {
       applyBlocks(image, state.blocks);
       applyCpu(image, state.cpu);
       loadCpu(engine);
+      applied?.({ engine, image });
     }, state.host);
     const life = new VmLife(stack, options, { image, engine, machine, rom }, description);
     life.vcpu.halted = state.host.halted;
@@ -148,7 +152,8 @@ export class VmLife implements Disposable {
   /** The CPU's registers as text. A crashed engine may not have any to give. */
   registers(): string {
     try {
-      return formatCpu(this.engine.getCpu());
+      this.engine.saveCpu();
+      return formatCpuBytes(this.image.cpu);
     } catch (error) {
       if (error instanceof NativeError) return "";
       throw error;

@@ -18,6 +18,8 @@ export interface Ending {
   message: string;
   /** The CPU's registers at the end, as text; empty when they could not be had. */
   registers: string;
+  /** SHA-256 of the final image, of a VM that was recorded. */
+  image?: string;
 }
 
 /** What a running VM costs and does. */
@@ -60,6 +62,8 @@ export interface StartFiles {
   restore?: RestoreDescription;
   /** The trace's path. */
   trace?: string;
+  /** A recording's path; what its CONFIG record says, as JSON, but for what the process knows. */
+  record?: { path: string; config: string };
   disks: DiskDescription[];
   cdrom?: DiskDescription;
   interfaces: InterfaceDescription[];
@@ -106,7 +110,7 @@ export interface Confinement {
 
 /**
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules (if it
- * has `boot`), each snapshot of `restore`, trace if there is one, the files of each disk and the
+ * has `boot`), each snapshot of `restore`, trace and recording if there is one, the files of each disk and the
  * CD-ROM, one for
  * each interface, a socket for each share, the listening socket of `vsock`, that of `gdb`, pty master and slave if `terminal`, a stream socket
  * for each attachment.

@@ -65,6 +65,11 @@ export interface VmOptions {
   gdb?: string | GdbOption;
   /** Record every exit in this file. */
   traceExits?: string;
+  /**
+   * Record the run in this file, so that it can be run again: with virtual time, on Unicorn. A
+   * guest's reset ends it.
+   */
+  record?: string;
 }
 
 /** Options with what has a default filled in. */
@@ -128,11 +133,21 @@ function gdbOption(
   }
 }
 
+/** What of a machine would make each run another. */
+function unrecordable({ engine, shares, vsock, gdb, traceExits }: VmOptions): string | undefined {
+  if (engine === "kvm") return "engine kvm has no virtual time; use unicorn";
+  if (shares !== undefined && shares.length > 0) return "a share's files are the host's";
+  if (vsock !== undefined) return "a socket device leads to the host's sockets";
+  if (gdb !== undefined) return "a debugger stops it where it wants";
+  return traceExits === undefined ? undefined : "a trace of its exits is recorded already";
+}
+
 /** Fills in defaults. @throws VmError that names what won't do. */
 export function checkVmOptions(options: VmOptions): VcpuOptions {
   const { name = "vm", engine = "auto", format = "auto", bits = 64 } = options;
   const memory = memorySize(options.memory);
-  const epoch = options.epoch ?? (options.virtualTime ? VIRTUAL_EPOCH : Date.now());
+  const virtualTime = options.virtualTime === true || options.record !== undefined;
+  const epoch = options.epoch ?? (virtualTime ? VIRTUAL_EPOCH : Date.now());
   const wrong = (what: string) => new VmError(`${name}: ${what}`);
   const bootable = (options.disks ?? []).length > 0 || options.cdrom !== undefined;
   const kernel = options.kernel ?? (bootable ? findFirmware() : undefined);
@@ -163,5 +178,9 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   if (gdb !== undefined && options.traceExits !== undefined) {
     throw wrong("a VM with a debugger can't have its exits recorded");
   }
-  return { ...options, name, kernel, memory, epoch, gdb };
+  const checked = { ...options, name, kernel, memory, epoch, gdb };
+  if (options.record === undefined) return checked;
+  const not = unrecordable(options);
+  if (not !== undefined) throw wrong(`it can't be recorded: ${not}`);
+  return { ...checked, engine: "unicorn", virtualTime: true, reboot: false };
 }

@@ -27,6 +27,7 @@ import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
 import { confine } from "./confine.ts";
 import { Recorder } from "./recorder.ts";
+import type { MachineRecorder } from "./recording/machine-recorder.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
@@ -63,6 +64,8 @@ const VIRTIO_INPUT = 4096;
 /** Places whose counts fit into a message. */
 const COUNTS = 256;
 
+type RecordingModule = typeof import("./recording/machine-recorder.ts");
+
 class VmProcess {
   readonly #channel: Channel;
   readonly #start: StartMessage;
@@ -85,6 +88,8 @@ class VmProcess {
   #life: VmLife | undefined;
   #recorder: Recorder | undefined;
   #receiver: Receiver | undefined;
+  /** Input is let in by it alone. */
+  readonly #recording: MachineRecorder | undefined;
   #counter: ExitCounter | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
@@ -95,12 +100,13 @@ class VmProcess {
   #stopped = false;
   #typed = 0;
 
-  /** @param gdb loaded only for a VM with a debugger. */
+  /** @param gdb loaded only for a VM with a debugger. @param recording absent where nothing is to be recorded */
   constructor(
     channel: Channel,
     start: StartMessage,
     descriptors: readonly number[],
     gdb: typeof GdbServer | undefined,
+    recording: RecordingModule | undefined,
   ) {
     this.#channel = channel;
     this.#start = start;
@@ -119,7 +125,7 @@ class VmProcess {
     });
     const left = [...descriptors];
     const next = () => left.shift() as number;
-    const { boot, restore, trace } = start.files;
+    const { boot, restore, trace, record } = start.files;
     // What disks that come later need is loaded now.
     if (restore?.receive !== undefined) ioLibrary();
     this.#set = boot && {
@@ -129,6 +135,17 @@ class VmProcess {
     };
     for (const _ of restore?.inputs ?? []) this.#snapshots.push(next());
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
+    const word = watchLibrary().vmm_watch_open();
+    if (!word) throw new NativeError("the watching thread", -11);
+    this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
+    if (recording !== undefined && record !== undefined) {
+      const file = { path: record.path, descriptor: next() };
+      this.#recording = new recording.MachineRecorder(file, {
+        attention: this.#attention,
+        attend: () => this.#attend(this.#life),
+        stopped: () => this.#stopped,
+      });
+    }
     const { vsock } = start.files;
     this.#devices = new HostDevices({
       disks: start.files.disks,
@@ -139,8 +156,8 @@ class VmProcess {
       console:
         start.options.devices?.includes("console") === true
           ? {
-              output: (bytes) => this.#virtio.push(bytes),
-              blocked: () => this.#virtio.blocked,
+              output: (bytes) => this.#print(this.#virtio, bytes),
+              blocked: () => this.#recording === undefined && this.#virtio.blocked,
             }
           : undefined,
       shares: start.files.shares,
@@ -153,11 +170,9 @@ class VmProcess {
         now: () => performance.now(),
       },
       repeatable: start.options.virtualTime === true,
+      recording: this.#recording,
       failed: (why) => this.#trouble(why),
     });
-    const word = watchLibrary().vmm_watch_open();
-    if (!word) throw new NativeError("the watching thread", -11);
-    this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
     const watch = (descriptor: number, events: number) => {
       watchLibrary().vmm_watch(descriptor, events);
     };
@@ -208,12 +223,12 @@ class VmProcess {
     const passed = options.virtualTime ? 0 : Date.now() - this.#started;
     const lifeOptions = { ...options, epoch: options.epoch + passed };
     const host: LifeHost = {
-      output: (bytes) => this.#console.push(bytes),
-      outputBlocked: () => this.#console.blocked,
+      output: (bytes) => this.#print(this.#console, bytes),
+      outputBlocked: () => this.#recording === undefined && this.#console.blocked,
       inputTaken: (bytes) => this.#taken(bytes),
       debug: (bytes) => {
         this.#debug.push(bytes);
-        this.#waitForReader();
+        this.#waitForReader(this.#debug);
       },
       acknowledged: (command) => {
         if (command === VmmciCommand.REBOOT) this.#post({ kind: "acknowledged" });
@@ -239,6 +254,7 @@ class VmProcess {
       life.machine.balloon?.target(this.#balloonTarget);
     }
     this.#announced = false;
+    this.#recording?.begin(life, JSON.parse(files.record?.config ?? "{}") as object);
     life.vcpu.attention = this.#attention;
     this.#gdb?.begin(life);
     this.#life = life;
@@ -273,8 +289,8 @@ class VmProcess {
     request: Extract<ToVm, { kind: "snapshot" }>,
     descriptors: readonly number[],
   ): void {
-    // While it is settled who runs the guest, there is none.
-    const taken = this.#migration.frozen ? undefined : life;
+    // None while it is settled who runs the guest, nor of one that is being recorded.
+    const taken = this.#migration.frozen || this.#recording !== undefined ? undefined : life;
     const { result, stopped } = this.#taker.take(taken, request, descriptors, this.#devices);
     if (stopped) this.#stopped = true;
     this.#post({ kind: "snapshot", result });
@@ -288,10 +304,12 @@ class VmProcess {
     const target = (handle: number) =>
       watchLibrary().vmm_watch_target(ptr(path), (handle || null) as Pointer);
     using _ = { [Symbol.dispose]: () => void target(0) };
-    target(life.engine.handle);
+    // A kick would be an exit that no other run has.
+    const recording = this.#recording;
+    if (recording === undefined) target(life.engine.handle);
     try {
       for (;;) {
-        this.#attend(life);
+        if (recording === undefined) this.#attend(life);
         if (this.#migration.sent) {
           const message = `${options.name}: sent to another place`;
           return { kind: "stopped", code: 0, message, registers: "" };
@@ -301,20 +319,32 @@ class VmProcess {
           recorder?.flush();
           const why = recorder?.failure;
           if (why !== undefined) return life.ending({ kind: "crash", why });
-          return { kind: "stopped", code: 0, message: `${options.name}: stopped`, registers: "" };
+          const message = `${options.name}: stopped`;
+          return this.#recorded({ kind: "stopped", code: 0, message, registers: "" });
         }
         const stop = this.#gdb === undefined ? life.vcpu.run() : this.#gdb.run();
         if (stop.kind === "attention" || stop.kind === "debug") continue;
         life.machine.flush();
         recorder?.flush();
         const why = recorder?.failure;
-        return life.ending(why === undefined ? stop : { kind: "crash", why });
+        return this.#recorded(life.ending(why === undefined ? stop : { kind: "crash", why }));
       }
     } finally {
       this.#migration.abandon();
       this.#devices.abandon();
       this.#life = undefined;
     }
+  }
+
+  /** The recording ends with its machine. */
+  #recorded(ending: Ending): Ending {
+    if (this.#recording === undefined) return ending;
+    if (this.#recording.failure !== undefined) return ending;
+    const image = this.#recording.end(ending.message, ending.kind === "stopped");
+    const why = this.#recording.failure;
+    return why === undefined
+      ? { ...ending, image }
+      : { ...ending, kind: "crash", code: 1, message: why };
   }
 
   // A trace holds every life.
@@ -350,7 +380,8 @@ class VmProcess {
       this.#virtioInput(life);
       this.#devices.vsock?.attend();
       if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
-      life?.machine.idle();
+      // The recorder does it where something came.
+      if (this.#recording === undefined) life?.machine.idle();
     } while ((this.#paused || this.#migration.frozen) && !this.#stopped);
   }
 
@@ -364,6 +395,7 @@ class VmProcess {
     const console = life?.machine.virtioConsole;
     this.#virtio.read((bytes) => {
       if (console === undefined) return true;
+      this.#recording?.virtioConsole(bytes);
       console.input(bytes);
       // No more than it surely takes: the rest stays in the socket.
       return console.room >= VIRTIO_INPUT;
@@ -375,6 +407,7 @@ class VmProcess {
     if (life === undefined) return true;
     this.#typed += bytes.length;
     this.#recorder?.input(bytes, life.machine.clock.now);
+    this.#recording?.console(bytes);
     life.machine.console.input(bytes);
     return this.#typed < INPUT_LIMIT;
   }
@@ -385,7 +418,7 @@ class VmProcess {
     this.#typed -= bytes;
     if (before < INPUT_LIMIT || this.#typed >= INPUT_LIMIT) return;
     Atomics.store(this.#attention, 0, 1);
-    this.#life?.engine.kick();
+    if (this.#recording === undefined) this.#life?.engine.kick();
   }
 
   #messages(): void {
@@ -477,6 +510,7 @@ class VmProcess {
     }
     if (target !== undefined) this.#balloonTarget = Math.floor(target / PAGE);
     balloon.target(this.#balloonTarget);
+    this.#recording?.balloon(this.#balloonTarget);
     const actual = balloon.actual * PAGE;
     this.#post({ kind: "balloon", balloon: { target: this.#balloonTarget * PAGE, actual } });
   }
@@ -487,6 +521,7 @@ class VmProcess {
     if (asked) {
       this.#leaving = !reset;
       this.#recorder?.request(VmmciCommand.REBOOT, life!.machine.clock.now);
+      this.#recording?.request(VmmciCommand.REBOOT);
     }
     this.#post({ kind: "shutdown", asked });
   }
@@ -508,11 +543,17 @@ class VmProcess {
     return stream === "console" ? this.#console : this.#debug;
   }
 
+  // How fast a reader is must be no matter to a guest whose run is to repeat.
+  #print(hub: ConsoleHub, bytes: Uint8Array): void {
+    hub.push(bytes);
+    if (this.#recording !== undefined) this.#waitForReader(hub);
+  }
+
   // A debug port has no way to make the guest wait, so its vCPU does.
-  #waitForReader(): void {
-    while (this.#debug.blocked && Atomics.load(this.#attention, 0) === 0) {
+  #waitForReader(hub: ConsoleHub): void {
+    while (hub.blocked && Atomics.load(this.#attention, 0) === 0) {
       this.#sleep();
-      this.#debug.flush();
+      hub.flush();
     }
   }
 
@@ -564,8 +605,13 @@ async function main(): Promise<void> {
     process.exit(0);
   };
   try {
+    // Nothing is loaded once the process is confined.
     const gdb = start.files.gdb === true ? (await import("./gdb/server.ts")).GdbServer : undefined;
-    const vm = new VmProcess(channel, start, received.descriptors, gdb);
+    const recording =
+      start.files.record === undefined
+        ? undefined
+        : await import("./recording/machine-recorder.ts");
+    const vm = new VmProcess(channel, start, received.descriptors, gdb, recording);
     const ending = vm.run();
     vm.leaveDebugger(ending.code);
     vm.close();

@@ -28,6 +28,7 @@ const ending = v.object({
   code: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(255)),
   message: line,
   registers: lines,
+  image: v.optional(v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))),
 });
 
 const exitCount = v.object({ reason: line, where: line, count, handled: count });

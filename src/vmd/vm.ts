@@ -24,9 +24,11 @@ import { type OpenedSnapshot, openSnapshot } from "./snapshot/chain.ts";
 import { disksToGoOn } from "./snapshot/disks.ts";
 import {
   bootFilesIfThere,
+  newId,
   restoredOptions,
   type RestoreOverrides,
   restoreLaunch,
+  snapshotConfig,
 } from "./snapshot/restored.ts";
 import { writeSnapshot } from "./snapshot/write.ts";
 import { type OpenedShare, openShares } from "./shares.ts";
@@ -157,10 +159,18 @@ export class Vm implements AsyncDisposable {
       );
       const trace =
         checked.traceExits === undefined ? undefined : openTraceFile(checked.traceExits);
+      const record =
+        checked.record === undefined
+          ? undefined
+          : {
+              ...openTraceFile(checked.record),
+              config: snapshotConfig(checked, newId()),
+            };
       host = new VmHost({
         options: checked,
         ...boot(),
         trace,
+        record,
         disks,
         cdrom: checked.cdrom === undefined ? undefined : openDisc(checked.cdrom),
         interfaces: checked.interfaces,

@@ -156,9 +156,29 @@ function clear(view: DataView, from: number, to: number): void {
   new Uint8Array(view.buffer, view.byteOffset + from, to - from).fill(0);
 }
 
-/** The registers as lines of text, for people. */
+/** The registers of a struct vmm_cpu as lines of text, to the last bit. */
+export function formatCpuBytes(view: DataView): string {
+  const exact = (at: number) => view.getBigUint64(at, true);
+  const state: Record<string, unknown> = { ...decodeCpu(view) };
+  GENERAL_REGISTERS.forEach((name, index) => {
+    state[name] = exact(index * 8);
+  });
+  const sregs = CPU_LAYOUT.sregs;
+  SEGMENTS.forEach((name, index) => {
+    state[name] = { ...(state[name] as Segment), base: exact(sregs + index * SEGMENT_SIZE) };
+  });
+  for (const [name, at] of [["gdt", GDT] as const, ["idt", IDT] as const]) {
+    state[name] = { ...(state[name] as DescriptorTable), base: exact(sregs + at) };
+  }
+  CONTROL.forEach((name, index) => {
+    state[name] = exact(sregs + CR0 + index * 8);
+  });
+  return formatCpu(state as unknown as CpuState);
+}
+
+/** The registers as lines of text, for people: 53 bits of each. */
 export function formatCpu(state: CpuState): string {
-  const hex = (value: number, digits = 16) => value.toString(16).padStart(digits, "0");
+  const hex = (value: number | bigint, digits = 16) => value.toString(16).padStart(digits, "0");
   const lines: string[] = [];
   for (let i = 0; i < GENERAL_REGISTERS.length; i += 3) {
     lines.push(

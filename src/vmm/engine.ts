@@ -207,6 +207,17 @@ export class Engine implements TimeSource, Disposable {
     this.#library.vmm_set_deadline(this.#pointer, at);
   }
 
+  /**
+   * Where a guest with virtual time stops before a block of code, for no exit; vmm_break_blocks of
+   * native/vmm.h. Takes the place of what was said before.
+   * @param addresses linear: of any instruction of a block. At most 64.
+   */
+  breakBlocks(addresses: readonly bigint[]): void {
+    const list = BigUint64Array.from(addresses.length > 0 ? addresses : [0n]);
+    const result = this.#library.vmm_break_blocks(this.#pointer, ptr(list), addresses.length);
+    check("breakpoints", result);
+  }
+
   /** Guest time, ns. */
   now(): number {
     return this.#vmmNow(this.#pointer);

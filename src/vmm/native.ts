@@ -22,6 +22,7 @@ const engineFunctions = {
   vmm_run: { args: [pointer], returns: i32 },
   vmm_kick: { args: [pointer], returns: FFIType.void },
   vmm_set_deadline: { args: [pointer, f64], returns: i32 },
+  vmm_break_blocks: { args: [pointer, pointer, u32], returns: i32 },
   vmm_now: { args: [pointer], returns: f64 },
   vmm_wait: { args: [pointer, f64, pointer, u32], returns: i32 },
   vmm_interrupt: { args: [pointer, u32], returns: i32 },

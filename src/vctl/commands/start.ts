@@ -39,7 +39,8 @@ Examples:
 }
 
 async function start(vm: number | string, options: StartOptions): Promise<void> {
-  const foreground = options.foreground === true || options.crossCheck === true;
+  const { foreground: here, crossCheck, record } = options;
+  const foreground = here === true || crossCheck === true || record !== undefined;
   // Without a daemon, root's VM is this terminal's own; a user gets a daemon.
   const alone = options.console === true && process.geteuid!() === 0 && !Client.isThere();
   if (foreground || alone) {

@@ -1,18 +1,18 @@
 /** A disc image behind a CD-ROM drive. */
 import type { Chain } from "../virtio/chain.ts";
 import type { CdromBackend } from "../virtio/scsi.ts";
-import type { DiskBackend } from "./block.ts";
+import type { BlockBackend } from "../virtio/blk.ts";
 
 type Done = (ok: boolean) => void;
 
 export class DiscBackend implements CdromBackend {
-  readonly #disk: DiskBackend;
+  readonly #disk: BlockBackend;
   /** By tag: who is told. */
   readonly #out: (Done | undefined)[] = [];
   readonly #free: number[] = [];
 
   /** Takes over the disk. */
-  constructor(disk: DiskBackend) {
+  constructor(disk: BlockBackend) {
     this.#disk = disk;
     disk.done = (tag, ok) => {
       const done = this.#out[tag];

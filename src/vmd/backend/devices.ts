@@ -7,7 +7,9 @@ import { netLibrary, processLibrary } from "../../vmm/native.ts";
 import { NetKind, NetPort } from "../../vmm/net-port.ts";
 import { Watch } from "../console-hub.ts";
 import { ShareClient } from "../share/client.ts";
+import type { BlockBackend } from "../virtio/blk.ts";
 import type { ConsoleBackend } from "../virtio/console.ts";
+import type { NetBackend } from "../virtio/net.ts";
 import type { RateLimits } from "../virtio/rate-limit.ts";
 import { hostBalloon } from "./balloon.ts";
 import { DescriptorFile } from "../disk/host-file.ts";
@@ -28,6 +30,14 @@ const THREADS = 2;
 
 const KIND = { tap: NetKind.TAP, switch: NetKind.PACKET, passt: NetKind.STREAM } as const;
 
+/** Stands between the devices and what they lead to; recording/machine-recorder.ts. */
+export interface DeviceRecorder {
+  /** The disk that a machine gets in place of this one. */
+  disk(disk: BlockBackend, memory: GuestMemory): BlockBackend;
+  /** What a machine's interface leads to; the descriptor is the recorder's. */
+  interface(descriptor: number, kind: NetKind, intercept: Intercept | undefined): NetBackend;
+}
+
 export interface HostDevicesOptions {
   /** Tags of shares, each behind a socket. */
   readonly shares: readonly string[];
@@ -46,15 +56,25 @@ export interface HostDevicesOptions {
   readonly next: () => number;
   /** Runs must be the same each time. */
   readonly repeatable: boolean;
+  /** What comes from the host is recorded. */
+  readonly recording: DeviceRecorder | undefined;
   /** Told what the host could not do for a device. */
   readonly failed: (why: string) => void;
+}
+
+interface HostInterface {
+  /** Absent where frames are recorded. */
+  readonly port: NetPort | undefined;
+  readonly descriptor: number;
+  readonly description: InterfaceDescription;
 }
 
 export class HostDevices {
   #io: IoThreads | undefined;
   #cdrom: Disk | undefined;
   readonly #disks: { disk: Disk; top: number; guessedRaw: boolean; limits?: RateLimits }[] = [];
-  readonly #interfaces: { port: NetPort; description: InterfaceDescription }[] = [];
+  readonly #interfaces: HostInterface[] = [];
+  readonly #recording: DeviceRecorder | undefined;
   readonly #balloon: boolean;
   readonly #shares: { tag: string; backend: ShareClient }[];
   readonly #console: ConsoleBackend | undefined;
@@ -72,13 +92,16 @@ export class HostDevices {
     this.#balloon = options.balloon;
     this.#console = options.console;
     this.#repeatable = repeatable;
+    this.#recording = options.recording;
     this.#failed = failed;
     this.#open(disks, cdrom, next);
     for (const description of interfaces) {
       // What a backend uses later is loaded now.
       netLibrary();
-      const port = new NetPort(next(), KIND[description.kind]);
-      this.#interfaces.push({ port, description });
+      const descriptor = next();
+      const recorded = options.recording !== undefined;
+      const port = recorded ? undefined : new NetPort(descriptor, KIND[description.kind]);
+      this.#interfaces.push({ port, descriptor, description });
     }
     this.#shares = options.shares.map((tag) => ({ tag, backend: new ShareClient(next()) }));
     this.#watch = options.watch;
@@ -120,6 +143,10 @@ export class HostDevices {
     for (const { backend } of this.#shares) {
       this.#watch(backend.descriptor, Watch.INPUT | Watch.ROOM);
     }
+    // Else its thread sees to that.
+    for (const { port, descriptor } of this.#interfaces) {
+      if (port === undefined) this.#watch(descriptor, Watch.INPUT);
+    }
   }
 
   /** For a machine that begins; those of the one before are abandoned. */
@@ -133,21 +160,25 @@ export class HostDevices {
       const options = { guessedRaw: false, failed: this.#failed };
       disc = new DiskBackend(this.#cdrom, memory, io as IoThreads, options);
     }
-    const cdrom = disc && new DiscBackend(disc);
+    const recorded = (disk: DiskBackend) => this.#recording?.disk(disk, memory) ?? disk;
     this.#vsock?.backend.begin(memory);
     for (const { backend } of this.#shares) backend.begin();
     const disks = this.#backends.map((backend, index) => {
-      return { backend, id: `disk${index}`, limits: this.#disks[index].limits };
+      return { backend: recorded(backend), id: `disk${index}`, limits: this.#disks[index].limits };
     });
+    const cdrom = disc && new DiscBackend(recorded(disc));
     if (disc !== undefined) this.#backends.push(disc);
     return {
       random: this.#repeatable ? repeatableRandom() : (into) => void crypto.getRandomValues(into),
-      interfaces: this.#interfaces.map(({ port, description }, place) => {
-        const { kind, mac, locked, mtu, limits, lease } = description;
-        const backend = new PortBackend(port, KIND[kind], memory, answering(lease));
-        backend.capture = this.#captures[place];
-        this.#ports.push(backend);
-        return { backend, mac: macBytes(mac), locked, mtu, limits };
+      interfaces: this.#interfaces.map((one, place) => {
+        const { mac, locked, mtu, limits } = one.description;
+        return {
+          backend: this.#netBackend(one, place, memory),
+          mac: macBytes(mac),
+          locked,
+          mtu,
+          limits,
+        };
       }),
       disks,
       cdrom,
@@ -195,6 +226,22 @@ export class HostDevices {
     }
   }
 
+  #netBackend(
+    { port, descriptor, description }: HostInterface,
+    place: number,
+    memory: GuestMemory,
+  ): NetBackend {
+    const { lease } = description;
+    const kind = KIND[description.kind];
+    if (port === undefined) {
+      return (this.#recording as DeviceRecorder).interface(descriptor, kind, answering(lease));
+    }
+    const backend = new PortBackend(port, kind, memory, answering(lease));
+    backend.capture = this.#captures[place];
+    this.#ports[place] = backend;
+    return backend;
+  }
+
   /** The host's ends of the guest's sockets. */
   get vsock(): VsockSockets | undefined {
     return this.#vsock?.backend;
@@ -205,7 +252,7 @@ export class HostDevices {
    * closed here. False when there is no such interface.
    */
   capture(place: number, descriptor: number): boolean {
-    if (this.#interfaces[place] === undefined) return false;
+    if (this.#interfaces[place]?.port === undefined) return false;
     this.#captures[place]?.close();
     this.#captures[place] = new Capture(descriptor);
     if (this.#ports[place] !== undefined) this.#ports[place].capture = this.#captures[place];
@@ -227,7 +274,7 @@ export class HostDevices {
     for (const backend of this.#backends) backend.abandon();
     this.#backends = [];
     this.#ports = [];
-    for (const { port } of this.#interfaces) port.stop();
+    for (const { port } of this.#interfaces) port?.stop();
     this.#vsock?.backend.abandon();
   }
 

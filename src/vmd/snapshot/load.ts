@@ -17,6 +17,8 @@ export interface SnapshotInput {
   readonly file?: number;
   /** All its checksums are looked at before anything runs. */
   readonly verify: boolean;
+  /** Who goes on reading behind its end. */
+  readonly reader?: SnapshotReader;
 }
 
 /** What is left to do once its memory is in the image. */
@@ -38,8 +40,8 @@ export function loadSnapshots(image: MachineImage, inputs: readonly SnapshotInpu
   return state;
 }
 
-function load(image: MachineImage, { source, file, verify }: SnapshotInput): LoadedState {
-  const reader = new SnapshotReader(source);
+function load(image: MachineImage, input: SnapshotInput): LoadedState {
+  const { source, file, verify, reader = new SnapshotReader(source) } = input;
   const memory = new MemoryLoader(image, reader, { file, verify });
   let blocks: SavedBlock[] | undefined;
   let cpu: Uint8Array | undefined;

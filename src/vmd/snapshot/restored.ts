@@ -9,7 +9,16 @@ import type { SnapshotConfig } from "./config.ts";
 /** What may be another than in the snapshot. */
 export type RestoreOverrides = Pick<
   VmOptions,
-  "name" | "disks" | "cdrom" | "interfaces" | "vsock" | "shares" | "engine" | "sandbox" | "reboot"
+  | "name"
+  | "disks"
+  | "cdrom"
+  | "interfaces"
+  | "vsock"
+  | "shares"
+  | "engine"
+  | "sandbox"
+  | "reboot"
+  | "record"
 >;
 
 /** A snapshot's id: nobody else's. */
@@ -50,6 +59,9 @@ export function restoredOptions(config: SnapshotConfig, overrides: RestoreOverri
     throw new VmError(
       `${options.name}: the snapshot has ${interfaces.length} interfaces, ${given.length} are given`,
     );
+  }
+  if (overrides.record !== undefined && options.virtualTime !== true) {
+    throw new VmError(`${options.name}: it can't be recorded: its time is real`);
   }
   return checkVmOptions({
     // What was booted needs no name here any more.

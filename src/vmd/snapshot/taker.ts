@@ -74,7 +74,7 @@ export class SnapshotTaker {
     let stopped = false;
     try {
       if (life === undefined) {
-        throw new SnapshotError("the guest is about to start, or is being sent");
+        throw new SnapshotError("the guest is about to start, or is being sent or recorded");
       }
       quiesce(life);
       try {

@@ -73,8 +73,8 @@ export interface BlockBackend {
   readonly readOnly: boolean;
   /** Told of every request that was begun, perhaps before the call that began it returns. */
   done: (tag: number, ok: boolean) => void;
-  /** Fills the device-writable part of a chain, from its beginning. */
-  read(tag: number, chain: Chain, offset: number, length: number): void;
+  /** Fills the device-writable part of a chain, from byte `at` on: default its beginning. */
+  read(tag: number, chain: Chain, offset: number, length: number, at?: number): void;
   /** Writes what the device-readable part holds from byte `at` on. */
   write(tag: number, chain: Chain, at: number, offset: number, length: number): void;
   /** All writes that are done become durable. */

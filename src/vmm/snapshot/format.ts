@@ -19,7 +19,7 @@
  * can be mapped; a pipe carries the same bytes. Checksums are 64-bit XXH3 with seed 0. Each record
  * names the one before by its checksum: none can be left out, moved or repeated.
  *
- * CONFIG comes first, END last, and nothing behind it. Between them come PAGES and ZERO in any
+ * CONFIG comes first, END last, and nothing behind it but a recording's EVENTS. Between them come PAGES and ZERO in any
  * number, later ones replacing what earlier ones said, and then STATE, CPU and HOST, once each.
  */
 import { hash } from "bun";
@@ -43,6 +43,8 @@ export const RecordType = {
   /** JSON: what the host kept for the guest. */
   HOST: 0x54534f48, // "HOST"
   END: 0x444e4556, // "VEND"
+  /** Of a recording, behind END: what came from outside. src/vmd/recording/events.ts */
+  EVENTS: 0x54564556, // "VEVT"
 } as const;
 export type RecordType = (typeof RecordType)[keyof typeof RecordType];
 

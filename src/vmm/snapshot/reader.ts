@@ -38,8 +38,20 @@ export interface SnapshotRecord {
 /** These come once, behind all pages. */
 const ONCE = [RecordType.STATE, RecordType.CPU, RecordType.HOST];
 
+/** Where a reader is in its chain of records. */
+export interface ReaderPlace {
+  readonly serial: number;
+  readonly before: bigint;
+}
+
+export interface ReaderOptions {
+  /** EVENTS follow the end: `following` reads them. */
+  readonly followed?: boolean;
+}
+
 export class SnapshotReader {
   readonly #source: Source;
+  readonly #followed: boolean;
   readonly #block = new Uint8Array(PAGE);
   readonly #seen = new Set<RecordType>();
   #serial = 0;
@@ -48,8 +60,9 @@ export class SnapshotReader {
   #left = 0;
   #ended = false;
 
-  constructor(source: Source) {
+  constructor(source: Source, { followed = false }: ReaderOptions = {}) {
     this.#source = source;
+    this.#followed = followed;
   }
 
   /**
@@ -58,6 +71,36 @@ export class SnapshotReader {
    */
   next(): SnapshotRecord | undefined {
     if (this.#ended) return undefined;
+    const { head, payload } = this.#record();
+    this.#order(head.type);
+    const hasRuns = head.type === RecordType.PAGES || head.type === RecordType.ZERO;
+    const runs = hasRuns ? decodeRuns(payload) : [];
+    if (head.type === RecordType.PAGES) {
+      const pages = runs.reduce((sum, { count }) => sum + count, 0);
+      if (pages !== head.pages) throw new SnapshotError("a record of pages that it hasn't got");
+    }
+    this.#left = padded(head.stored);
+    return { head, payload, runs, offset: this.#source.position };
+  }
+
+  /** The payload of the next record behind the end, which must be there. @throws SnapshotError */
+  following(): Uint8Array {
+    const { head, payload } = this.#record();
+    if (!this.#ended || head.type !== RecordType.EVENTS) throw this.#misplaced();
+    return payload;
+  }
+
+  /** Behind the end: which record `following` reads next; its source is the caller's to move. */
+  get place(): ReaderPlace {
+    return { serial: this.#serial, before: this.#before };
+  }
+
+  set place({ serial, before }: ReaderPlace) {
+    this.#serial = serial;
+    this.#before = before;
+  }
+
+  #record(): { head: RecordHead; payload: Uint8Array } {
     const source = this.#source;
     if (this.#left > 0) source.skip(this.#left);
     this.#left = 0;
@@ -68,15 +111,11 @@ export class SnapshotReader {
     if (checksum(payload) !== sum) throw new SnapshotError(`record ${this.#serial} is damaged`);
     this.#before = before;
     this.#serial++;
-    this.#order(head.type);
-    const hasRuns = head.type === RecordType.PAGES || head.type === RecordType.ZERO;
-    const runs = hasRuns ? decodeRuns(payload) : [];
-    if (head.type === RecordType.PAGES) {
-      const pages = runs.reduce((sum, { count }) => sum + count, 0);
-      if (pages !== head.pages) throw new SnapshotError("a record of pages that it hasn't got");
-    }
-    this.#left = padded(head.stored);
-    return { head, payload, runs, offset: source.position };
+    return { head, payload };
+  }
+
+  #misplaced(): SnapshotError {
+    return new SnapshotError(`record ${this.#serial - 1} is not what belongs there`);
   }
 
   /**
@@ -116,18 +155,20 @@ export class SnapshotReader {
   }
 
   #order(type: RecordType): void {
-    const wrong = () => new SnapshotError(`record ${this.#serial - 1} is not what belongs there`);
     const first = this.#serial === 1;
-    if ((type === RecordType.CONFIG) !== first) throw wrong();
+    if ((type === RecordType.CONFIG) !== first) throw this.#misplaced();
     const pages = type === RecordType.PAGES || type === RecordType.ZERO;
-    if (pages && ONCE.some((one) => this.#seen.has(one))) throw wrong();
-    if (ONCE.includes(type as (typeof ONCE)[number]) && this.#seen.has(type)) throw wrong();
+    if (pages && ONCE.some((one) => this.#seen.has(one))) throw this.#misplaced();
+    const once = ONCE.includes(type as (typeof ONCE)[number]);
+    if (type === RecordType.EVENTS || (once && this.#seen.has(type))) throw this.#misplaced();
     this.#seen.add(type);
     if (type !== RecordType.END) return;
     if (ONCE.some((one) => !this.#seen.has(one))) {
       throw new SnapshotError("it has no state of its machine");
     }
     this.#ended = true;
-    if (!this.#source.ended) throw new SnapshotError("something follows its end");
+    if (!this.#followed && !this.#source.ended) {
+      throw new SnapshotError("something follows its end");
+    }
   }
 }

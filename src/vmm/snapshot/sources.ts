@@ -24,6 +24,10 @@ export class FileSource implements Source {
     return this.#position;
   }
 
+  set position(bytes: number) {
+    this.#position = bytes;
+  }
+
   get ended(): boolean {
     return this.#position === this.size;
   }

@@ -1,0 +1,247 @@
+/**
+ * Records a machine: a snapshot of it as it begins, and then all that comes in from outside, which
+ * it lets in at polls only. Time is virtual; while the guest sleeps it passes as the host's does, so
+ * that who types or sends frames finds a guest that waits for them.
+ */
+import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
+import type { CpuidLeaf } from "../../vmm/cpuid.ts";
+import type { GuestMemory } from "../../vmm/memory.ts";
+import type { NetKind } from "../../vmm/net-port.ts";
+import type { Intercept } from "../backend/net.ts";
+import type { BootFile } from "../boot-files.ts";
+import { quiesce, saveMemory, saveState } from "../snapshot/save.ts";
+import type { InputGate, Stop } from "../vcpu.ts";
+import type { BlockBackend } from "../virtio/blk.ts";
+import type { VmLife } from "../vm-life.ts";
+import { CHECK_INTERVAL, checkpoint, POLL_INTERVAL, takeDirty } from "./checkpoint.ts";
+import { type EndRecord, EventKind } from "./events.ts";
+import { DescriptorFrames } from "./frame-host.ts";
+import { FrameQueue } from "./frame-queue.ts";
+import { RecordedDisk } from "./recorded-disk.ts";
+import { RecordingWriter } from "./recording-writer.ts";
+import { imageHash } from "./state-hash.ts";
+
+/** How long events may wait before they are written, host ms. */
+const FLUSH = 100;
+/** How long the host sleeps at once, ms, before it looks whether something came. */
+const SLICE = 2;
+/** Frames of one interface that are let in at once. */
+const FRAMES = 64;
+const NOTHING = new Uint8Array(0);
+
+/** Whoever has the input. */
+export interface RecorderHost {
+  /** Not 0: something came. */
+  readonly attention: Int32Array;
+  /** Reads what came, and tells the recorder what of it the machine gets. */
+  attend(): void;
+  /** Whether the host ends the run. */
+  stopped(): boolean;
+}
+
+export class MachineRecorder implements InputGate {
+  deadline = 0;
+  readonly #writer: RecordingWriter;
+  readonly #host: RecorderHost;
+  readonly #disks: { size: number; readOnly: boolean }[] = [];
+  readonly #interfaces: { queue: FrameQueue; host: DescriptorFrames }[] = [];
+  #life!: VmLife;
+  #failure: string | undefined;
+  #polls = 0;
+  /** Guest time, ns, and exits. */
+  #nextCheck = CHECK_INTERVAL;
+  #checkedExits = 0;
+  /** Events since the recording began, and when they were last written. */
+  #events = 0;
+  #flushed = performance.now();
+  /** Frames may be there though nobody says so. */
+  #framesLeft = false;
+  /** Host ns that the guest has slept too little. */
+  #owed = 0;
+
+  constructor(file: BootFile, host: RecorderHost) {
+    this.#writer = new RecordingWriter(file);
+    this.#host = host;
+  }
+
+  // --- while the machine is made
+
+  disk(disk: BlockBackend, memory: GuestMemory): BlockBackend {
+    const place = this.#disks.push({ size: disk.size, readOnly: disk.readOnly }) - 1;
+    return new RecordedDisk(disk, memory, place, (kind, device, value, data) => {
+      this.#put(kind, { device, value, data });
+    });
+  }
+
+  interface(descriptor: number, kind: NetKind, intercept: Intercept | undefined): FrameQueue {
+    const host = new DescriptorFrames(descriptor, kind, intercept, () => {
+      this.#framesLeft = true;
+    });
+    const queue = new FrameQueue(host.offloads, host);
+    this.#interfaces.push({ queue, host });
+    return queue;
+  }
+
+  /**
+   * The machine is about to run for the first time.
+   * @param config what the CONFIG record says, but for what is known here
+   * @throws RecordingWriteError, SnapshotError
+   */
+  begin(life: VmLife, config: object): void {
+    this.#life = life;
+    quiesce(life);
+    this.#writer.snapshot((writer) => {
+      writer.json(RecordType.CONFIG, {
+        ...config,
+        engine: life.engine.name,
+        cpuid: life.engine.cpuid.map(leafNumbers),
+        boot: life.description,
+        rom: life.rom,
+        recording: {
+          version: 1,
+          poll: POLL_INTERVAL,
+          check: CHECK_INTERVAL,
+          disks: this.#disks,
+          interfaces: this.#interfaces.map(({ queue }) => ({ offloads: queue.offloads })),
+        },
+      });
+      saveMemory(life, writer, { pagemap: -1 });
+      saveState(life, writer);
+    });
+    takeDirty(life);
+    life.engine.loadCpu();
+    life.machine.renew();
+    life.vcpu.gate = this;
+  }
+
+  // --- what comes in, from RecorderHost.attend
+
+  console(data: Uint8Array): void {
+    this.#put(EventKind.CONSOLE, { data });
+  }
+
+  virtioConsole(data: Uint8Array): void {
+    this.#put(EventKind.VIRTIO, { data });
+  }
+
+  request(command: number): void {
+    this.#put(EventKind.REQUEST, { value: command });
+  }
+
+  balloon(pages: number): void {
+    this.#put(EventKind.BALLOON, { value: pages });
+  }
+
+  // --- InputGate
+
+  admit(): Stop | undefined {
+    const { machine, vcpu } = this.#life;
+    this.#polls++;
+    if (Atomics.load(this.#host.attention, 0) !== 0 || this.#framesLeft) {
+      const before = this.#events;
+      this.#host.attend();
+      this.#takeFrames();
+      if (this.#events !== before) machine.idle();
+    }
+    if (machine.clock.now >= this.#nextCheck && vcpu.exits > this.#checkedExits) this.#check();
+    this.deadline = machine.clock.now + POLL_INTERVAL;
+    if (performance.now() - this.#flushed > FLUSH) this.flush();
+    const why = this.failure;
+    if (why !== undefined) return { kind: "crash", why };
+    return this.#host.stopped() ? { kind: "attention" } : undefined;
+  }
+
+  sleep(deadline: number): number {
+    const { now } = this.#life.machine.clock;
+    const { attention } = this.#host;
+    const start = Bun.nanoseconds();
+    const passed = () => Bun.nanoseconds() - start;
+    const whole = deadline - now;
+    // Many short sleeps are slept together.
+    while (Atomics.load(attention, 0) === 0 && !this.#framesLeft) {
+      const left = whole + this.#owed - passed();
+      if (left < 1e6) break;
+      Bun.sleepSync(Math.min(SLICE, Math.floor(left / 1e6)));
+      if (whole === Infinity) this.flush();
+    }
+    const slept = passed();
+    if (slept < whole && (Atomics.load(attention, 0) !== 0 || this.#framesLeft)) {
+      this.#owed = 0;
+      const woken = Math.ceil(now + slept);
+      this.#put(EventKind.WAKE, { poll: this.#polls + 1, now: woken });
+      return woken;
+    }
+    this.#owed = Math.max(0, whole + this.#owed - slept);
+    return deadline;
+  }
+
+  #takeFrames(): void {
+    this.#framesLeft = false;
+    this.#interfaces.forEach(({ queue, host }, device) => {
+      for (let i = 0; ; i++) {
+        if (queue.started && (!queue.hasRoom || i === FRAMES)) {
+          this.#framesLeft = true;
+          return;
+        }
+        const frame = host.receive();
+        if (frame === undefined) return;
+        if (!queue.started) continue;
+        this.#put(EventKind.FRAME, { device, data: frame });
+        queue.deliver(frame);
+      }
+    });
+  }
+
+  #check(): void {
+    const { vcpu, machine } = this.#life;
+    this.#nextCheck = machine.clock.now + CHECK_INTERVAL;
+    this.#checkedExits = vcpu.exits;
+    try {
+      const data = new Uint8Array(8);
+      new DataView(data.buffer).setBigUint64(0, checkpoint(this.#life), true);
+      this.#put(EventKind.CHECK, { data });
+    } catch (error) {
+      if (!(error instanceof SnapshotError)) throw error;
+      this.#failure = `it can't be recorded: ${error.message}`;
+    }
+  }
+
+  #put(
+    kind: EventKind,
+    {
+      device = 0,
+      value = 0,
+      poll = this.#polls,
+      now = this.#life.machine.clock.now,
+      data = NOTHING,
+    }: { device?: number; value?: number; poll?: number; now?: number; data?: Uint8Array },
+  ): void {
+    this.#events++;
+    const { exits } = this.#life.vcpu;
+    this.#writer.put({ kind, device, value, poll, exits, now: Math.ceil(now), data });
+  }
+
+  /** Why the recording is not whole, in one sentence; the run ends with it. */
+  get failure(): string | undefined {
+    return this.#failure ?? this.#writer.failure;
+  }
+
+  flush(): void {
+    this.#flushed = performance.now();
+    this.#writer.flush();
+  }
+
+  /** The run is over. @returns the final image's checksum */
+  end(message: string, stopped: boolean): string {
+    const image = imageHash(this.#life);
+    const record: EndRecord = { image, message };
+    const data = new TextEncoder().encode(JSON.stringify(record));
+    this.#put(EventKind.END, { value: stopped ? 1 : 0, data });
+    this.#writer.close();
+    return image;
+  }
+}
+
+const leafNumbers = (leaf: CpuidLeaf): number[] => {
+  return [leaf.leaf, leaf.subleaf, leaf.flags, leaf.eax, leaf.ebx, leaf.ecx, leaf.edx];
+};

@@ -1,0 +1,312 @@
+/**
+ * A recording that is gone through in both directions: backwards by a checkpoint, and running again
+ * from there. What stands still can be looked at, and is not to be changed: the run would be another.
+ */
+import type { MachineImage } from "../../vmm/image.ts";
+import type { PageSet } from "../../vmm/snapshot/page-set.ts";
+import { type LoadedState, loadSnapshots } from "../snapshot/load.ts";
+import type { Stop } from "../vcpu.ts";
+import type { VmLife } from "../vm-life.ts";
+import {
+  type Checkpoint,
+  type CheckpointLimits,
+  Checkpoints,
+  firstCheckpoint,
+  loadCheckpoint,
+  takeCheckpoint,
+} from "./checkpoints.ts";
+import type { EndRecord } from "./events.ts";
+import { Player } from "./player.ts";
+import { RecordingReader } from "./recording-reader.ts";
+import { ReplayedMachine, type ReplayOutput } from "./replayed-machine.ts";
+import { imageHash } from "./state-hash.ts";
+
+/** A place in a run: behind an exit, and before a block of code. */
+export interface Position {
+  /** Exits that are answered. */
+  readonly exits: number;
+  /** Blocks of translated code that were entered: what virtual time counts. */
+  readonly blocks: number;
+}
+
+export function comparePositions(a: Position, b: Position): number {
+  return a.exits - b.exits || a.blocks - b.blocks;
+}
+
+/** Why a session that ran stands still. */
+export type SessionStop =
+  /** Before a block that holds a breakpoint. */
+  | "breakpoint"
+  /** At the beginning of the recording, where it went backwards, or at its end. */
+  | "end"
+  /** What was asked for is done. */
+  | "done";
+
+// struct vmm_clock
+const BLOCKS = 16;
+const NS_PER_BLOCK = 28;
+// struct kvm_regs
+const RIP = 128;
+
+export class ReplaySession implements Disposable {
+  readonly #reader: RecordingReader;
+  readonly #player: Player;
+  readonly #output: ReplayOutput;
+  readonly #checkpoints: Checkpoints;
+  readonly #first: Checkpoint;
+  /** Of the last place of checkpoints that it went by, whether it is kept or not. */
+  #last: Checkpoint;
+  #machine: ReplayedMachine;
+  #end: EndRecord | undefined;
+  #breakpoints: readonly bigint[] = [];
+  #touched = false;
+  /** What was printed up to here is not printed again. */
+  #farthest: Position = { exits: 0, blocks: 0 };
+
+  /** @throws RecordingError, FileError, EngineError */
+  constructor(path: string, output: ReplayOutput = {}, limits: CheckpointLimits = {}) {
+    this.#checkpoints = new Checkpoints(limits);
+    this.#output = {
+      console: (bytes) => this.#isNew && output.console?.(bytes),
+      virtioConsole: (bytes) => this.#isNew && output.virtioConsole?.(bytes),
+    };
+    this.#reader = new RecordingReader(path);
+    this.#player = new Player(this.#reader);
+    this.#player.onCheckpoint = (dirty) => this.#keep(dirty);
+    let first!: Omit<Checkpoint, "backends">;
+    try {
+      this.#machine = this.#make((image) => {
+        const state = loadSnapshots(image, [this.#reader.snapshot]);
+        first = firstCheckpoint(image, state, this.#player.state);
+        return state;
+      });
+    } catch (error) {
+      this.#reader[Symbol.dispose]();
+      throw error;
+    }
+    this.#first = { ...first, backends: this.#machine.state };
+    this.#last = this.#first;
+    this.#checkpoints.add(this.#first);
+  }
+
+  // --- what is there now
+
+  /** The machine. It must not be changed, nor run but by this. Another one after each way back. */
+  get life(): VmLife {
+    return this.#machine.life;
+  }
+
+  get position(): Position {
+    return { exits: this.life.vcpu.exits, blocks: this.#blocks };
+  }
+
+  /** struct vmm_cpu of native/vmm.h, as it is now. */
+  get registers(): DataView {
+    this.life.engine.saveCpu();
+    return this.life.image.cpu;
+  }
+
+  get rip(): bigint {
+    return this.registers.getBigUint64(RIP, true);
+  }
+
+  /** Guest time, ns. */
+  get now(): number {
+    return this.life.engine.now();
+  }
+
+  /** SHA-256 of the machine: state-hash.ts. */
+  get image(): string {
+    return imageHash(this.life);
+  }
+
+  /** How the recorded run ended, where this is its end. */
+  get end(): EndRecord | undefined {
+    return this.#end;
+  }
+
+  /** Bytes of memory that checkpoints hold. */
+  get checkpointBytes(): number {
+    return this.#checkpoints.bytes;
+  }
+
+  // --- ways through it
+
+  /**
+   * Goes to a place, forwards or backwards: to the last one before, if there is no such.
+   * @throws RecordingError, Divergence
+   */
+  seek({ exits, blocks }: Position): void {
+    const { position } = this;
+    const from = this.#checkpoints.before(exits);
+    const back = this.#touched || comparePositions({ exits, blocks }, position) < 0;
+    if (from !== undefined && (back || from.exits > position.exits)) this.#restore(from);
+    this.#breakAt([]);
+    if (this.life.vcpu.exits < exits) this.#run(exits);
+    if (this.#end === undefined && blocks > this.#blocks) this.#runBlocks(blocks - this.#blocks);
+    this.#note();
+  }
+
+  /** The machine was changed: it is another one after the next `seek`, which must come first. */
+  touch(): void {
+    this.#touched = true;
+  }
+
+  /** Goes behind an exit. */
+  seekExit(exits: number): void {
+    this.seek({ exits, blocks: 0 });
+  }
+
+  /** Linear addresses. A block that holds one is stopped at before it runs. */
+  set breakpoints(addresses: readonly bigint[]) {
+    this.#breakpoints = [...addresses];
+  }
+
+  /** Goes on to the next block, or exit if that comes first. */
+  stepBlock(): SessionStop {
+    if (this.#end !== undefined) return "end";
+    this.#breakAt([]);
+    this.#runBlocks(1);
+    this.#note();
+    return this.#end === undefined ? "done" : "end";
+  }
+
+  /** Goes back to the block, or exit, before. */
+  stepBlockBack(): SessionStop {
+    const { exits, blocks } = this.position;
+    if (exits === 0 && blocks === this.#firstBlocks) return "end";
+    this.seekExit(exits);
+    if (blocks > this.#blocks) this.seek({ exits, blocks: blocks - 1 });
+    else {
+      this.seekExit(exits - 1);
+      if (blocks - 1 > this.#blocks) this.seek({ exits: exits - 1, blocks: blocks - 1 });
+    }
+    return "done";
+  }
+
+  /** Goes on to a breakpoint, or the end. */
+  continue(): SessionStop {
+    if (this.#end !== undefined) return "end";
+    const { position } = this;
+    this.#breakAt(this.#breakpoints);
+    this.#run(Infinity);
+    // One that it stands at already.
+    if (comparePositions(this.position, position) === 0) this.#run(Infinity);
+    this.#note();
+    return this.#end === undefined ? "breakpoint" : "end";
+  }
+
+  /** Goes back to the last breakpoint before, or the beginning. */
+  continueBack(): SessionStop {
+    let until = this.position;
+    for (;;) {
+      const from = this.#checkpoints.before(until.exits) ?? this.#first;
+      this.#restore(from);
+      const start = this.position;
+      const met = this.#lastBreak(until);
+      if (met !== undefined) {
+        this.seek(met);
+        return "breakpoint";
+      }
+      if (from === this.#first) {
+        this.seekExit(0);
+        return "end";
+      }
+      until = start;
+    }
+  }
+
+  /** Runs from here to a place. @returns where a breakpoint was met last before it */
+  #lastBreak(until: Position): Position | undefined {
+    const { vcpu } = this.life;
+    let met: Position | undefined;
+    this.#breakAt(this.#breakpoints);
+    while (this.#end === undefined && comparePositions(this.position, until) < 0) {
+      if (vcpu.exits < until.exits) this.#run(until.exits);
+      else this.#runBlocks(until.blocks - this.#blocks);
+      const { position } = this;
+      if (comparePositions(position, until) >= 0) break;
+      // Whatever else it stops for is at the place itself.
+      if (vcpu.stoppedEarly) met = position;
+    }
+    this.#breakAt([]);
+    return met;
+  }
+
+  #run(exits: number): void {
+    const { vcpu, machine } = this.life;
+    vcpu.limit = exits;
+    vcpu.stopAfter = Infinity;
+    machine.clock.rearmed = true;
+    const stop = vcpu.run();
+    this.#stopped(stop, vcpu.exits >= exits);
+  }
+
+  /** No further than the next exit. */
+  #runBlocks(count: number): void {
+    const { vcpu, machine, image } = this.life;
+    const { exits } = vcpu;
+    vcpu.limit = exits + 1;
+    vcpu.stopAfter = count * image.clock.getUint32(NS_PER_BLOCK, true);
+    machine.clock.rearmed = true;
+    const stop = vcpu.run();
+    this.#stopped(stop, vcpu.exits > exits);
+  }
+
+  #stopped({ kind }: Stop, done: boolean): void {
+    const { vcpu, machine } = this.life;
+    if (kind === "attention" && (done || vcpu.stoppedEarly) && !this.#player.isOver) return;
+    machine.flush();
+    this.#end = this.#reader.end(this.#player.end());
+  }
+
+  #breakAt(addresses: readonly bigint[]): void {
+    this.life.engine.breakBlocks(addresses);
+  }
+
+  get #blocks(): number {
+    return Number(this.life.image.clock.getBigUint64(BLOCKS, true));
+  }
+
+  get #firstBlocks(): number {
+    const { cpu } = this.#first;
+    return Number(new DataView(cpu.buffer, cpu.byteOffset).getBigUint64(24, true));
+  }
+
+  get #isNew(): boolean {
+    return comparePositions(this.position, this.#farthest) > 0;
+  }
+
+  #note(): void {
+    this.life.machine.flush();
+    if (this.#isNew) this.#farthest = this.position;
+  }
+
+  #keep(dirty: PageSet): void {
+    const { life, state } = this.#machine;
+    const there = this.#checkpoints.at(life.vcpu.exits);
+    // Perhaps it has been here before.
+    this.#last = there ?? takeCheckpoint(life, this.#last, dirty, this.#player.state, state);
+    if (there === undefined) this.#checkpoints.add(this.#last);
+  }
+
+  #restore(checkpoint: Checkpoint): void {
+    this.#machine[Symbol.dispose]();
+    this.#machine = this.#make((image) => loadCheckpoint(image, checkpoint));
+    this.#machine.state = checkpoint.backends;
+    this.#player.state = checkpoint.player;
+    this.#last = checkpoint;
+    this.#touched = false;
+    this.life.vcpu.exits = Math.max(0, checkpoint.exits);
+    this.#end = undefined;
+  }
+
+  #make(inputs: (image: MachineImage) => LoadedState): ReplayedMachine {
+    return new ReplayedMachine(this.#reader, this.#player, this.#output, inputs);
+  }
+
+  [Symbol.dispose](): void {
+    this.#machine[Symbol.dispose]();
+    this.#reader[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,57 @@
+/** Runs a recording again, to its end or to an exit. */
+import type { Stop } from "../vcpu.ts";
+import type { EndRecord } from "./events.ts";
+import { Divergence, Player } from "./player.ts";
+import { RecordingReader } from "./recording-reader.ts";
+import { ReplayedMachine, type ReplayOutput } from "./replayed-machine.ts";
+import { imageHash } from "./state-hash.ts";
+
+export interface ReplayOptions extends ReplayOutput {
+  /** Stops after this exit. Default: the end of the recording. */
+  readonly until?: number;
+}
+
+export interface ReplayResult {
+  /** Exits so far. */
+  readonly exits: number;
+  /** Guest time, ns. */
+  readonly now: number;
+  /** SHA-256 of the machine: state-hash.ts. */
+  readonly image: string;
+  /** The CPU's, as text. */
+  readonly registers: string;
+  /** How the recorded run ended; undefined where the replay stopped before that. */
+  readonly end: EndRecord | undefined;
+  /** What differs from the recorded run, and where: a sentence. */
+  readonly difference: string | undefined;
+}
+
+/**
+ * Runs a recording again. Nothing but the file is needed.
+ * @throws RecordingError, FileError, EngineError
+ */
+export function replayRecording(path: string, options: ReplayOptions = {}): ReplayResult {
+  using reader = new RecordingReader(path);
+  const player = new Player(reader);
+  using machine = new ReplayedMachine(reader, player, options, [reader.snapshot]);
+  const { life } = machine;
+  const { vcpu } = life;
+  const { until = Infinity } = options;
+  vcpu.limit = until;
+  let end: EndRecord | undefined;
+  let difference: string | undefined;
+  try {
+    const stop: Stop | undefined = vcpu.exits < until ? vcpu.run() : undefined;
+    life.machine.flush();
+    if (stop !== undefined && (stop.kind !== "attention" || vcpu.exits < until)) {
+      end = reader.end(player.end());
+    }
+  } catch (error) {
+    if (!(error instanceof Divergence)) throw error;
+    difference = error.message;
+  }
+  const image = imageHash(life);
+  if (end !== undefined && end.image !== image) difference = "the final image differs";
+  const { now } = life.machine.clock;
+  return { exits: vcpu.exits, now, image, registers: life.registers(), end, difference };
+}
