@@ -346,7 +346,9 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     const { path } = await recordEcho("snapshotted.rec");
     const running = await Vm.start({ ...options, kernel, record });
     const failed = running.snapshot(join(folder, "s")).catch((error: Error) => error.message);
-    expect(await failed).toBe("vm: no snapshot: the VM is being recorded");
+    expect(await failed).toBe(
+      "vm: no snapshot: the guest is about to start, or is being sent or recorded",
+    );
     await running.stop();
     expect(Vm.restore(path)).rejects.toThrow("something follows its end");
   });
