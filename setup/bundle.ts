@@ -30,6 +30,8 @@ const { success, logs } = await Bun.build({
   target: "bun",
   format: "cjs",
   bytecode: true,
+  // The text stays in each process's memory. Names are kept, for what an internal error says.
+  minify: { whitespace: true, syntax: true },
   define: { "process.env.VMD_BUNDLED": '"yes"' },
   plugins: [
     {
