@@ -105,7 +105,13 @@ export class GdbServer {
   }
 
   #serve(target: EngineTarget): void {
+    // A client that is gone makes room for the next.
+    this.#hear(target);
     this.#accept(target);
+    this.#hear(target);
+  }
+
+  #hear(target: EngineTarget): void {
     this.#flush();
     const client = this.#client;
     if (client === undefined) return;
