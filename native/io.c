@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,6 +55,9 @@ struct vmm_io {
 	struct {
 		uint16_t shy[2];   /* reads, writes that are left to threads */
 		bool waits;	   /* the file system can't say that it would wait */
+		/* the same file past the host's page cache, for what is aligned; 0: nobody asked */
+		int direct;
+		uint32_t alignment; /* a power of two */
 	} file[FILES];
 };
 
@@ -73,6 +77,30 @@ static double fill_vector(const struct vmm_io_slot *slot, struct iovec vector[VM
 	return bytes;
 }
 
+// A request's offset and all its segments are multiples.
+static bool is_aligned(const struct vmm_io_slot *slot, uint32_t alignment)
+{
+	uint64_t all = (uint64_t)slot->offset;
+
+	for (uint32_t i = 0; i < (uint32_t)slot->count; i++)
+		all |= (uint64_t)slot->segment[i].address | (uint64_t)slot->segment[i].length;
+	return (all & (alignment - 1)) == 0;
+}
+
+/*
+ * Which descriptor moves a request. The kernel keeps both views of a file the same: a
+ * direct access writes back and drops the pages of its range before. What isn't aligned
+ * goes through the page cache.
+ */
+static int descriptor_of(const struct vmm_io_slot *slot)
+{
+	const uint32_t fd = (uint32_t)slot->fd;
+
+	if (fd < FILES && io->file[fd].direct > 0 && is_aligned(slot, io->file[fd].alignment))
+		return io->file[fd].direct;
+	return (int)fd;
+}
+
 // As preadv(2) and pwritev(2), for all of it: a file that ends gives less.
 static double transfer(const struct vmm_io_slot *slot)
 {
@@ -81,17 +109,24 @@ static double transfer(const struct vmm_io_slot *slot)
 	uint32_t count = (uint32_t)slot->count;
 	uint32_t first = 0;
 	double done = 0;
+	int fd;
 
 	if (count > VMM_IO_SEGMENTS)
 		return -EINVAL;
+	fd = descriptor_of(slot);
 	fill_vector(slot, vector);
 	while (first < count) {
 		const off_t at = (off_t)(slot->offset + done);
-		ssize_t moved = write ? pwritev((int)slot->fd, vector + first, (int)(count - first), at)
-				      : preadv((int)slot->fd, vector + first, (int)(count - first), at);
+		ssize_t moved = write ? pwritev(fd, vector + first, (int)(count - first), at)
+				      : preadv(fd, vector + first, (int)(count - first), at);
 
 		if (moved < 0 && errno == EINTR)
 			continue;
+		// What is left behind a short transfer, or at a file's end, may not be aligned.
+		if (moved < 0 && errno == EINVAL && fd != (int)slot->fd) {
+			fd = (int)slot->fd;
+			continue;
+		}
 		if (moved < 0)
 			return -errno;
 		if (moved == 0)
@@ -260,6 +295,10 @@ static bool try_at_once(const struct vmm_io_slot *slot, double *result)
 	if ((!write && slot->operation != VMM_IO_READ) || fd >= FILES || count > VMM_IO_SEGMENTS)
 		return false;
 
+	// Such a request always waits for its device.
+	if (io->file[fd].direct > 0)
+		return false;
+
 	const double bytes = fill_vector(slot, vector);
 	uint16_t *shy = &io->file[fd].shy[write];
 
@@ -285,6 +324,34 @@ static bool try_at_once(const struct vmm_io_slot *slot, double *result)
 	if ((double)(now() - start) > io->patience + PATIENCE_PER_BYTE * bytes)
 		*shy = SHY;
 	return *result == bytes;
+}
+
+int vmm_io_direct(int32_t fd, int32_t direct, uint32_t alignment)
+{
+	if (fd < 0 || fd >= FILES || direct <= 0 || (alignment & (alignment - 1)) != 0)
+		return -EINVAL;
+	io->file[fd].direct = direct;
+	io->file[fd].alignment = alignment;
+	return 0;
+}
+
+int vmm_direct_alignment(int32_t fd)
+{
+#ifdef STATX_DIOALIGN
+	struct statx status;
+
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 &&
+	    (status.stx_mask & STATX_DIOALIGN)) {
+		if (status.stx_dio_offset_align == 0)
+			return -EINVAL;
+		return (int)(status.stx_dio_mem_align > status.stx_dio_offset_align
+				     ? status.stx_dio_mem_align
+				     : status.stx_dio_offset_align);
+	}
+#else
+	(void)fd;
+#endif
+	return VMM_PAGE; // no device has larger blocks
 }
 
 void vmm_io_submit(uint32_t index)

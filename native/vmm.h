@@ -383,6 +383,13 @@ struct vmm_io_shared {
 /* Starts the threads. NULL: it could not be done. */
 struct vmm_io_shared *vmm_io_open(uint32_t threads);
 
+/* Reads and writes of fd that are aligned (their offset, and each segment's address and
+ * length) go past the host's page cache, by another descriptor of the file that has
+ * O_DIRECT. 0 or -errno. */
+int vmm_io_direct(int32_t fd, int32_t direct, uint32_t alignment);
+/* What O_DIRECT wants of a file's offsets, lengths and addresses, bytes; or -errno. */
+int vmm_direct_alignment(int32_t fd);
+
 /*
  * Hands a slot to the threads, or does what it says before it returns: then nobody is
  * kicked, and the caller looks. No slot may be handed over twice before it is done.

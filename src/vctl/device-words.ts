@@ -37,12 +37,19 @@ function limitsOf(words: readonly string[]): { limits?: RateLimits } {
   return limits === undefined ? {} : { limits };
 }
 
-/** "qcow2:disk.img,ro,rate=10M,burst=20M,operations=500". @throws Error with a sentence */
+/** "qcow2:disk.img,ro,direct,rate=10M,burst=20M,operations=500". @throws Error with a sentence */
 export function parseDisk(text: string): DiskOption {
   const isMode = (word: string) => word === "ro" || word === "rw";
-  const [image, words] = split(text, (word) => isMode(word) || limitWord(word) !== undefined);
+  const isOption = (word: string) =>
+    isMode(word) || word === "direct" || limitWord(word) !== undefined;
+  const [image, words] = split(text, isOption);
   const readOnly = words.findLast(isMode) === "ro";
-  return { ...parseDiskArgument(image), ...(readOnly ? { readOnly } : {}), ...limitsOf(words) };
+  return {
+    ...parseDiskArgument(image),
+    ...(readOnly ? { readOnly } : {}),
+    ...(words.includes("direct") ? { direct: true } : {}),
+    ...limitsOf(words),
+  };
 }
 
 /** "lan,rate=10M". @throws Error with a sentence */

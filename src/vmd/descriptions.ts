@@ -5,7 +5,8 @@ import type { RateLimits } from "./virtio/rate-limit.ts";
 
 /** A disk in files that are open. */
 export interface DiskDescription {
-  files: { name: string; format: DiskFormat }[];
+  /** `alignment`: another descriptor follows, with O_DIRECT. */
+  files: { name: string; format: DiskFormat; alignment?: number }[];
   readOnly: boolean;
   guessedRaw: boolean;
   limits?: RateLimits;

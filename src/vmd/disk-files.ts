@@ -2,10 +2,17 @@
  * A VM's disks, as whoever starts it opens them: the image and those that it is based on, each
  * locked, for the VM process to use.
  */
-import { closeSync, openSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { daemonLibrary } from "../vmm/native.ts";
 import type { RateLimits } from "./virtio/rate-limit.ts";
-import { DiskError, type DiskFile, type DiskFormat, openDiskFiles } from "./disk/index.ts";
+import {
+  diskDescriptors,
+  DiskError,
+  type DiskFile,
+  type DiskFormat,
+  hostError,
+  openDiskFiles,
+} from "./disk/index.ts";
 
 /** A disk that is asked for. */
 export interface DiskOption {
@@ -13,6 +20,8 @@ export interface DiskOption {
   /** Absent: what the image itself says. */
   format?: DiskFormat;
   readOnly?: boolean;
+  /** Past the host's page cache. */
+  direct?: boolean;
   /** How much it moves. */
   limits?: RateLimits;
 }
@@ -38,7 +47,7 @@ export function openVmDisk(
   option: DiskOption,
   open: (path: string, flags: number) => number = openSync,
 ): OpenedDisk {
-  const { path, format, readOnly = false, limits } = option;
+  const { path, format, readOnly = false, direct = false, limits } = option;
   const files = openDiskFiles(path, { format, readOnly, open });
   files.forEach(({ name, descriptor }, index) => {
     const exclusive = index === 0 && !readOnly;
@@ -46,8 +55,42 @@ export function openVmDisk(
     for (const file of files) closeSync(file.descriptor);
     throw new DiskError(`${name}: in use by another VM`, "EBUSY");
   });
+  if (direct) {
+    try {
+      files.forEach((file, index) => {
+        file.direct = openDirect(file, index === 0 && !readOnly, open);
+      });
+    } catch (error) {
+      for (const descriptor of diskDescriptors(files)) closeSync(descriptor);
+      throw error;
+    }
+  }
   const guessedRaw = format === undefined && files[0].format === "raw";
   return { files, readOnly, guessedRaw, limits };
+}
+
+/** The same file once more, past the page cache. @throws DiskError */
+function openDirect(
+  { name, descriptor }: DiskFile,
+  writable: boolean,
+  open: (path: string, flags: number) => number,
+): { descriptor: number; alignment: number } {
+  const access = writable ? constants.O_RDWR : constants.O_RDONLY;
+  let direct: number | undefined;
+  try {
+    direct = open(name, access | constants.O_NONBLOCK | constants.O_DIRECT);
+    const [one, other] = [fstatSync(descriptor), fstatSync(direct)];
+    if (one.ino !== other.ino || one.dev !== other.dev) {
+      throw new DiskError(`${name}: another file is there now`);
+    }
+    const alignment = daemonLibrary().vmm_direct_alignment(direct);
+    if (alignment <= 0) throw new DiskError(`${name}: no alignment`, "EINVAL");
+    return { descriptor: direct, alignment };
+  } catch (error) {
+    if (direct !== undefined) closeSync(direct);
+    if ((error as NodeJS.ErrnoException).code !== "EINVAL") throw hostError(name, error);
+    throw new DiskError(`${name}: its file system has no direct I/O`);
+  }
 }
 
 /** Opens a disc image: raw, for reading, and with others. @throws DiskError that names the file. */

@@ -38,6 +38,7 @@ const disk = v.strictObject({
   path,
   format: v.optional(v.picklist(["raw", "qcow2"])),
   readOnly: v.optional(v.boolean()),
+  direct: v.optional(v.boolean()),
   limits,
 });
 const slot = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(3));

@@ -5,6 +5,7 @@ import { closeSync } from "node:fs";
 import { type BootSet, bootSetFiles } from "./boot-files.ts";
 import type { DiskDescription, InterfaceDescription, OpenedInterface } from "./descriptions.ts";
 import { Channel } from "./channel.ts";
+import { diskDescriptors } from "./disk/index.ts";
 import type { OpenedDisk } from "./disk-files.ts";
 import { connectDescriptor } from "./descriptor-socket.ts";
 import type {
@@ -85,7 +86,12 @@ function describedInterface(opened: OpenedInterface): InterfaceDescription {
 
 /** As its process is told of it. */
 export function describedDisk({ files, ...disk }: OpenedDisk): DiskDescription {
-  return { ...disk, files: files.map(({ name, format }) => ({ name, format })) };
+  return {
+    ...disk,
+    files: files.map(({ name, format, direct }) => {
+      return { name, format, alignment: direct?.alignment };
+    }),
+  };
 }
 
 interface Question {
@@ -156,7 +162,7 @@ export class VmHost {
     if (trace !== undefined) descriptors.push(trace.descriptor);
     if (record !== undefined) descriptors.push(record.descriptor);
     const discs = cdrom === undefined ? disks : [...disks, cdrom];
-    for (const disk of discs) descriptors.push(...disk.files.map((file) => file.descriptor));
+    for (const disk of discs) descriptors.push(...diskDescriptors(disk.files));
     descriptors.push(...interfaces.map(({ descriptor }) => descriptor));
     this.#vsock = vsock;
     this.#shares = shares;

@@ -2,7 +2,7 @@
  * Reads and writes of files for the guest, straight from and into its memory: short ones at once,
  * others by threads while the vCPU goes on; native/io.c. One set a process.
  */
-import { hostBuffer, ioLibrary, NativeError } from "./native.ts";
+import { check, hostBuffer, ioLibrary, NativeError } from "./native.ts";
 
 /** enum vmm_io_operation. */
 export const IoOperation = {
@@ -71,6 +71,14 @@ export class IoThreads {
   set synchronous(on: boolean) {
     this.#synchronous = on;
     Atomics.store(this.#words, TOLD, on ? 1 : 0);
+  }
+
+  /**
+   * What is aligned goes by another descriptor of a file, past the host's page cache.
+   * @param alignment bytes, a power of two
+   */
+  direct(descriptor: number, other: number, alignment: number): void {
+    check("direct I/O", this.#library.vmm_io_direct(descriptor, other, alignment));
   }
 
   /** A slot for a request; −1 when all are in use. */

@@ -102,6 +102,7 @@ const watchFunctions = {
 
 const ioFunctions = {
   vmm_io_open: { args: [u32], returns: pointer },
+  vmm_io_direct: { args: [i32, i32, u32], returns: i32 },
   vmm_io_submit: { args: [u32], returns: FFIType.void },
   vmm_io_wait: { args: [], returns: FFIType.void },
 } as const;
@@ -124,6 +125,7 @@ const daemonFunctions = {
   vmm_listen_tcp: { args: [pointer, u32], returns: i32 },
   vmm_accept: { args: [i32], returns: i32 },
   vmm_silence: { args: [], returns: i32 },
+  vmm_direct_alignment: { args: [i32], returns: i32 },
   vmm_lock: { args: [i32, i32], returns: i32 },
   vmm_abstract: { args: [pointer, i32], returns: i32 },
   vmm_peer: { args: [i32, pointer], returns: i32 },

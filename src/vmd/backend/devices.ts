@@ -125,8 +125,16 @@ export class HostDevices {
     cdrom: DiskDescription | undefined,
     next: () => number,
   ): void {
+    const direct: DiskFile[] = [];
     const opened = ({ files }: DiskDescription): DiskFile[] =>
-      files.map((file) => ({ ...file, descriptor: next() }));
+      files.map(({ alignment, ...file }) => {
+        const one: DiskFile = { ...file, descriptor: next() };
+        if (alignment !== undefined) {
+          one.direct = { descriptor: next(), alignment };
+          direct.push(one);
+        }
+        return one;
+      });
     for (const { guessedRaw, limits, readOnly, ...description } of disks) {
       const files = opened({ ...description, guessedRaw, readOnly });
       const disk = diskFromFiles(files, { readOnly });
@@ -136,6 +144,9 @@ export class HostDevices {
     if (disks.length === 0 && cdrom === undefined) return;
     this.#io = IoThreads.open(THREADS);
     this.#io.synchronous = this.#repeatable;
+    for (const { descriptor, direct: other } of direct) {
+      if (other !== undefined) this.#io.direct(descriptor, other.descriptor, other.alignment);
+    }
   }
 
   /** Once the watching thread is there. */

@@ -76,7 +76,13 @@ export interface ConfigVm extends Place {
   bootDevice?: "cdrom" | "disk" | "net";
   cdrom?: string;
   cpus?: number;
-  disks: { path: string; format?: "raw" | "qcow2"; readOnly?: boolean; limits?: ConfigLimits }[];
+  disks: {
+    path: string;
+    format?: "raw" | "qcow2";
+    readOnly?: boolean;
+    direct?: boolean;
+    limits?: ConfigLimits;
+  }[];
   interfaces: ConfigInterface[];
   /** So many interfaces at least. */
   interfaceCount?: number;

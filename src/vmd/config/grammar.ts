@@ -256,7 +256,11 @@ class VmConfParser extends CstParser {
   });
 
   readonly diskMode = this.RULE("diskMode", () => {
-    this.OR([{ ALT: () => this.CONSUME(k.ro) }, { ALT: () => this.CONSUME(k.rw) }]);
+    this.OR([
+      { ALT: () => this.CONSUME(k.ro) },
+      { ALT: () => this.CONSUME(k.rw) },
+      { ALT: () => this.CONSUME(k.direct) },
+    ]);
   });
 
   /** How much a disk or an interface moves. */

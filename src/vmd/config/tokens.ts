@@ -71,6 +71,7 @@ const KEYWORDS = [
   "prefix",
   "rate",
   "rdomain",
+  "direct",
   "ro",
   "rw",
   "sev",

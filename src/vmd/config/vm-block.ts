@@ -174,11 +174,14 @@ class VmReader {
     }
     const limits = this.#limits(nodes(node, "limitOption"));
     // The last word counts.
-    const modes = nodes(node, "diskMode");
+    const words = nodes(node, "diskMode");
+    const direct = words.some((word) => has(word, "direct"));
+    const modes = words.filter((word) => !has(word, "direct"));
     const readOnly = modes.length > 0 && has(modes[modes.length - 1], "ro");
     disks.push({
       ...{ path, format },
       ...(readOnly ? { readOnly } : {}),
+      ...(direct ? { direct } : {}),
       ...(limits === undefined ? {} : { limits }),
     });
   }

@@ -1,5 +1,6 @@
 /** A VM that comes from elsewhere, as vmd sees it. */
 import { closeSync } from "node:fs";
+import { diskDescriptors } from "../disk/index.ts";
 import { describedDisk, type RestoreLaunch, type VmHost } from "../vm-host.ts";
 import { Channel } from "../channel.ts";
 import type { OpenedDisk } from "../disk-files.ts";
@@ -45,7 +46,7 @@ export class Incoming {
       for (const disk of disks) opened.push(openDisk(disk));
       disc = cdrom && openCdrom(cdrom);
     } catch (error) {
-      for (const { files } of opened) for (const { descriptor } of files) closeSync(descriptor);
+      for (const { files } of opened) diskDescriptors(files).forEach((one) => closeSync(one));
       host.tell({ kind: "disks", disks: [], failure: (error as Error).message });
       return undefined;
     }
@@ -53,7 +54,7 @@ export class Incoming {
     const all = disc === undefined ? opened : [...opened, disc];
     host.tell(
       { kind: "disks", disks: opened.map(describedDisk), cdrom: disc && describedDisk(disc) },
-      all.flatMap(({ files }) => files.map(({ descriptor }) => descriptor)),
+      all.flatMap(({ files }) => diskDescriptors(files)),
     );
     return locks;
   }

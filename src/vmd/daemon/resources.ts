@@ -9,7 +9,7 @@ import {
   FileError,
   openBootFile,
 } from "../boot-files.ts";
-import { DiskError } from "../disk/index.ts";
+import { diskDescriptors, DiskError } from "../disk/index.ts";
 import { scratchImage, sizeOfImage } from "../disk/scratch.ts";
 import { type OpenedDisk, openDisc, openVmDisk } from "../disk-files.ts";
 import { FIRMWARE, findFirmware } from "../firmware.ts";
@@ -60,7 +60,7 @@ export class Resources implements Disposable {
       }
       this.disks = (disksLater ? [] : settings.disks).map((disk) => {
         const one = openDisk(disk);
-        opened.push(...one.files.map(({ descriptor }) => descriptor));
+        opened.push(...diskDescriptors(one.files));
         return one;
       });
       if (settings.cdrom !== undefined && !disksLater) {
@@ -132,7 +132,7 @@ export function openDisk({ by, ephemeral, ...option }: OwnedDisk): OpenedDisk {
   // Devices of the host are the administrator's to give away.
   if (by === undefined || by.uid === 0) return disk;
   if (disk.files.every(({ descriptor }) => fstatSync(descriptor).isFile())) return disk;
-  for (const { descriptor } of disk.files) closeSync(descriptor);
+  for (const descriptor of diskDescriptors(disk.files)) closeSync(descriptor);
   throw refuse("not a regular file");
 }
 

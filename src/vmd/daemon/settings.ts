@@ -25,6 +25,8 @@ export interface OwnedPath {
 export interface OwnedDisk extends OwnedPath {
   readonly format?: "raw" | "qcow2";
   readonly readOnly?: boolean;
+  /** Past the host's page cache. */
+  readonly direct?: boolean;
   /** What is written goes when the VM does. */
   readonly ephemeral?: boolean;
   readonly limits?: RateLimits;

@@ -16,6 +16,7 @@ export { DiskError, errnoName, hostError, strerror } from "./error.ts";
 export {
   detectFormat,
   type DiskFile,
+  diskDescriptors,
   diskFromFile,
   diskFromFiles,
   openDisk,

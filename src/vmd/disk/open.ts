@@ -17,6 +17,15 @@ export interface DiskFile {
   name: string;
   descriptor: number;
   format: DiskFormat;
+  /** Another descriptor, with O_DIRECT, and what it wants things aligned to, bytes. */
+  direct?: { descriptor: number; alignment: number };
+}
+
+/** All descriptors of some files, in an order that tells them apart again. */
+export function diskDescriptors(files: readonly DiskFile[]): number[] {
+  return files.flatMap(({ descriptor, direct }) => {
+    return direct === undefined ? [descriptor] : [descriptor, direct.descriptor];
+  });
 }
 
 export interface OpenOptions {

@@ -60,8 +60,20 @@ describe("the header", () => {
   });
 
   test("beyond the header all ones are read", () => {
-    expect(read(0x28)).toBe(0xffffffff);
+    expect(read(0x38)).toBe(0xffffffff);
     expect(read(0xffc)).toBe(0xffffffff);
+  });
+});
+
+describe("the generation", () => {
+  test("is zero until the machine is a copy, and stays over a reset", () => {
+    expect(read(0x28)).toBe(0);
+    const mine = Uint8Array.from({ length: 16 }, (_, i) => i + 1);
+    vmmci.generation = mine;
+    vmmci.reset();
+    expect([read(0x28), read(0x34)]).toEqual([0x04030201, 0x100f0e0d]);
+    write(0x28, 0, 4);
+    expect(read(0x28)).toBe(0x04030201);
   });
 });
 
