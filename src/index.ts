@@ -9,6 +9,7 @@ export {
   type VmOptions,
   type VmStatistics,
 } from "./vmd/vm.ts";
+export { type Position, ReplaySession, type SessionStop } from "./vmd/recording/replay-session.ts";
 export { RecordingError } from "./vmd/recording/recording-reader.ts";
 export { type ReplayOptions, replayRecording, type ReplayResult } from "./vmd/recording/replay.ts";
 export { type EngineChoice, type Selection, selectEngine } from "./vmm/select.ts";

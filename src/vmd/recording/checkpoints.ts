@@ -100,10 +100,6 @@ export class Checkpoints {
     this.#pages = Math.max(1, Math.floor(bytes / PAGE));
   }
 
-  get count(): number {
-    return this.#kept.length;
-  }
-
   /** Bytes of pages that they hold. */
   get bytes(): number {
     return this.#held * PAGE;

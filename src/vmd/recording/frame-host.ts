@@ -70,8 +70,11 @@ export class DescriptorFrames implements FrameHost {
     const answer = this.#answers.shift();
     if (answer !== undefined) return answer;
     if (this.#kind === NetKind.STREAM) return this.#receiveStream();
-    const length = this.#readInto(0);
-    return length > HEADER ? this.#read.slice(0, length) : undefined;
+    for (;;) {
+      const length = this.#readInto(0);
+      if (length <= 0) return undefined;
+      if (length > HEADER) return this.#read.slice(0, length);
+    }
   }
 
   #receiveStream(): Uint8Array | undefined {

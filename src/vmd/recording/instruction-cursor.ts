@@ -5,7 +5,12 @@
  */
 import { ExitReason } from "../../vmm/exit.ts";
 import type { VmLife } from "../vm-life.ts";
-import type { Position, ReplaySession, SessionStop } from "./replay-session.ts";
+import {
+  comparePositions,
+  type Position,
+  type ReplaySession,
+  type SessionStop,
+} from "./replay-session.ts";
 
 /** An engine that runs one instruction for each `enter`, to a DEBUG exit. */
 export interface SteppingEngine {
@@ -37,10 +42,22 @@ const INSIDE: readonly number[] = [
   ExitReason.WRMSR,
 ];
 
+/** What comes behind a block. */
+interface Ahead {
+  readonly next: Position;
+  /** The registers there. */
+  readonly there: Uint8Array;
+  /** There is no instruction in between. */
+  readonly empty: boolean;
+}
+
 export class InstructionCursor {
   readonly #session: ReplaySession;
   #base: Position;
   #steps = 0;
+  /** Whether the session stands at `position`. */
+  #isThere = true;
+  #ahead: Ahead | undefined;
 
   /** @throws RangeError where the engine has no steps */
   constructor(session: ReplaySession) {
@@ -57,31 +74,49 @@ export class InstructionCursor {
   seek({ exits, blocks, steps }: InstructionPosition): void {
     const session = this.#session;
     session.seek({ exits, blocks });
-    this.#base = session.position;
+    if (comparePositions(session.position, this.#base) !== 0) this.#move(session.position);
     this.#steps = 0;
+    this.#isThere = true;
     while (this.#steps < steps && this.#one()) this.#steps++;
   }
 
   /** Runs one instruction; one that exits is done with its exit. */
   step(): SessionStop {
-    const session = this.#session;
-    session.seek(this.#base);
-    const here = registers(session.life);
-    if (session.stepBlock() === "end") return "end";
-    const next = session.position;
-    const there = registers(session.life);
-    if (this.#steps === 0 && next.blocks === this.#base.blocks && isSame(here, there)) {
+    const ahead = (this.#ahead ??= this.#look());
+    if (ahead === undefined) return "end";
+    const { next, empty, there } = ahead;
+    if (empty && this.#steps === 0) {
       // The guest was stopped for a timer, or slept: no instruction was run.
-      this.#base = next;
+      this.#move(next);
       return this.step();
     }
-    this.seek(this.position);
+    if (!this.#isThere) this.seek(this.position);
     const exits = !this.#one();
     this.#steps++;
-    if (exits || (next.exits === this.#base.exits && isSame(registers(session.life), there))) {
+    const { life } = this.#session;
+    if (exits || (next.exits === this.#base.exits && isSame(registers(life), there))) {
       this.seek({ ...next, steps: 0 });
     }
     return "done";
+  }
+
+  /** What comes behind the block; undefined at the end. The session stands there afterwards. */
+  #look(): Ahead | undefined {
+    const session = this.#session;
+    session.seek(this.#base);
+    this.#isThere = false;
+    const here = registers(session.life);
+    if (session.stepBlock() === "end") return undefined;
+    const next = session.position;
+    const there = registers(session.life);
+    return { next, there, empty: next.blocks === this.#base.blocks && isSame(here, there) };
+  }
+
+  #move(base: Position): void {
+    this.#base = base;
+    this.#steps = 0;
+    this.#isThere = false;
+    this.#ahead = undefined;
   }
 
   /** Goes back by one. */
@@ -94,8 +129,9 @@ export class InstructionCursor {
     session.seek(this.#base);
     const here = registers(session.life);
     const { exits: same, blocks } = this.#base;
+    this.#isThere = false;
     if (session.stepBlockBack() === "end") return "end";
-    this.#base = session.position;
+    this.#move(session.position);
     if (this.#base.blocks === blocks && isSame(registers(session.life), here)) {
       return this.stepBack();
     }

@@ -21,8 +21,9 @@ import { RecordedDisk } from "./recorded-disk.ts";
 import { RecordingWriter } from "./recording-writer.ts";
 import { imageHash } from "./state-hash.ts";
 
-/** How long events may wait before they are written, host ms. */
+/** How long events may wait before they are written, host ms; and checkpoints alone. */
 const FLUSH = 100;
+const FLUSH_CHECKS = 1000;
 /** How long the host sleeps at once, ms, before it looks whether something came. */
 const SLICE = 2;
 /** Frames of one interface that are let in at once. */
@@ -54,6 +55,8 @@ export class MachineRecorder implements InputGate {
   /** Events since the recording began, and when they were last written. */
   #events = 0;
   #flushed = performance.now();
+  /** There are others than checkpoints among those that are not written. */
+  #urgent = false;
   /** Frames may be there though nobody says so. */
   #framesLeft = false;
   /** Host ns that the guest has slept too little. */
@@ -145,7 +148,7 @@ export class MachineRecorder implements InputGate {
     }
     if (machine.clock.now >= this.#nextCheck && vcpu.exits > this.#checkedExits) this.#check();
     this.deadline = machine.clock.now + POLL_INTERVAL;
-    if (performance.now() - this.#flushed > FLUSH) this.flush();
+    if (performance.now() - this.#flushed > (this.#urgent ? FLUSH : FLUSH_CHECKS)) this.flush();
     const why = this.failure;
     if (why !== undefined) return { kind: "crash", why };
     return this.#host.stopped() ? { kind: "attention" } : undefined;
@@ -217,6 +220,7 @@ export class MachineRecorder implements InputGate {
     }: { device?: number; value?: number; poll?: number; now?: number; data?: Uint8Array },
   ): void {
     this.#events++;
+    if (kind !== EventKind.CHECK) this.#urgent = true;
     const { exits } = this.#life.vcpu;
     this.#writer.put({ kind, device, value, poll, exits, now: Math.ceil(now), data });
   }
@@ -228,6 +232,7 @@ export class MachineRecorder implements InputGate {
 
   flush(): void {
     this.#flushed = performance.now();
+    this.#urgent = false;
     this.#writer.flush();
   }
 

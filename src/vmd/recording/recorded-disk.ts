@@ -21,26 +21,16 @@ export class RecordedDisk implements BlockBackend {
   readonly #memory: GuestMemory;
   readonly #place: number;
   readonly #note: NoteEvent;
-  readonly #known: KnownSectors;
+  readonly #known = new KnownSectors();
   #ok = false;
   #requests = 0;
 
-  /**
-   * @param place of the disk among the machine's
-   * @param known what this run has read or written already, over the machine's lives
-   */
-  constructor(
-    disk: BlockBackend,
-    memory: GuestMemory,
-    place: number,
-    note: NoteEvent,
-    known = new KnownSectors(),
-  ) {
+  /** @param place of the disk among the machine's */
+  constructor(disk: BlockBackend, memory: GuestMemory, place: number, note: NoteEvent) {
     this.#disk = disk;
     this.#memory = memory;
     this.#place = place;
     this.#note = note;
-    this.#known = known;
     disk.done = (_, ok) => {
       this.#ok = ok;
     };

@@ -60,6 +60,10 @@ async function recordEcho(name: string, more: Partial<VmOptions> = {}) {
   for (const key of ["x", "yz", "q"]) {
     await Bun.sleep(13);
     await vm.console.send(key);
+    if (key === "q") break;
+    // Whoever looks is no matter.
+    expect(await vm.registers()).toContain("rip");
+    expect((await vm.exits(10)).length).toBeGreaterThan(0);
   }
   return { path, ending: await vm.ended };
 }

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { Capability, Engine } from "../engine.ts";
 import { ExitReason, exitName } from "../exit.ts";
 import { MachineImage } from "../image.ts";
-import { machine, onEachEngine, RAM, SPIN } from "./machine.ts";
+import { CODE, machine, onEachEngine, RAM, SPIN } from "./machine.ts";
 import { Kicker } from "./kicker.ts";
 
 onEachEngine("virtual time", ({ name }) => {
@@ -69,6 +69,37 @@ onEachEngine("virtual time", ({ name }) => {
     }
     await kicker.stop();
     expect(lines).toEqual(calm);
+  });
+
+  test.skipIf(!virtual)("stops before blocks don't change it", () => {
+    const calm = record(false);
+    using m = machine(name, program, { time: { virtual: true } });
+    const { engine, image } = m;
+    const { run } = engine;
+    // The second byte of "loop $", and RDTSC.
+    const addresses = [CODE + 6, CODE + 7];
+    engine.breakBlocks(addresses.map(BigInt));
+    const lines: string[] = [];
+    const stops: number[] = [];
+    while (lines.length < calm.length) {
+      expect(engine.enter()).toBe(0);
+      const { rip, rcx } = engine.getCpu();
+      if (run.reason === ExitReason.INTR) {
+        stops.push(rip);
+        continue;
+      }
+      const value = run.view.getUint32(run.ioData, true);
+      const blocks = image.clock.getBigUint64(16, true);
+      lines.push(`${exitName(run.reason)} ${value} ${engine.now()} ${blocks} ${rip} ${rcx}`);
+    }
+    expect(lines).toEqual(calm);
+    // Blocks that hold them: the loop's own, and what leads to it and away from it.
+    expect(stops.filter((rip) => rip === CODE + 7).length).toBe(lines.length);
+    expect(stops.filter((rip) => rip === CODE + 5).length).toBeGreaterThan(10 * lines.length);
+    engine.breakBlocks([]);
+    engine.enter();
+    expect(run.reason).toBe(ExitReason.IO);
+    expect(() => engine.breakBlocks(Array.from({ length: 65 }, () => 0n))).toThrow();
   });
 
   test.skipIf(!virtual)("a deadline comes at its block; a wait and a warp move the clock", () => {
