@@ -3,16 +3,27 @@
  * images must hold what the guest wrote, and QEMU must find them in order.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MachineImage } from "../../vmm/image.ts";
 import { IoThreads } from "../../vmm/io-threads.ts";
-import { createQcow2, type Disk, type DiskFormat, openDisk } from "../disk/index.ts";
+import { createQcow2, diskFromFiles, type Disk, type DiskFormat, openDisk } from "../disk/index.ts";
 import { qemuImg, qemuMissing, random } from "../disk/testing.ts";
 import { Blk, BlkRegisters } from "../virtio/blk.ts";
 import { Chain } from "../virtio/chain.ts";
 import { Driver, EVENT_IDX, INDIRECT_DESC, type Part } from "../virtio/testing.ts";
+import { openVmDisk } from "../disk-files.ts";
 import { DiskBackend } from "./block.ts";
 import { DiscBackend } from "./cdrom.ts";
 
@@ -260,6 +271,61 @@ describe.each(kinds.filter(({ name }) => qemuMissing === undefined || !/ /.test(
     });
   },
 );
+
+describe.each([["raw"], ["qcow2"]] as const)("direct I/O on %s", (format) => {
+  test("aligned requests go past the page cache, others don't, and all is as written", () => {
+    const file = path(`direct-${format}`);
+    if (format === "raw") {
+      writeFileSync(file, "");
+      truncateSync(file, 4 * MIB);
+    } else createQcow2(file, 4 * MIB);
+    const { files } = openVmDisk({ path: file, format, direct: true });
+    const disk = diskFromFiles(files);
+    for (const { descriptor, direct } of files) {
+      io.direct(descriptor, direct!.descriptor, direct!.alignment);
+    }
+    const guest = new Guest(disk);
+    const model = new Uint8Array(4 * MIB);
+    const next = random(11);
+    for (let round = 0; round < 600; round++) {
+      const length = 1 + next(next(4) === 0 ? 64 : 9);
+      const sector = next(model.length / SECTOR - length);
+      const at = sector * SECTOR;
+      const bytes = length * SECTOR;
+      if (next(2) === 0) {
+        const data = new Uint8Array(bytes).fill(next(256));
+        model.set(data, at);
+        expect(guest.run(OUT, sector, next(3) === 0 ? cut(data, next) : [data]).status).toBe(0);
+      } else {
+        const read = guest.run(IN, sector, [bytes]);
+        expect(read.status).toBe(0);
+        const found = guest.d.bytes(read.at[1], bytes);
+        if (Buffer.compare(found, model.subarray(at, at + bytes)) !== 0) {
+          throw new Error(`round ${round}: ${bytes} bytes at ${at} differ`);
+        }
+      }
+    }
+    guest.backend.close();
+    closeSync(files[0].direct!.descriptor);
+    const written = path("expected-direct");
+    writeFileSync(written, model);
+    if (qemuMissing !== undefined) return;
+    const words = ["compare", "-f", format, "-F", "raw", file, written];
+    expect(qemuImg(words)).toMatch(/identical/);
+  });
+});
+
+test("a file system without direct I/O is refused in a sentence", () => {
+  const open = (name: string, flags: number) => {
+    if ((flags & constants.O_DIRECT) !== 0) throw Object.assign(new Error(), { code: "EINVAL" });
+    return openSync(name, flags);
+  };
+  const file = path("plain");
+  writeFileSync(file, new Uint8Array(MIB));
+  expect(() => openVmDisk({ path: file, direct: true }, open)).toThrow(
+    `${file}: its file system has no direct I/O`,
+  );
+});
 
 describe("an image whose format nobody said", () => {
   const MAGIC = new Uint8Array([0x51, 0x46, 0x49, 0xfb]);

@@ -172,8 +172,11 @@ describe.skipIf(qemuMissing !== undefined)("images of QEMU's", () => {
     checkByQemu(fourth, scribble(fourth, 22, 30));
     expect(contentOf(second).equals(secondModel)).toBe(true);
     expect(contentOf(third).equals(model)).toBe(true);
-    const fifth = create("fifth.qcow2", fourth, SIZE);
-    expect(() => openDisk(fifth)).toThrow(`${fifth}: more than 4 images are based on one another`);
+    let last = fourth;
+    for (let number = 5; number <= 16; number++) last = create(`${number}.qcow2`, last, SIZE);
+    openDisk(last).close();
+    const more = create("17.qcow2", last, SIZE);
+    expect(() => openDisk(more)).toThrow(`${more}: more than 16 images are based on one another`);
   });
 
   test("snapshots keep what they had", () => {

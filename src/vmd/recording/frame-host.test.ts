@@ -42,7 +42,7 @@ function send(host: DescriptorFrames, frame: Uint8Array, skip = HEADER): void {
   memory.write(HEADER, frame);
   const chain = new Chain(memory);
   chain.clear(0);
-  chain.add(0, HEADER + frame.length, false);
+  chain.add(0, HEADER + frame.length, false, 0);
   host.send(header.subarray(0, skip), chain, skip);
 }
 
