@@ -45,6 +45,36 @@ class Holder implements VirtioDevice {
 const driver = (features: number[] = [], sizes?: number[], memory?: GuestMemory) =>
   new Driver((transport) => new Holder(transport), memory).start(features, sizes);
 
+describe("what a driver may change meanwhile", () => {
+  // A second reading of a descriptor, or of the ring, could find another than was checked.
+  test.each([[false], [true]])(
+    "is read once for each chain (in an indirect table: %p)",
+    (indirect) => {
+      const d = driver([INDIRECT_DESC]);
+      const reads = new Map<number, number>();
+      d.add([new Uint8Array(8), new Uint8Array(8), 16, 16, 16], { indirect });
+      d.memory.observeReads((address, length) => {
+        // The device's own looks at the available index are between chains.
+        for (let at = address; at < address + length; at += 2) {
+          reads.set(at, (reads.get(at) ?? 0) + 1);
+        }
+      });
+      const chain = d.transport.queue(0).pop() as Chain;
+      const counts = [...reads.values()];
+      // Index and head, and for each descriptor its eight half-words.
+      expect(counts).toHaveLength(2 + 8 * (indirect ? 6 : 5));
+      expect(Math.max(...counts)).toBe(1);
+      expect(chain.count).toBe(5);
+      // What becomes of the descriptors now is nothing to the chain.
+      const [first] = reads.keys();
+      const before = [...chain.address];
+      for (const at of reads.keys()) if (at !== first) d.memory.write16(at, 0xffff);
+      expect([...chain.address]).toEqual(before);
+      expect([chain.readableBytes, chain.writableBytes]).toEqual([16, 48]);
+    },
+  );
+});
+
 describe("chains", () => {
   test("of several parts are taken once and given back once, with what was written", () => {
     const d = driver();
