@@ -27,7 +27,7 @@
 
 // Bytes that are copied in less time than another thread takes to wake up and say so. With
 // one processor the vCPU stands still while a thread copies, so all are.
-#define SHORT (16u << 10)
+#define SHORT (64u << 10)
 // What a request that doesn't wait for its device takes at most, ns, and more for each byte.
 // With one processor, which others use too, it is worth a while to avoid two switches.
 #define PATIENCE 100000
