@@ -328,7 +328,7 @@ static bool try_at_once(const struct vmm_io_slot *slot, double *result)
 
 int vmm_io_direct(int32_t fd, int32_t direct, uint32_t alignment)
 {
-	if (fd < 0 || fd >= FILES || direct <= 0 || (alignment & (alignment - 1)) != 0)
+	if (fd < 0 || fd >= FILES || direct < 0 || (alignment & (alignment - 1)) != 0)
 		return -EINVAL;
 	io->file[fd].direct = direct;
 	io->file[fd].alignment = alignment;

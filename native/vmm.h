@@ -385,7 +385,7 @@ struct vmm_io_shared *vmm_io_open(uint32_t threads);
 
 /* Reads and writes of fd that are aligned (their offset, and each segment's address and
  * length) go past the host's page cache, by another descriptor of the file that has
- * O_DIRECT. 0 or -errno. */
+ * O_DIRECT; 0: they don't any more, since either is about to be closed. 0 or -errno. */
 int vmm_io_direct(int32_t fd, int32_t direct, uint32_t alignment);
 /* What O_DIRECT wants of a file's offsets, lengths and addresses, bytes; or -errno. */
 int vmm_direct_alignment(int32_t fd);

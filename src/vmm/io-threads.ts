@@ -74,7 +74,8 @@ export class IoThreads {
   }
 
   /**
-   * What is aligned goes by another descriptor of a file, past the host's page cache.
+   * What is aligned goes by another descriptor of a file, past the host's page cache; 0: it doesn't
+   * any more, which is to be said before either is closed.
    * @param alignment bytes, a power of two
    */
   direct(descriptor: number, other: number, alignment: number): void {

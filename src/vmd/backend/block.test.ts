@@ -305,6 +305,7 @@ describe.each([["raw"], ["qcow2"]] as const)("direct I/O on %s", (format) => {
         }
       }
     }
+    for (const { descriptor } of files) io.direct(descriptor, 0, 1);
     guest.backend.close();
     closeSync(files[0].direct!.descriptor);
     const written = path("expected-direct");

@@ -71,6 +71,8 @@ interface HostInterface {
 
 export class HostDevices {
   #io: IoThreads | undefined;
+  /** Those of files that have another one, with O_DIRECT. */
+  readonly #direct: number[] = [];
   #cdrom: Disk | undefined;
   readonly #disks: { disk: Disk; top: number; guessedRaw: boolean; limits?: RateLimits }[] = [];
   readonly #interfaces: HostInterface[] = [];
@@ -145,7 +147,9 @@ export class HostDevices {
     this.#io = IoThreads.open(THREADS);
     this.#io.synchronous = this.#repeatable;
     for (const { descriptor, direct: other } of direct) {
-      if (other !== undefined) this.#io.direct(descriptor, other.descriptor, other.alignment);
+      if (other === undefined) continue;
+      this.#io.direct(descriptor, other.descriptor, other.alignment);
+      this.#direct.push(descriptor);
     }
   }
 
@@ -292,6 +296,7 @@ export class HostDevices {
   /** Everything written becomes durable; files are closed. @returns what failed, in sentences */
   close(): string[] {
     this.abandon();
+    for (const descriptor of this.#direct.splice(0)) this.#io?.direct(descriptor, 0, 1);
     const disks = this.#disks.splice(0).map(({ disk }) => disk);
     if (this.#cdrom !== undefined) disks.push(this.#cdrom);
     return disks.flatMap((disk) => {
