@@ -1,11 +1,10 @@
 /** vctl fork: copies of a VM that runs. */
 import { Command, InvalidArgumentError } from "commander";
-import { DiskError } from "../../vmd/disk/index.ts";
-import { SnapshotError } from "../../vmm/snapshot/format.ts";
 import { frozenFor } from "../frozen-disks.ts";
 import { newId } from "../../vmd/snapshot/restored.ts";
 import { say, UsageError, vmReference } from "../cli.ts";
 import { type Answer, Client, RefusedError } from "../client.ts";
+import { failed } from "../failed.ts";
 
 function count(text: string): number {
   const number = Number(text);
@@ -47,14 +46,7 @@ Examples:
         }
         if (answer.failure !== null) throw new UsageError(`fork command failed: ${answer.failure}`);
       } catch (error) {
-        if (
-          error instanceof RefusedError ||
-          error instanceof SnapshotError ||
-          error instanceof DiskError
-        ) {
-          throw new UsageError(`fork command failed: ${error.message}`);
-        }
-        throw error;
+        throw failed("fork", error);
       }
     });
 }

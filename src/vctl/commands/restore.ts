@@ -2,13 +2,13 @@
 import { closeSync, openSync } from "node:fs";
 import { resolve } from "node:path";
 import { Command } from "commander";
-import { DiskError } from "../../vmd/disk/index.ts";
 import { SnapshotError } from "../../vmm/snapshot/format.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import { readConfig, type SnapshotConfig } from "../../vmd/snapshot/config.ts";
 import { disksToGoOn } from "../../vmd/snapshot/disks.ts";
 import { debug, say, UsageError } from "../cli.ts";
-import { Client, RefusedError } from "../client.ts";
+import { Client } from "../client.ts";
+import { failed } from "../failed.ts";
 
 interface RestoreOptions {
   console?: boolean;
@@ -58,14 +58,7 @@ Examples:
         const end = await followDescriptor(client, answer.vm, descriptor);
         process.exit(end?.code ?? 0);
       } catch (error) {
-        if (
-          error instanceof RefusedError ||
-          error instanceof SnapshotError ||
-          error instanceof DiskError
-        ) {
-          throw new UsageError(`restore command failed: ${error.message}`);
-        }
-        throw error;
+        throw failed("restore", error);
       }
     });
 }

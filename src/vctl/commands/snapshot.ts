@@ -2,13 +2,12 @@
 import { existsSync, unlinkSync, renameSync } from "node:fs";
 import { resolve } from "node:path";
 import { Command } from "commander";
-import { DiskError } from "../../vmd/disk/index.ts";
-import { SnapshotError } from "../../vmm/snapshot/format.ts";
 import { FrozenDisks } from "../../vmd/snapshot/disks.ts";
 import { frozenFor } from "../frozen-disks.ts";
 import { newId } from "../../vmd/snapshot/restored.ts";
 import { say, UsageError, vmReference } from "../cli.ts";
 import { type Answer, Client, RefusedError } from "../client.ts";
+import { failed } from "../failed.ts";
 
 interface SnapshotOptions {
   compress?: boolean;
@@ -53,14 +52,7 @@ Examples:
         const size = `${(bytes / 2 ** 20).toFixed(1)} MiB, ${pages} pages${what}`;
         say(`wrote ${file}: ${size}; the vm stood still for ${Math.round(paused)} ms`);
       } catch (error) {
-        if (
-          error instanceof RefusedError ||
-          error instanceof SnapshotError ||
-          error instanceof DiskError
-        ) {
-          throw new UsageError(`snapshot command failed: ${error.message}`);
-        }
-        throw error;
+        throw failed("snapshot", error);
       }
     });
 }
