@@ -3,7 +3,7 @@
  * as an ordinary user a switch of vmd's own, and passt.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, readFileSync, statSync } from "node:fs";
+import { chmodSync, readFileSync, statSync, readlinkSync } from "node:fs";
 import { connect } from "node:net";
 import { dirname } from "node:path";
 import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
@@ -132,8 +132,10 @@ ${iperf === null ? "echo hello | busybox nc 10.7.0.2 5201" : "iperf3 -c 10.7.0.2
     expect(inside(vmd, "ip", "link").out).not.toMatch(/tap\d/);
   });
 
-  test("a local interface gets its address by DHCP, and reaches the host", async () => {
+  test("a local interface gets its address by DHCP, and reaches the host and beyond", async () => {
     await using vmd = await TestDaemon.start({ ownNetwork: true, args: ["-v"] });
+    // Another host, which knows nothing of the guests' addresses: only what is translated comes back.
+    await using beyond = new Neighbour(vmd);
     const output = start(
       vmd,
       "local",
@@ -149,6 +151,7 @@ chmod +x /udhcpc.sh
 busybox udhcpc -i eth0 -n -q -s /udhcpc.sh 2>&1
 sleep 1
 ping -c 3 -i 0.2 $(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p')
+${beyond.isThere ? `ping -c 4 -i 0.2 ${beyond.address}` : ""}
 `,
       ["-L"],
     );
@@ -164,11 +167,44 @@ ping -c 3 -i 0.2 $(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p')
     // DHCP's answers, too, come by the interface.
     expect(frames.filter((one) => isUdp(one, 67, 68)).length).toBeGreaterThanOrEqual(2);
     expect(frames.filter((one) => isUdp(one, 68, 67)).length).toBeGreaterThanOrEqual(2);
-    expect(frames.filter((one) => one[12] === 8 && one[23] === 1).length).toBe(6);
+    expect(frames.filter((one) => one[12] === 8 && one[23] === 1).length).toBe(
+      beyond.isThere ? 14 : 6,
+    );
     expect(said).toContain("bound: 100.64.1.3 255.255.255.254 100.64.1.2 100.64.1.2");
     expect(said).toContain("3 packets transmitted, 3 packets received");
+    if (beyond.isThere) expect(said).toContain("4 packets transmitted, 4 packets received");
+    else console.log("a local interface beyond the host skipped: this kernel has no veth");
   });
 });
+
+/** A network namespace beside a daemon's own, with one link to it. */
+class Neighbour implements AsyncDisposable {
+  readonly address = "192.0.2.2";
+  readonly isThere: boolean;
+  readonly #process: Bun.Subprocess;
+
+  constructor(vmd: TestDaemon) {
+    this.#process = Bun.spawn(["unshare", "--net", "--", "sleep", "600"]);
+    const mine = readlinkSync("/proc/self/ns/net");
+    const { pid } = this.#process;
+    while (readlinkSync(`/proc/${pid}/ns/net`) === mine) Bun.sleepSync(10);
+    const there = (...words: string[]) => {
+      Bun.spawnSync(["nsenter", `--net=/proc/${pid}/ns/net`, "--", "ip", ...words]);
+    };
+    const link = ["link", "add", "up0", "type", "veth", "peer", "name", "out0"];
+    this.isThere = inside(vmd, "ip", ...link).code === 0;
+    inside(vmd, "ip", "link", "set", "out0", "netns", String(pid));
+    inside(vmd, "ip", "addr", "add", "192.0.2.1/24", "dev", "up0");
+    inside(vmd, "ip", "link", "set", "up0", "up");
+    there("addr", "add", `${this.address}/24`, "dev", "out0");
+    there("link", "set", "out0", "up");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill();
+    await this.#process.exited;
+  }
+}
 
 describe.skipIf(reason !== undefined || passt !== undefined)("as an ordinary user", () => {
   test("two VMs on a switch of vmd's own", async () => {

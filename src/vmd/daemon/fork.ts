@@ -12,15 +12,8 @@ import type { RestoreLaunch } from "../vm-host.ts";
 import { VmError } from "../vm-options.ts";
 import type { ManagedVm } from "./managed-vm.ts";
 import { RefusalError } from "./refusal.ts";
-import {
-  lockImages,
-  openOrRefuse,
-  requireNamedDisks,
-  restoredSettings,
-  restoreLaunch,
-  snapshotConfig,
-  writable,
-} from "./snapshots.ts";
+import { requireNamedDisks, snapshotConfig, writable } from "./snapshot-config.ts";
+import { lockImages, openOrRefuse, restoredSettings, restoreLaunch } from "./snapshots.ts";
 import type { Caller, VmSettings } from "./settings.ts";
 
 /** What copies are made from. */

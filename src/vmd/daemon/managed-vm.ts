@@ -16,7 +16,7 @@ import type { Incoming } from "./incoming.ts";
 import type { Log } from "./log.ts";
 import { formatMac } from "../net/mac.ts";
 import { Moving } from "./moving.ts";
-import { requireNamedDisks, snapshotConfig } from "./snapshots.ts";
+import { requireNamedDisks, snapshotConfig } from "./snapshot-config.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";

@@ -5,7 +5,7 @@ import type { MachineImage } from "../../vmm/image.ts";
 import { MemoryLoader } from "../../vmm/snapshot/machine-memory.ts";
 import { type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
 import type { HostState } from "../machine.ts";
-import type { HostRecord } from "./save.ts";
+import type { HostRecord } from "./host-record.ts";
 
 /** Characters of what was typed. */
 const INPUT_MAX = 2 ** 20;

@@ -5,16 +5,8 @@ import { encodeBlocks, imageBlocks } from "../../vmm/snapshot/blocks.ts";
 import type { PageSet } from "../../vmm/snapshot/page-set.ts";
 import type { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
 import { encodeCpuRecord } from "./cpu-record.ts";
+import type { HostRecord } from "./host-record.ts";
 import type { VmLife } from "../vm-life.ts";
-
-/** What is the host's, in the HOST record. */
-export interface HostRecord {
-  /** The guest waits for an interrupt. */
-  halted: boolean;
-  /** Base64: typed at COM1. */
-  input: string;
-  ahead?: number;
-}
 
 /**
  * The machine stands still: whatever its devices have begun is done or taken back.
