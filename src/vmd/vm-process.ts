@@ -590,8 +590,19 @@ class VmProcess {
   }
 }
 
+/** Loads what most VMs run on here. */
+function loadEngine(): void {
+  try {
+    selectEngine("auto");
+  } catch {
+    // Said to whoever wants one.
+  }
+}
+
 async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
+  // Nobody is in a hurry yet.
+  if (process.env.VMD_WAITS === "yes") loadEngine();
   let received = channel.receive();
   while (received === "none") {
     channel.wait();

@@ -13,9 +13,10 @@ export class WarmProcess {
 
   /**
    * @param confine absent: it gets no namespaces of its own.
+   * @param waits it has time to load what it may need.
    * @throws an errno error when there is no process to be had
    */
-  constructor(confine: Confinement | undefined) {
+  constructor(confine: Confinement | undefined, { waits = false } = {}) {
     const [ours, theirs] = Channel.pair();
     this.channel = new Channel(ours);
     const program = [process.execPath, programPath("vmd/vm-process.ts")];
@@ -23,7 +24,7 @@ export class WarmProcess {
     try {
       this.process = Bun.spawn(command, {
         stdio: ["ignore", "ignore", "inherit", theirs],
-        env: environment(),
+        env: { ...environment(), ...(waits ? { VMD_WAITS: "yes" } : {}) },
       });
     } finally {
       closeSync(theirs);
@@ -76,7 +77,7 @@ export class WarmPool implements Disposable {
   #fill(): void {
     while (this.#waiting.length < this.#wanted) {
       try {
-        this.#waiting.push(new WarmProcess(this.#confine));
+        this.#waiting.push(new WarmProcess(this.#confine, { waits: true }));
       } catch {
         return;
       }

@@ -353,6 +353,8 @@ export class Daemon {
     }
     try {
       const descriptor = await vm.start(ownerOf(caller), request.attach, restoreLaunch(opened));
+      // Who restores one will restore another.
+      this.#pool.want(1);
       if (before !== undefined) void restoreWhenStopped(vm, before);
       return { reply: started(vm), descriptor };
     } catch (error) {
