@@ -66,7 +66,17 @@ int64_t vmm_memory_resident(uint64_t address, uint64_t size)
 	return resident * VMM_PAGE;
 }
 
-int vmm_memory_discard(uint64_t address, uint64_t size)
+int vmm_memory_discard(uint64_t address, uint64_t size, int32_t mapped)
 {
-	return madvise((void *)(uintptr_t)address, size, MADV_DONTNEED) < 0 ? -errno : 0;
+	void *at = (void *)(uintptr_t)address;
+
+	if (!mapped)
+		return madvise(at, size, MADV_DONTNEED) < 0 ? -errno : 0;
+	/* What lies in the file would come back. */
+	if (mmap(at, size, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return -errno;
+	madvise(at, size, MADV_HUGEPAGE);
+	madvise(at, size, MADV_DONTDUMP);
+	return 0;
 }

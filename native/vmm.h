@@ -225,8 +225,9 @@ int64_t vmm_memory_map(uint64_t size, uint64_t head);
 int vmm_memory_unmap(uint64_t address, uint64_t size);
 /* Bytes of the mapping that have pages behind them, or -errno. */
 int64_t vmm_memory_resident(uint64_t address, uint64_t size);
-/* Gives whole pages of a mapping back: they read as zero, and take memory when written. */
-int vmm_memory_discard(uint64_t address, uint64_t size);
+/* Gives whole pages of a mapping back: they read as zero, and take memory when written.
+ * mapped: a file may be behind them (vmm_memory_overlay). */
+int vmm_memory_discard(uint64_t address, uint64_t size, int32_t mapped);
 
 /* This process's pagemap, for vmm_memory_used; a descriptor or -errno. */
 int vmm_pagemap_open(void);

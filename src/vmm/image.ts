@@ -133,6 +133,7 @@ export class MachineImage implements Disposable {
   overlay(address: number, length: number, file: number, offset: number): void {
     const host = this.memory.pointer(address, length);
     check("mapping a snapshot", hostLibrary().vmm_memory_overlay(host, length, file, offset));
+    this.memory.hasFile = true;
     this.#overlaid.push({ page: address / PAGE, count: length / PAGE });
   }
 

@@ -6,6 +6,8 @@
  * valid address needs.
  */
 
+import { hostLibrary } from "./native.ts";
+
 /** RAM or ROM at a guest-physical address. */
 export interface MemoryRange {
   /** First guest-physical address, page-aligned. */
@@ -44,6 +46,8 @@ export class GuestMemory {
   readonly ranges: readonly MemoryRange[];
   /** RAM in bytes, without ROM. */
   readonly size: number;
+  /** A file is behind some of it: a snapshot's. */
+  hasFile = false;
   readonly #windows: Window[] = [];
   readonly #writeObservers: ((address: number, length: number) => void)[] = [];
   #readObserver: ((address: number, length: number) => void) | undefined;
@@ -222,6 +226,13 @@ export class GuestMemory {
       yield w.u8.subarray(at - w.base, to - w.base);
       at = to;
     }
+  }
+
+  /** Gives whole pages of a checked range back to the host: they read as zero. */
+  discard(address: number, length: number): void {
+    const host = this.pointer(address, length);
+    if (hostLibrary().vmm_memory_discard(host, length, this.hasFile ? 1 : 0) < 0) return;
+    this.#written(address, length);
   }
 
   /** Host address of a checked range, for host calls that read or write guest memory. */

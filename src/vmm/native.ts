@@ -40,7 +40,7 @@ const hostFunctions = {
   vmm_memory_map: { args: [u64_fast, u64_fast], returns: i64_fast },
   vmm_memory_unmap: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_memory_resident: { args: [u64_fast, u64_fast], returns: i64_fast },
-  vmm_memory_discard: { args: [u64_fast, u64_fast], returns: i32 },
+  vmm_memory_discard: { args: [u64_fast, u64_fast, i32], returns: i32 },
   vmm_pagemap_open: { args: [], returns: i32 },
   vmm_memory_used: { args: [u64_fast, u64_fast, pointer, i32], returns: i64_fast },
   vmm_memory_overlay: { args: [u64_fast, u64_fast, i32, u64_fast], returns: i32 },

@@ -4,12 +4,11 @@
  * that who types or sends frames finds a guest that waits for them.
  */
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
-import type { CpuidLeaf } from "../../vmm/cpuid.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import type { NetKind } from "../../vmm/net-port.ts";
 import type { Intercept } from "../backend/net.ts";
 import type { BootFile } from "../boot-files.ts";
-import { quiesce, saveMemory, saveState } from "../snapshot/save.ts";
+import { machineConfig, quiesce, saveMemory, saveState } from "../snapshot/save.ts";
 import type { InputGate, Stop } from "../vcpu.ts";
 import type { BlockBackend } from "../virtio/blk.ts";
 import type { VmLife } from "../vm-life.ts";
@@ -96,10 +95,7 @@ export class MachineRecorder implements InputGate {
     this.#writer.snapshot((writer) => {
       writer.json(RecordType.CONFIG, {
         ...config,
-        engine: life.engine.name,
-        cpuid: life.engine.cpuid.map(leafNumbers),
-        boot: life.description,
-        rom: life.rom,
+        ...machineConfig(life),
         recording: {
           version: 1,
           poll: POLL_INTERVAL,
@@ -246,7 +242,3 @@ export class MachineRecorder implements InputGate {
     return image;
   }
 }
-
-const leafNumbers = (leaf: CpuidLeaf): number[] => {
-  return [leaf.leaf, leaf.subleaf, leaf.flags, leaf.eax, leaf.ebx, leaf.ecx, leaf.edx];
-};

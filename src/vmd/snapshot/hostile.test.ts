@@ -20,7 +20,7 @@ import { openBootFiles } from "../boot-files.ts";
 import { checkVmOptions, type VcpuOptions } from "../vm-options.ts";
 import { type LifeHost, VmLife } from "../vm-life.ts";
 import { repeatableRandom } from "../backend/random.ts";
-import { SeededBytes } from "./testing.ts";
+import { random } from "../disk/testing.ts";
 import { quiesce, saveMemory, saveState } from "./save.ts";
 
 setDefaultTimeout(300_000);
@@ -126,29 +126,29 @@ test("the whole one is a machine, compressed or not", () => {
 });
 
 test(`${ROUNDS} damaged ones: flipped bits, other bytes, cuts, moves, repeats`, () => {
-  const random = new SeededBytes(1);
+  const next = random(1);
   let cuts = 0;
   for (let round = 0; round < ROUNDS; round++) {
     const from = round % 3 === 0 ? small : whole;
     let bytes = Uint8Array.from(from);
-    const at = random.below(bytes.length);
-    const kind = random.below(6);
-    if (kind === 0) bytes[at] ^= 1 << random.below(8);
-    else if (kind === 1) bytes[at] = (bytes[at] + 1 + random.below(255)) & 0xff;
+    const at = next(bytes.length);
+    const kind = next(6);
+    if (kind === 0) bytes[at] ^= 1 << next(8);
+    else if (kind === 1) bytes[at] = (bytes[at] + 1 + next(255)) & 0xff;
     else if (kind === 2) {
       bytes = bytes.subarray(0, at);
       cuts++;
     } else if (kind === 3) {
       // Pages change places.
-      const a = PAGE * random.below(bytes.length / PAGE);
-      const b = PAGE * random.below(bytes.length / PAGE);
+      const a = PAGE * next(bytes.length / PAGE);
+      const b = PAGE * next(bytes.length / PAGE);
       const page = bytes.slice(a, a + PAGE);
       bytes.copyWithin(a, b, b + PAGE);
       bytes.set(page, b);
       if (Buffer.compare(bytes, from) === 0) continue;
     } else if (kind === 4) bytes = Buffer.concat([bytes, bytes.subarray(at)]);
     else {
-      const a = PAGE * random.below(bytes.length / PAGE);
+      const a = PAGE * next(bytes.length / PAGE);
       bytes = Buffer.concat([bytes.subarray(0, a), bytes.subarray(a + PAGE)]);
     }
     if (restore(bytes)) throw new Error(`round ${round}: kind ${kind} at ${at} was taken`);
@@ -163,10 +163,10 @@ test("cut off at every multiple of 64 bytes", () => {
 });
 
 test(`${RESEALED} made-up ones, whose checksums are right`, () => {
-  const random = new SeededBytes(2);
+  const next = random(2);
   let taken = 0;
   for (let round = 0; round < RESEALED; round++) {
-    if (restore(reseal(mutate(Uint8Array.from(round % 4 === 0 ? small : whole), random)))) taken++;
+    if (restore(reseal(mutate(Uint8Array.from(round % 4 === 0 ? small : whole), next)))) taken++;
   }
   // Memory may hold anything, and most registers may.
   expect(taken).toBeGreaterThan(RESEALED / 10);
@@ -195,22 +195,19 @@ function records(bytes: Uint8Array): Place[] {
 }
 
 /** Some bytes of a record's payload, or its head, become others. */
-function mutate(bytes: Uint8Array, random: SeededBytes): Uint8Array {
+function mutate(bytes: Uint8Array, next: (limit: number) => number): Uint8Array {
   const all = records(bytes);
   const likely = all.filter(({ type }) => type === RecordType.STATE || type === RecordType.CPU);
-  const record =
-    random.below(4) === 0 ? all[random.below(all.length)] : likely[random.below(likely.length)];
-  for (let count = 1 + random.below(4); count > 0; count--) {
-    const inHead = random.below(16) === 0;
-    const at = inHead
-      ? record.at + random.below(36)
-      : record.at + HEAD + random.below(Math.max(1, record.length));
+  const record = next(4) === 0 ? all[next(all.length)] : likely[next(likely.length)];
+  for (let count = 1 + next(4); count > 0; count--) {
+    const inHead = next(16) === 0;
+    const at = inHead ? record.at + next(36) : record.at + HEAD + next(Math.max(1, record.length));
     if (at >= bytes.length) continue;
-    const kind = random.below(4);
-    if (kind === 0) bytes[at] ^= 1 << random.below(8);
-    else if (kind === 1) bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)];
-    else if (kind === 2) bytes[at] = random.below(256);
-    else bytes.fill(random.below(2) * 0xff, at, Math.min(at + 8, bytes.length));
+    const kind = next(4);
+    if (kind === 0) bytes[at] ^= 1 << next(8);
+    else if (kind === 1) bytes[at] = [0, 1, 0x7f, 0x80, 0xff][next(5)];
+    else if (kind === 2) bytes[at] = next(256);
+    else bytes.fill(next(2) * 0xff, at, Math.min(at + 8, bytes.length));
   }
   return bytes;
 }

@@ -5,8 +5,18 @@ import { encodeBlocks, imageBlocks } from "../../vmm/snapshot/blocks.ts";
 import type { PageSet } from "../../vmm/snapshot/page-set.ts";
 import type { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
 import { encodeCpuRecord } from "./cpu-record.ts";
+import type { CpuidLeaf } from "../../vmm/cpuid.ts";
 import type { HostRecord } from "./host-record.ts";
 import type { VmLife } from "../vm-life.ts";
+
+/** What of a CONFIG record a VM's process knows. */
+export function machineConfig({ engine, description, rom }: VmLife): object {
+  return { engine: engine.name, cpuid: engine.cpuid.map(leafNumbers), boot: description, rom };
+}
+
+const leafNumbers = ({ leaf, subleaf, flags, eax, ebx, ecx, edx }: CpuidLeaf): number[] => {
+  return [leaf, subleaf, flags, eax, ebx, ecx, edx];
+};
 
 /**
  * The machine stands still: whatever its devices have begun is done or taken back.

@@ -1,6 +1,5 @@
 /** Takes snapshots of a machine, in a VM's process. */
 import { closeSync } from "node:fs";
-import type { CpuidLeaf } from "../../vmm/cpuid.ts";
 import type { DirtyPages } from "../../vmm/dirty-log.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { descriptorSink, type Wait } from "../../vmm/snapshot/sources.ts";
@@ -9,7 +8,7 @@ import type { HostDevices } from "../backend/devices.ts";
 import { isExpected } from "../expected.ts";
 import type { VmLife } from "../vm-life.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
-import { quiesce, saveMemory, saveState } from "./save.ts";
+import { machineConfig, quiesce, saveMemory, saveState } from "./save.ts";
 
 /** What is asked for. */
 export interface TakeRequest {
@@ -34,15 +33,6 @@ interface Config {
   readonly id: string;
   readonly base?: { readonly id: string };
 }
-
-/** What of a CONFIG record a VM's process knows. */
-export function machineConfig({ engine, description, rom }: VmLife): object {
-  return { engine: engine.name, cpuid: engine.cpuid.map(leafNumbers), boot: description, rom };
-}
-
-const leafNumbers = ({ leaf, subleaf, flags, eax, ebx, ecx, edx }: CpuidLeaf): number[] => {
-  return [leaf, subleaf, flags, eax, ebx, ecx, edx];
-};
 
 export class SnapshotTaker {
   readonly #pagemap: number;

@@ -8,9 +8,7 @@ import type { SnapshotReader, SnapshotRecord } from "./reader.ts";
 
 /** Zero pages that are written as data rather than that a run ends: fewer runs are sooner mapped. */
 const GAP = 8;
-/** Shorter runs are read instead of mapped: a mapping costs the host more than they are worth. */
-const MAPPED_MIN = 4;
-/** Mappings of one machine: the host allows a process some 65,000. */
+/** Mappings of one machine, then the rest is read: the host allows a process some 65,000. */
 const MAPPED_MAX = 16_384;
 
 /**
@@ -128,22 +126,20 @@ export class MemoryLoader {
     }
     this.pages += record.head.pages;
     const { file, verify } = this.#options;
-    const mappable = file !== undefined && (record.head.flags & COMPRESSED) === 0;
-    const long = mappable && record.runs.some(({ count }) => count >= MAPPED_MIN);
-    const read = !long || verify || record.runs.some(({ count }) => count < MAPPED_MIN);
-    const data = read ? this.#reader.data(record) : undefined;
+    const map =
+      file !== undefined &&
+      (record.head.flags & COMPRESSED) === 0 &&
+      this.#mapped + record.runs.length <= MAPPED_MAX;
+    // What is mapped is not read, unless it is to be looked at.
+    const data = map && !verify ? undefined : this.#reader.data(record);
     let at = 0;
     for (const { page, count } of record.runs) {
-      const address = page * PAGE;
-      if (mappable && count >= MAPPED_MIN && this.#mapped < MAPPED_MAX) {
-        this.#mapped++;
-        this.#image.overlay(address, count * PAGE, file, record.offset + at);
-      } else {
-        const bytes = data ?? this.#reader.data(record);
-        this.#copy(address, bytes.subarray(at, at + count * PAGE));
-      }
-      at += count * PAGE;
+      const length = count * PAGE;
+      if (map) this.#image.overlay(page * PAGE, length, file, record.offset + at);
+      else this.#copy(page * PAGE, (data as Uint8Array).subarray(at, at + length));
+      at += length;
     }
+    if (map) this.#mapped += record.runs.length;
   }
 
   #copy(address: number, bytes: Uint8Array): void {
