@@ -1,13 +1,13 @@
 /** start --cross-check: one guest on both engines. In the lab with a true KVM, too. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { probe } from "../vmm/engine.ts";
+import { firmware, vctl } from "./testing.ts";
 
 setDefaultTimeout(120_000);
 
-const VCTL = join(import.meta.dir, "index.ts");
 const kvm = probe("kvm");
 if (!kvm.available) console.log(`cross-checks with KVM skipped: ${kvm.why}`);
 
@@ -16,23 +16,6 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "cross-check-"));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-function firmware(name: string, code: string): string {
-  const bytes = new Uint8Array(4096).fill(0xf4);
-  bytes.set(Uint8Array.fromHex(code.replaceAll(" ", "")), 0);
-  bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0
-  const path = join(folder, name);
-  writeFileSync(path, bytes);
-  return path;
-}
-
-function vctl(...args: string[]) {
-  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, VCTL, ...args], {
-    stdin: "ignore",
-    timeout: 60_000,
-  });
-  return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
-}
 
 // cli; mov cx, 5; again: rdtsc; out 0x80, al; in al, 0x61; loop again; hlt
 const TSC = "fa b9 05 00 0f 31 e6 80 e4 61 e2 f8 f4";
@@ -44,7 +27,7 @@ describe("start --cross-check", () => {
     vctl("start", "-c", "--cross-check", "-m", "1M", "-b", ...args, "fw");
 
   test("goes with no option that it would ignore", () => {
-    const path = firmware("exit.bin", EXIT);
+    const path = firmware(folder, "exit.bin", EXIT);
     const cases = [
       ["--trace-exits", "/nonexistent/x"],
       ["--virtual-time"],
@@ -61,17 +44,17 @@ describe("start --cross-check", () => {
   });
 
   test.skipIf(!kvm.available)("succeeds where both engines do the same", () => {
-    const { code, out, err } = start(firmware("exit.bin", EXIT));
+    const { code, out, err } = start(firmware(folder, "exit.bin", EXIT));
     expect(err).toContain("3 exits are equal on kvm and unicorn\nvctl: fw: the guest halted");
     expect(out).toBe("H\n");
     expect(code).toBe(0);
   });
 
   test.skipIf(!kvm.available)("fails at a difference, and where it can't be made", () => {
-    const differs = start(firmware("tsc.bin", TSC));
+    const differs = start(firmware(folder, "tsc.bin", TSC));
     expect(differs.err).toMatch(/^exit 0: [^]*^kvm: out 0x80\/1 [^]*^unicorn: out 0x80\/1 /m);
     expect(differs.code).toBe(1);
-    const stuck = start(firmware("stuck.bin", "eb fe"));
+    const stuck = start(firmware(folder, "stuck.bin", "eb fe"));
     expect(stuck.err).toMatch(/fw: the guest ran 2 s on engine \w+ without an exit\n$/);
     expect(stuck.code).toBe(1);
   });

@@ -1,7 +1,7 @@
 /** Traces from end to end: recorded, counted, replayed, followed; and hostile ones. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { guestOptions } from "../../golden/boot.ts";
@@ -11,10 +11,10 @@ import { follow, followLimits } from "../vmd/follow.ts";
 import { replay } from "../vmd/replay.ts";
 import { Vm, type VmOptions } from "../vmd/vm.ts";
 import { exitStatistics } from "./exit-statistics.ts";
+import { firmware, vctl } from "./testing.ts";
 
 setDefaultTimeout(120_000);
 
-const VCTL = join(import.meta.dir, "index.ts");
 const missing = linuxAmd64.missing();
 if (missing !== undefined) console.log(`traces of Linux skipped: ${missing}`);
 
@@ -23,23 +23,6 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "exits-"));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-function firmware(name: string, code: string): string {
-  const bytes = new Uint8Array(4096).fill(0xf4);
-  bytes.set(Uint8Array.fromHex(code.replaceAll(" ", "")), 0);
-  bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0
-  const path = join(folder, name);
-  writeFileSync(path, bytes);
-  return path;
-}
-
-function vctl(...args: string[]) {
-  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, VCTL, ...args], {
-    stdin: "ignore",
-    timeout: 60_000,
-  });
-  return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
-}
 
 async function record(name: string, options: Partial<VmOptions> & { kernel: string }) {
   const path = join(folder, name);
@@ -64,7 +47,7 @@ const EXIT = "b0 48 ba f8 03 ee b0 0a ee fa f4";
 
 describe("a recorded guest", () => {
   test("is recorded the same again, where its time is virtual", async () => {
-    const kernel = firmware("tsc.bin", TSC);
+    const kernel = firmware(folder, "tsc.bin", TSC);
     const a = await record("same-a", { kernel });
     const b = await record("same-b", { kernel });
     expect(readFileSync(a).length).toBeGreaterThan(400);
@@ -72,7 +55,7 @@ describe("a recorded guest", () => {
   });
 
   test("shows the same TSC again, where its time is virtual", async () => {
-    const trace = Trace.open(await record("tsc", { kernel: firmware("tsc.bin", TSC) }));
+    const trace = Trace.open(await record("tsc", { kernel: firmware(folder, "tsc.bin", TSC) }));
     expect(followLimits(trace, "unicorn")).toBeUndefined();
     expect(follow(trace, "unicorn")).toEqual({
       equal: 11,
@@ -84,7 +67,7 @@ describe("a recorded guest", () => {
   });
 
   test("shows another TSC in real time, and that is a difference", async () => {
-    const kernel = firmware("tsc.bin", TSC);
+    const kernel = firmware(folder, "tsc.bin", TSC);
     const path = await record("real", { kernel, virtualTime: false });
     const { code, err } = vctl("exits", path, "--cross-check", "unicorn");
     expect(err).toMatch(/^vctl: real time: a guest that reads the TSC/);
@@ -93,7 +76,7 @@ describe("a recorded guest", () => {
   });
 
   test("that differs in an answer or an exit is shown with both sides", async () => {
-    const path = await record("changed", { kernel: firmware("exit.bin", EXIT) });
+    const path = await record("changed", { kernel: firmware(folder, "exit.bin", EXIT) });
     const bytes = new Uint8Array(readFileSync(path));
     const change = (at: number, value: number) => {
       const changed = bytes.slice();
@@ -113,8 +96,11 @@ describe("a recorded guest", () => {
 
   test("that can't be followed is no success", async () => {
     for (const virtualTime of [true, false]) {
-      const path = await record("stuck", { kernel: firmware("stuck.bin", EXIT), virtualTime });
-      firmware("stuck.bin", "eb fe");
+      const path = await record("stuck", {
+        kernel: firmware(folder, "stuck.bin", EXIT),
+        virtualTime,
+      });
+      firmware(folder, "stuck.bin", "eb fe");
       const { code, err } = vctl("exits", path, "--cross-check", "unicorn");
       const why = virtualTime
         ? "the guest made no exit on engine unicorn when it should have"
@@ -133,7 +119,7 @@ describe("a guest that resets its machine", () => {
       engine: "unicorn",
       virtualTime,
       traceExits: path,
-      kernel: firmware("reset.bin", RESET),
+      kernel: firmware(folder, "reset.bin", RESET),
     });
     await vm.console.expect("S");
     vm.console.send("r");

@@ -1,13 +1,13 @@
 /** vctl as a user types it: messages, exit codes, the terminal. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { linuxAmd64 } from "../../golden/guests/index.ts";
+import { firmware, VCTL, vctl } from "./testing.ts";
 
 setDefaultTimeout(120_000);
 
-const VCTL = join(import.meta.dir, "index.ts");
 const missing = linuxAmd64.missing();
 if (missing !== undefined) console.log(`vctl's tests with Linux skipped: ${missing}`);
 
@@ -16,28 +16,10 @@ let bios = "";
 
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "vctl-"));
-  bios = firmware("exit.bin", "b0 48 ba f8 03 ee b0 0a ee ba f4 00 b0 15 ee f4");
+  bios = firmware(folder, "exit.bin", "b0 48 ba f8 03 ee b0 0a ee ba f4 00 b0 15 ee f4");
 });
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-/** Firmware of a few real-mode instructions, at the reset vector by a jump. */
-function firmware(name: string, code: string): string {
-  const bytes = new Uint8Array(4096).fill(0xf4);
-  bytes.set(Uint8Array.fromHex(code.replaceAll(" ", "")), 0);
-  bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0: 0xfff0 + 3 - 0xff3 = 0xf000
-  const path = join(folder, name);
-  writeFileSync(path, bytes);
-  return path;
-}
-
-function vctl(...args: string[]) {
-  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, VCTL, ...args], {
-    stdin: "ignore",
-    timeout: 60_000,
-  });
-  return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
-}
 
 const start = (...args: string[]) => vctl("start", "-c", "--engine", "unicorn", ...args);
 
@@ -89,7 +71,7 @@ test("the guest's exit code is vctl's", () => {
 });
 
 test("a halt with interrupts disabled is a power-off", () => {
-  const { code, err } = start("-m", "1M", "-b", firmware("halt.bin", "fa f4"), "fw");
+  const { code, err } = start("-m", "1M", "-b", firmware(folder, "halt.bin", "fa f4"), "fw");
   expect(err).toContain("vctl: fw: the guest halted");
   expect(code).toBe(0);
 });
@@ -97,6 +79,7 @@ test("a halt with interrupts disabled is a power-off", () => {
 test("a triple fault says where, and shows registers when asked", () => {
   // lidt of an empty table, then an interrupt
   const crash = firmware(
+    folder,
     "crash.bin",
     "fa 2e 0f 01 1e 10 f0 cd 03 00 00 00 00 00 00 00 00 00 00 00",
   );
@@ -108,7 +91,7 @@ test("a triple fault says where, and shows registers when asked", () => {
 
 test("a guest that resets starts again, and ends with --no-reboot", async () => {
   // Prints R, then resets by port 0x64.
-  const path = firmware("reset.bin", "b0 52 ba f8 03 ee b0 fe e6 64 f4");
+  const path = firmware(folder, "reset.bin", "b0 52 ba f8 03 ee b0 fe e6 64 f4");
   const once = start("--no-reboot", "-m", "1M", "-b", path, "fw");
   expect(once).toEqual({ code: 0, out: "R", err: expect.stringContaining("reset its machine") });
   const again = Bun.spawn(
@@ -127,7 +110,11 @@ test("a guest that resets starts again, and ends with --no-reboot", async () => 
 
 test("a reader that stops holds the guest's UART, and loses nothing", async () => {
   // Sends 0, 1, ... 255, 0, ... whenever the UART's transmitter is empty.
-  const path = firmware("count.bin", "31 db ba fd 03 ec a8 20 74 fb 88 d8 ba f8 03 ee 43 eb ef");
+  const path = firmware(
+    folder,
+    "count.bin",
+    "31 db ba fd 03 ec a8 20 74 fb 88 d8 ba f8 03 ee 43 eb ef",
+  );
   const args = ["start", "-c", "--engine", "unicorn", "-m", "1M", "-b", path, "fw"];
   const child = Bun.spawn([process.execPath, VCTL, ...args], {
     stdout: "pipe",
@@ -157,7 +144,7 @@ test("a reader that stops holds the guest's UART, and loses nothing", async () =
 });
 
 test("a VM whose console nobody reads any more ends", async () => {
-  const path = firmware("chatter.bin", "b0 41 ba f8 03 ee b0 0a ee eb f5");
+  const path = firmware(folder, "chatter.bin", "b0 41 ba f8 03 ee b0 0a ee eb f5");
   const command = `'${process.execPath}' '${VCTL}' start -c --engine unicorn -m 1M -b '${path}' fw`;
   const child = Bun.spawn(["bash", "-c", `${command} | head -n 3; echo \${PIPESTATUS[0]}`], {
     stdout: "pipe",
@@ -168,7 +155,7 @@ test("a VM whose console nobody reads any more ends", async () => {
 });
 
 test("a console that can't be written ends the VM, and says why", async () => {
-  const path = firmware("chatter.bin", "b0 41 ba f8 03 ee b0 0a ee eb f5");
+  const path = firmware(folder, "chatter.bin", "b0 41 ba f8 03 ee b0 0a ee eb f5");
   const command = `'${process.execPath}' '${VCTL}' start -c --engine unicorn -m 1M -b '${path}' fw`;
   const child = Bun.spawn(["bash", "-c", `${command} > /dev/full`], {
     stderr: "pipe",

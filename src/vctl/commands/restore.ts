@@ -1,10 +1,9 @@
 /** vctl restore: a VM that goes on from a snapshot. */
-import { closeSync, openSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { resolve } from "node:path";
 import { Command } from "commander";
-import { SnapshotError } from "../../vmm/snapshot/format.ts";
-import { FileSource } from "../../vmm/snapshot/sources.ts";
-import { readConfig, type SnapshotConfig } from "../../vmd/snapshot/config.ts";
+import { openOne } from "../../vmd/snapshot/chain.ts";
+import type { SnapshotConfig } from "../../vmd/snapshot/config.ts";
 import { disksToGoOn } from "../../vmd/snapshot/disks.ts";
 import { debug, say, UsageError } from "../cli.ts";
 import { Client } from "../client.ts";
@@ -64,18 +63,7 @@ Examples:
 }
 
 function configOf(path: string): SnapshotConfig {
-  let descriptor: number;
-  try {
-    descriptor = openSync(path, "r");
-  } catch (error) {
-    throw new UsageError(`${path}: ${(error as NodeJS.ErrnoException).code}`);
-  }
-  try {
-    return readConfig(new FileSource(descriptor));
-  } catch (error) {
-    if (error instanceof SnapshotError) throw new SnapshotError(`${path}: ${error.message}`);
-    throw error;
-  } finally {
-    closeSync(descriptor);
-  }
+  const { descriptor, config } = openOne(path);
+  closeSync(descriptor);
+  return config;
 }

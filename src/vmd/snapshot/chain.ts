@@ -51,7 +51,8 @@ export function openSnapshot(
   };
 }
 
-function openOne(path: string, open: (path: string) => number) {
+/** Opens one, and reads what it says. @throws SnapshotError, FileError that name the file */
+export function openOne(path: string, open: (path: string) => number = openPlainly) {
   const { descriptor } = openBootFile(path, open);
   try {
     return { descriptor, config: readConfig(new FileSource(descriptor)) };
