@@ -111,8 +111,8 @@ export interface Confinement {
 /**
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules (if it
  * has `boot`), each snapshot of `restore`, trace and recording if there is one, the files of each disk and the
- * CD-ROM, one for
- * each interface, a socket for each share, the listening socket of `vsock`, that of `gdb`, pty master and slave if `terminal`, a stream socket
+ * CD-ROM (each with another behind it if it has an `alignment`), one for each interface, a socket for each
+ * share, the listening socket of `vsock`, that of `gdb`, pty master and slave if `terminal`, a stream socket
  * for each attachment.
  */
 export interface StartMessage {

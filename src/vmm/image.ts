@@ -1,6 +1,6 @@
 /**
  * A machine is one image: guest RAM, every chip's registers and every CPU's registers lie in one
- * mapping. A copy of it is a snapshot; mapping it twice is a fork.
+ * mapping. A copy of it is a snapshot; what several machines map of that is shared by them.
  *
  * ```
  * 0x000000  header: magic, version, sizes, fingerprint of all register layouts
