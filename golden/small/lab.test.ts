@@ -20,8 +20,9 @@ test.skipIf(missing !== undefined)(
   async () => {
     const guests = Object.entries(assembleAll()).map(([name, bytes]) => [`small/${name}`, bytes]);
     const { code, stdout, stderr } = await runInLab(
-      // Once more what fails: QEMU 7.2's emulation of SVM goes wrong now and then, once in some ten
-      // runs of real-mode here. What fails twice, fails.
+      // Once more what fails: something goes wrong here now and then, in one of some seven runs of
+      // interrupts and one of twenty of real-mode. Whether that is QEMU 7.2's emulation of SVM, the
+      // guests' own timing or ours is not known. What fails twice, fails.
       ["bun", "test", "--retry=1", ...TESTS],
       {
         files: Object.fromEntries(guests),
