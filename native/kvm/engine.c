@@ -199,7 +199,7 @@ struct vmm *vmm_open(const struct vmm_config *config, char *why, size_t size)
 		goto fail;
 	}
 	cpu_find_msrs(vmm);
-	vmm->capabilities |= VMM_CAP_DIRTY_LOG;
+	vmm->capabilities |= VMM_CAP_DIRTY_LOG | VMM_CAP_POINT;
 	if (ioctl(vmm->machine, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS) > 0)
 		vmm->capabilities |= VMM_CAP_SYNC_REGS;
 	if (ioctl(vmm->machine, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG) > 0)
@@ -221,6 +221,7 @@ void vmm_close(struct vmm *vmm)
 {
 	if (!vmm)
 		return;
+	vmm_point_drop(vmm);
 	kick_close(&vmm->kick);
 	if (vmm->run)
 		munmap(vmm->run, vmm->run_size);

@@ -27,6 +27,7 @@ struct vmm {
 	uint32_t msr_count;
 	uint32_t msrs[VMM_MAX_MSRS];
 	uint32_t xsave_size;
+	struct point *point; // NULL: none is taken
 };
 
 #pragma GCC visibility push(hidden)
@@ -38,6 +39,9 @@ void cpu_disable_apic(struct kvm_sregs *);
 
 /* memory.c: 0 or -errno. */
 int memory_set_slot(struct vmm *, uint32_t index, bool log);
+
+/* point.c: the host wrote memory. */
+void point_written(struct vmm *, uint64_t gpa, uint64_t length);
 
 #pragma GCC visibility pop
 

@@ -30,6 +30,8 @@ int vmm_dirty(struct vmm *vmm, uint32_t slot, uint8_t *bitmap, size_t size)
 
 	uint64_t pages = vmm->slot[slot].size / VMM_PAGE;
 
+	if (vmm->point)
+		return -EBUSY;
 	if (size < (pages + 63) / 64 * 8)
 		return -ENOSPC;
 	if (!(vmm->logging & 1u << slot)) {
@@ -57,8 +59,7 @@ int vmm_dirty(struct vmm *vmm, uint32_t slot, uint8_t *bitmap, size_t size)
 int vmm_written(struct vmm *vmm, uint64_t gpa, uint64_t length)
 {
 	// KVM caches no translation of guest code; the write went to the same pages.
-	(void)vmm;
-	(void)gpa;
-	(void)length;
+	if (vmm->point)
+		point_written(vmm, gpa, length);
 	return 0;
 }

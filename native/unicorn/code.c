@@ -23,7 +23,8 @@
 #define MAX_TEMPS 480u
 #define CODE_MIB 256u
 
-static u8 *host_of_flat(struct vmm *vm, u64 flat)
+/* Where a flat address lies in this process. */
+u8 *code_host(struct vmm *vm, u64 flat)
 {
 	for (u32 i = 0; i < vm->slots; i++)
 		if (flat - vm->slot[i].flat < vm->slot[i].size)
@@ -44,7 +45,7 @@ INTERPOSED void tlb_protect_code_x86_64(void *uc, u64 flat)
 	if (flat >= vm->flat_size)
 		return;
 	set_bit(vm->code, flat >> 12);
-	tlb_reset_dirty_x86_64(vm->cs, (u64)host_of_flat(vm, flat), VMM_PAGE);
+	tlb_reset_dirty_x86_64(vm->cs, (u64)code_host(vm, flat), VMM_PAGE);
 }
 
 /* The page's last translation went: its writable entries are fast again. */
@@ -62,7 +63,7 @@ INTERPOSED void tlb_unprotect_code_x86_64(void *uc, u64 flat)
 	if (flat >= vm->flat_size)
 		return;
 	clear_bit(vm->code, flat >> 12);
-	host = (u64)host_of_flat(vm, flat);
+	host = (u64)code_host(vm, flat);
 	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
 		table = tlb_table(vm->cs, mmu, &count);
 		for (u64 i = 0; i < count; i++) {
@@ -82,7 +83,7 @@ INTERPOSED void tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, u64 f
 	struct vmm *vm = current;
 
 	if (vm && vm->uc == uc && flat < vm->flat_size)
-		set_bit(vm->dirty, flat >> 12);
+		mark_dirty(vm, flat >> 12);
 	original.invalidate_page_fast(uc, pages, flat, length, ra);
 }
 

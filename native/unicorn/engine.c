@@ -160,10 +160,10 @@ int vmm_version(char *text, size_t size)
 
 uint32_t vmm_capabilities(struct vmm *vm)
 {
-	(void)vm;
 	return VMM_CAP_DIRTY_LOG | VMM_CAP_EXACT_DIRTY | VMM_CAP_VIRTUAL_TIME |
 	       VMM_CAP_MSR_EXITS | VMM_CAP_SYNC_REGS | VMM_CAP_DEBUG |
-	       VMM_CAP_WATCHPOINTS | VMM_CAP_READ_WATCHPOINTS;
+	       VMM_CAP_WATCHPOINTS | VMM_CAP_READ_WATCHPOINTS |
+	       (vm->virtual_time ? VMM_CAP_POINT | VMM_CAP_COVERAGE : 0);
 }
 
 struct kvm_run *vmm_run_page(struct vmm *vm)

@@ -26,6 +26,7 @@
 
 #include "kick.h"
 #include "layout.h"
+#include "point.h"
 #include "vmm.h"
 
 #define INTERPOSED __attribute__((visibility("default")))
@@ -141,6 +142,8 @@ struct vmm {
 	u64 *dirty;	 /* a bit a flat page */
 	u64 *code;
 	void *ram_region; /* MemoryRegion * that every address claims */
+	struct point *point; /* NULL: none is taken */
+	struct coverage *coverage; /* NULL: nothing is noted */
 	int fill_access;
 
 	/* registers that the library lacks */
@@ -163,6 +166,7 @@ struct vmm {
 	u32 break_blocks;
 	bool break_met;
 	bool break_passed; /* the block that comes is the one that was met */
+	u64 budget_block; /* a run of a fuzzer ends there */
 	bool virtual_time;
 };
 
@@ -269,6 +273,20 @@ static inline void clear_bit(u64 *map, u64 bit)
 	map[bit >> 6] &= ~(1ull << (bit & 63));
 }
 
+#pragma GCC visibility push(hidden)
+void point_page(struct vmm *, u64 page);
+#pragma GCC visibility pop
+
+/* A flat page is written. */
+static inline void mark_dirty(struct vmm *vm, u64 page)
+{
+	if (test_bit(vm->dirty, page))
+		return;
+	set_bit(vm->dirty, page);
+	if (vm->point)
+		point_page(vm, page);
+}
+
 static inline struct tlb_entry *tlb_table(void *cs, int mmu, u64 *count)
 {
 	char *fast = (char *)cs + CS_TLB_FAST(mmu);
@@ -280,6 +298,7 @@ static inline struct tlb_entry *tlb_table(void *cs, int mmu, u64 *count)
 /* code.c */
 int code_open(struct vmm *);
 void code_close(struct vmm *);
+u8 *code_host(struct vmm *, u64 flat);
 void code_forget(struct vmm *, u64 va);
 void code_repair(struct vmm *);
 void code_written(struct vmm *, u64 flat, u64 end);
@@ -289,6 +308,15 @@ int mmu_open(struct vmm *, const struct vmm_config *, char *why, size_t size);
 void mmu_close(struct vmm *);
 struct slot *mmu_slot(struct vmm *, u64 gpa);
 u64 mmu_walk(struct vmm *, u64 va);
+
+u64 mmu_gpa(struct vmm *, u64 flat);
+
+/* point.c */
+void point_writable(struct vmm *, u32 mmu, u64 index);
+
+/* coverage.c */
+void coverage_block(struct vmm *, u64 address, u32 size);
+void coverage_close(struct vmm *);
 
 /* interrupt.c */
 int interrupt_open(struct vmm *);

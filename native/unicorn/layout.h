@@ -53,6 +53,8 @@ typedef int64_t s64;
 #define CS_ICOUNT_HIGH 0x8742
 
 /* CPUTLBDesc, CPUTLBDescFast, CPUTLBEntry, CPUIOTLBEntry */
+#define DESC_VICTIMS 0x30 /* entries that others have taken the place of */
+#define VICTIMS 8
 #define DESC_IOTLB 0x1b0
 #define FAST_MASK 0x0
 #define FAST_TABLE 0x8
@@ -79,6 +81,9 @@ struct iotlb_entry {
 #define ENV_REGS 0x0
 #define ENV_EIP 0x80
 #define ENV_EFLAGS 0x88
+#define ENV_CC_DST 0x90 /* flags that are not computed yet: result, ... */
+#define ENV_CC_SRC 0x98 /* ... operand, ... */
+#define ENV_CC_OP 0xa8	/* ... and what was done */
 #define ENV_HFLAGS 0xb0
 #define ENV_HFLAGS2 0xb4
 #define ENV_SEGS 0xb8

@@ -51,7 +51,7 @@ struct slot *mmu_slot(struct vmm *vm, u64 gpa)
 	return NULL;
 }
 
-/* Memory that backs gpa for `size` bytes (within a page), or NULL. */
+/* Memory that backs an entry of a page table at gpa, or NULL. */
 static u8 *host_of(struct vmm *vm, u64 gpa, bool store)
 {
 	struct slot *slot = mmu_slot(vm, gpa);
@@ -59,8 +59,19 @@ static u8 *host_of(struct vmm *vm, u64 gpa, bool store)
 	if (!slot || (store && slot->readonly))
 		return NULL;
 	if (store)
-		set_bit(vm->dirty, (slot->flat + (gpa - slot->gpa)) >> 12);
+		mark_dirty(vm, (slot->flat + (gpa - slot->gpa)) >> 12);
+	else if (vm->point)
+		set_bit(vm->point->tables, (slot->flat + (gpa - slot->gpa)) >> 12);
 	return slot->host + (gpa - slot->gpa);
+}
+
+/* The guest-physical address of a flat one; NOWHERE between slots. */
+u64 mmu_gpa(struct vmm *vm, u64 flat)
+{
+	for (u32 i = 0; i < vm->slots; i++)
+		if (flat - vm->slot[i].flat < vm->slot[i].size)
+			return vm->slot[i].gpa + (flat - vm->slot[i].flat);
+	return NOWHERE;
 }
 
 /* ------------------------------------------------- the library's page walker */
@@ -227,10 +238,15 @@ INTERPOSED void tlb_set_page_with_attrs_x86_64(void *cs, u64 va, u64 unused, u32
 		return;
 	}
 	if (vm->fill_access == FILL_STORE)
-		set_bit(vm->dirty, flat >> 12);
+		mark_dirty(vm, flat >> 12);
 	else if (!test_bit(vm->dirty, flat >> 12))
 		prot &= ~PROT_STORE;
 	original.set_page(cs, va, flat, attrs, prot, mmu, size);
+
+	if ((prot & PROT_STORE) && vm->point) {
+		tlb_table(cs, mmu, &count);
+		point_writable(vm, mmu, (va >> 12) & (count - 1));
+	}
 
 	/* Without translations of the page, stores need no slow path. */
 	if ((prot & PROT_STORE) && !test_bit(vm->code, flat >> 12)) {
@@ -263,6 +279,8 @@ int vmm_dirty(struct vmm *vm, uint32_t index, uint8_t *bitmap, size_t size)
 
 	if (index >= vm->slots)
 		return -EINVAL;
+	if (vm->point)
+		return -EBUSY;
 	slot = &vm->slot[index];
 	bytes = ((slot->size >> 12) + 63) / 64 * 8;
 	if (size < bytes)
@@ -298,7 +316,7 @@ int vmm_written(struct vmm *vm, uint64_t gpa, uint64_t length)
 		for (u64 page = flat >> 12; page <= (end - 1) >> 12; page++) {
 			u64 next = (page + 1) << 12;
 
-			set_bit(vm->dirty, page);
+			mark_dirty(vm, page);
 			if (test_bit(vm->code, page)) {
 				code_written(vm, flat, next < end ? next : end);
 				/* A block that waits for an answer in here
@@ -408,6 +426,7 @@ int mmu_open(struct vmm *vm, const struct vmm_config *config, char *why, size_t 
 
 void mmu_close(struct vmm *vm)
 {
+	vmm_point_drop(vm);
 	free(vm->dirty);
 	free(vm->code);
 }

@@ -46,6 +46,8 @@ bool time_due(struct vmm *vm)
 	}
 	if (vm->clock->blocks < vm->deadline_block)
 		return false;
+	if (vm->clock->blocks >= vm->budget_block)
+		return true; /* the timers' deadline stays */
 	vm->deadline_block = ~0ull; /* until vmm_run prepares again */
 	vm->kick.deadline = INFINITY;
 	return true;
@@ -94,6 +96,8 @@ static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
 		vm->break_passed = false;
 	}
 	vm->clock->blocks++;
+	if (unlikely(vm->coverage))
+		coverage_block(vm, address, size);
 }
 
 /* The deadline as a number of blocks; the caller may have warped the clock. */
@@ -107,6 +111,8 @@ void time_prepare(struct vmm *vm)
 		vm->deadline_block = ~0ull;
 	else
 		vm->deadline_block = (u64)blocks + (blocks > (u64)blocks);
+	if (vm->deadline_block > vm->budget_block)
+		vm->deadline_block = vm->budget_block;
 }
 
 void vmm_kick(struct vmm *vm)
@@ -129,7 +135,7 @@ int time_open(struct vmm *vm, char *why, size_t size)
 	uc_hook hook;
 	int error;
 
-	vm->deadline_block = ~0ull;
+	vm->deadline_block = vm->budget_block = ~0ull;
 	vm->virtual_time = vm->clock->mode == VMM_CLOCK_VIRTUAL;
 	if (vm->virtual_time && !vm->clock->ns_per_block) {
 		snprintf(why, size, "A virtual clock needs ns_per_block.");
@@ -147,5 +153,6 @@ int time_open(struct vmm *vm, char *why, size_t size)
 
 void time_close(struct vmm *vm)
 {
+	coverage_close(vm);
 	kick_close(&vm->kick);
 }

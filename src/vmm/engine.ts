@@ -5,12 +5,14 @@
 import { type CpuidLeaf, cpuidPolicy, decodeCpuid, encodeCpuid } from "./cpuid.ts";
 import { missingFeature } from "./cpuid-compatible.ts";
 import type { TimeSource } from "./clock.ts";
+import { Coverage } from "./coverage.ts";
 import type { CpuState } from "./cpu.ts";
 import { CPU_LAYOUT, decodeCpu, encodeCpu } from "./cpu-codec.ts";
 import { type EngineName, libraryOf } from "./engine-library.ts";
 import { RunPage } from "./exit.ts";
 import { MachineImage } from "./image.ts";
 import { check, type EngineLibrary, type Pointer, ptr, Sentence } from "./native.ts";
+import { Point } from "./point.ts";
 
 export { ENGINES, type EngineName, kickEngine } from "./engine-library.ts";
 
@@ -34,6 +36,10 @@ export const Capability = {
   WATCHPOINTS: 128,
   /** ... and of reads alone. */
   READ_WATCHPOINTS: 256,
+  /** A point to go back to. */
+  POINT: 512,
+  /** ... and what code was entered since. */
+  COVERAGE: 1024,
 } as const;
 
 /** What a breakpoint stops at; enum vmm_break_kind. */
@@ -177,12 +183,15 @@ export class Engine implements TimeSource, Disposable {
       engine[Symbol.dispose]();
       throw error;
     }
-    if (engine.can(Capability.VIRTUAL_TIME)) {
-      engine.#unobserve = image.memory.observeWrites((address, length) => {
-        library.vmm_written(pointer as Pointer, address, length);
-      });
-    }
+    if (engine.can(Capability.VIRTUAL_TIME)) engine.#observeWrites();
     return engine;
+  }
+
+  /** What the host writes is told to the engine. */
+  #observeWrites(): void {
+    this.#unobserve ??= this.#image.memory.observeWrites((address, length) => {
+      this.#library.vmm_written(this.#pointer, address, length);
+    });
   }
 
   can(capability: number): boolean {
@@ -322,6 +331,27 @@ export class Engine implements TimeSource, Disposable {
     });
     const count = breakpoints.length;
     return this.#library.vmm_debug(this.#pointer, step ? 1 : 0, ptr(list), count);
+  }
+
+  /**
+   * The machine as it is now becomes a point to go back to; it takes the place of an earlier one.
+   * Between two instructions only. While there is one, `dirtyPages` fails.
+   * @throws NativeError
+   */
+  takePoint(): Point {
+    this.#observeWrites();
+    return new Point(this.#library, this.#pointer, this.#image);
+  }
+
+  /**
+   * What code the guest enters, from now on. It takes the place of an earlier one.
+   * @param places of its map, a power of two
+   * @throws EngineError when the engine can't tell
+   */
+  openCoverage(places: number): Coverage {
+    const shared = this.#library.vmm_coverage_open(this.#pointer, places);
+    if (!shared) throw new EngineError(`engine ${this.name}: it can't tell what code is entered`);
+    return new Coverage(this.#library, this.#pointer, shared as number);
   }
 
   /** What the guest sees of its processor. */

@@ -34,6 +34,16 @@ const engineFunctions = {
   vmm_dirty: { args: [pointer, u32, pointer, u64_fast], returns: i32 },
   vmm_written: { args: [pointer, u64_fast, u64_fast], returns: i32 },
   vmm_debug: { args: [pointer, u32, pointer, u32], returns: i32 },
+  vmm_point_take: { args: [pointer, u64_fast, u64_fast], returns: i32 },
+  vmm_point_drop: { args: [pointer], returns: FFIType.void },
+  vmm_point_reset: { args: [pointer], returns: i32 },
+  vmm_point_check: { args: [pointer, pointer, u64_fast], returns: i32 },
+  vmm_point_pages: { args: [pointer, pointer, u32], returns: u32 },
+  vmm_coverage_open: { args: [pointer, u32], returns: pointer },
+  vmm_coverage_begin: { args: [pointer], returns: FFIType.void },
+  vmm_coverage_novelty: { args: [pointer], returns: i32 },
+  vmm_coverage_hash: { args: [pointer], returns: u32 },
+  vmm_fuzz_run: { args: [pointer, pointer], returns: i32 },
 } as const;
 
 const hostFunctions = {

@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * point.c: a point that a machine goes back to.
+ *
+ * The dirty bitmap, which is empty at the point, says exactly which pages to copy back;
+ * point_page lists them as they come. A page that is clean again needs a first store that
+ * comes here: its writable TLB entries go, one by one, since an empty TLB costs a run more
+ * than all else. What else the TLB holds stays true as long as no page table was written
+ * and the registers that choose them are the same at both ends of the run: each change of
+ * theirs in between has emptied it.
+ *
+ * A page with translations is compared, and only those of bytes that changed go.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine.h"
+#include "fuzz.h"
+
+#define CHUNK 64u /* bytes of code that are compared at a time */
+
+/* A page is written for the first time since the point. */
+void point_page(struct vmm *vm, u64 page)
+{
+	struct point *point = vm->point;
+
+	point->pages[point->count++] = page;
+}
+
+/* A TLB entry lets stores through to a page that was written. */
+void point_writable(struct vmm *vm, u32 mmu, u64 index)
+{
+	struct point *point = vm->point;
+
+	if (point->writes == POINT_WRITES) {
+		point->many_writes = true;
+		return;
+	}
+	point->write[point->writes++] = (struct point_write){ mmu, index };
+}
+
+/* -------------------------------------------------------------------------- the CPU */
+
+static void save_cpu(struct vmm *vm, struct point *point)
+{
+	memcpy(point->env, vm->env, POINT_ENV_END);
+	point->apic_base = vm->apic_base;
+	point->cr8 = vm->run->cr8;
+	point->tsc_offset = vm->tsc_offset;
+	point->arch_capabilities = vm->arch_capabilities;
+	point->interrupt = vm->interrupt;
+	point->exception = vm->exception;
+	point->exception_code = vm->exception_code;
+	point->exception_has_code = vm->exception_has_code;
+	point->halted = vm->halted;
+	point->nmi = vm->nmi;
+	point->int_set = vm->int_set;
+	point->int_eip = vm->int_eip;
+	point->deadline = vm->kick.deadline;
+	point->window = vm->run->request_interrupt_window;
+}
+
+static void restore_cpu(struct vmm *vm, struct point *point)
+{
+	struct kvm_debugregs debugregs;
+	u8 *env = vm->env;
+
+	if (memcmp(&DR(env, 0), &DR(point->env, 0), 8 * 8)) {
+		for (int i = 0; i < 4; i++)
+			debugregs.db[i] = DR(point->env, i);
+		debugregs.dr6 = DR(point->env, 6);
+		debugregs.dr7 = DR(point->env, 7);
+		debug_set(vm, &debugregs);
+	}
+	memcpy(env, point->env, POINT_ENV_FIRST);
+	memcpy(env + POINT_ENV_SECOND, point->env + POINT_ENV_SECOND,
+	       POINT_ENV_END - POINT_ENV_SECOND);
+	vm->apic_base = point->apic_base;
+	vm->cr8 = vm->run->cr8 = point->cr8;
+	vm->tsc_offset = point->tsc_offset;
+	vm->arch_capabilities = point->arch_capabilities;
+	vm->interrupt = point->interrupt;
+	vm->exception = point->exception;
+	vm->exception_code = point->exception_code;
+	vm->exception_has_code = point->exception_has_code;
+	vm->halted = point->halted;
+	vm->nmi = point->nmi;
+	vm->int_set = point->int_set;
+	vm->int_eip = point->int_eip;
+	vm->stop = STOP_NONE;
+	vm->kick.deadline = point->deadline;
+	vm->run->request_interrupt_window = point->window;
+	vm->run->kvm_dirty_regs = 0;
+	vm->debugger.hit = 0;
+	vm->debugger.started = false;
+	vm->break_met = vm->break_passed = false;
+	engine_publish(vm);
+}
+
+/* Does what chooses the page tables, and how they are read, differ from the point's? */
+static bool paging_moved(struct vmm *vm, struct point *point)
+{
+	void *env = vm->env;
+
+	return CR(env, 0) != CR(point->env, 0) || CR(env, 3) != CR(point->env, 3) ||
+	       CR(env, 4) != CR(point->env, 4) || EFER(env) != EFER(point->env);
+}
+
+/* ----------------------------------------------------------------------- the memory */
+
+static void restore_code_page(struct vmm *vm, u64 flat, u8 *host, const u8 *shadow)
+{
+	for (u32 at = 0; at < VMM_PAGE; at += CHUNK) {
+		if (!memcmp(host + at, shadow + at, CHUNK))
+			continue;
+		memcpy(host + at, shadow + at, CHUNK);
+		code_written(vm, flat + at, flat + at + CHUNK);
+	}
+}
+
+/* Writable entries of the TLB and its victims; those that are read stay. */
+static void drop_writes(struct vmm *vm, struct point *point)
+{
+	struct tlb_entry *table, *victims;
+	u64 count;
+
+	for (u32 i = 0; i < point->writes; i++) {
+		table = tlb_table(vm->cs, point->write[i].mmu, &count);
+		table[point->write[i].index & (count - 1)].addr_write = ~0ull;
+	}
+	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
+		victims = &FIELD((char *)vm->cs + CS_TLB_DESC(mmu), DESC_VICTIMS,
+				 struct tlb_entry);
+		for (u32 i = 0; i < VICTIMS; i++)
+			victims[i].addr_write = ~0ull;
+	}
+}
+
+static void empty_tlb(struct vmm *vm, struct point *point)
+{
+	tlb_flush_x86_64(vm->cs);
+	memset(point->tables, 0, point->size >> 15);
+}
+
+static bool restore_memory(struct vmm *vm, struct point *point)
+{
+	bool tables = false;
+
+	for (u32 i = 0; i < point->count; i++) {
+		u64 page = point->pages[i], flat = page << 12;
+		u8 *host = code_host(vm, flat);
+
+		if (unlikely(test_bit(vm->code, page)))
+			restore_code_page(vm, flat, host, point->shadow + flat);
+		else
+			memcpy(host, point->shadow + flat, VMM_PAGE);
+		clear_bit(vm->dirty, page);
+		tables |= test_bit(point->tables, page);
+	}
+	point->count = 0;
+	return tables;
+}
+
+/* ------------------------------------------------------------------------- contract */
+
+static bool is_zero(const u8 *page)
+{
+	return !page[0] && !memcmp(page, page + 1, VMM_PAGE - 1);
+}
+
+static void copy_slot(const struct slot *slot, u8 *shadow)
+{
+	for (u64 at = 0; at < slot->size; at += VMM_PAGE)
+		if (!is_zero(slot->host + at))
+			memcpy(shadow + slot->flat + at, slot->host + at, VMM_PAGE);
+}
+
+static int point_open(struct vmm *vm, struct point *point, u64 state, u64 size)
+{
+	point->size = vm->flat_size;
+	point->shadow = mmap(NULL, point->size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (point->shadow == MAP_FAILED)
+		return -ENOMEM;
+	point->tables = calloc(point->size >> 18, 8);
+	point->pages = malloc((point->size >> 12) * sizeof(*point->pages));
+	point->state = malloc(size + 1);
+	if (!point->tables || !point->pages || !point->state)
+		return -ENOMEM;
+	point->state_at = (u8 *)(uintptr_t)state;
+	point->state_size = size;
+	memcpy(point->state, point->state_at, size);
+	for (u32 i = 0; i < vm->slots; i++)
+		copy_slot(&vm->slot[i], point->shadow);
+	return 0;
+}
+
+static void point_close(struct point *point)
+{
+	if (!point)
+		return;
+	if (point->shadow && point->shadow != MAP_FAILED)
+		munmap(point->shadow, point->size);
+	free(point->tables);
+	free(point->pages);
+	free(point->state);
+	free(point);
+}
+
+int vmm_point_take(struct vmm *vm, uint64_t state, uint64_t size)
+{
+	struct point *point;
+	int error;
+
+	if (vm->place != PLACE_PARKED || vm->stop != STOP_NONE)
+		return -EBUSY;
+	current = vm;
+	vmm_point_drop(vm);
+	point = calloc(1, sizeof(*point));
+	error = point ? point_open(vm, point, state, size) : -ENOMEM;
+	if (error) {
+		point_close(point);
+		return error;
+	}
+	save_cpu(vm, point);
+	memset(vm->dirty, 0, vm->flat_size >> 15);
+	vm->point = point;
+	empty_tlb(vm, point);
+	return 0;
+}
+
+void vmm_point_drop(struct vmm *vm)
+{
+	point_close(vm->point);
+	vm->point = NULL;
+	vm->budget_block = ~0ull;
+}
+
+int vmm_point_reset(struct vmm *vm)
+{
+	struct point *point = vm->point;
+	int pages;
+	bool tables;
+
+	if (!point)
+		return -EINVAL;
+	current = vm;
+	engine_abandon(vm);
+	pages = point->count;
+	tables = restore_memory(vm, point);
+	if (tables || point->many_writes || paging_moved(vm, point))
+		empty_tlb(vm, point);
+	else
+		drop_writes(vm, point);
+	point->writes = 0;
+	point->many_writes = false;
+	memcpy(point->state_at, point->state, point->state_size);
+	restore_cpu(vm, point);
+	return pages;
+}
+
+/* ------------------------------------------------------------------- for fuzz.c */
+
+uint8_t *fuzz_memory(struct vmm *vm, uint64_t gpa, uint64_t *length)
+{
+	struct slot *slot = mmu_slot(vm, gpa);
+
+	if (!slot)
+		return NULL;
+	*length = slot->size - (gpa - slot->gpa);
+	return slot->host + (gpa - slot->gpa);
+}
+
+void fuzz_set_register(struct vmm *vm, uint32_t number, uint64_t value)
+{
+	REG(vm->env, number) = value;
+}
+
+void fuzz_begin(struct vmm *vm, double budget)
+{
+	vm->point->began = vm->clock->blocks;
+	vm->budget_block = budget < 0x1p62 ? vm->clock->blocks + (u64)budget : ~0ull;
+}
+
+double fuzz_spent(struct vmm *vm)
+{
+	return vm->clock->blocks - vm->point->began;
+}
+
+uint32_t vmm_point_pages(struct vmm *vm, uint64_t *pages, uint32_t max)
+{
+	struct point *point = vm->point;
+
+	if (!point)
+		return 0;
+	for (u32 i = 0; i < point->count && i < max; i++)
+		pages[i] = mmu_gpa(vm, (u64)point->pages[i] << 12);
+	return point->count;
+}
+
+/* ---------------------------------------------------------------------- verification */
+
+static bool check_memory(struct vmm *vm, char *why, size_t size)
+{
+	for (u32 i = 0; i < vm->slots; i++) {
+		const struct slot *slot = &vm->slot[i];
+		const u8 *shadow = vm->point->shadow + slot->flat;
+
+		if (!memcmp(slot->host, shadow, slot->size))
+			continue;
+		for (u64 at = 0; at < slot->size; at += VMM_PAGE) {
+			if (!memcmp(slot->host + at, shadow + at, VMM_PAGE))
+				continue;
+			snprintf(why, size, "memory differs in the page at 0x%llx",
+				 (unsigned long long)(slot->gpa + at));
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool check_tlb(struct vmm *vm, char *why, size_t size)
+{
+	struct tlb_entry *table;
+	u64 count;
+
+	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
+		table = tlb_table(vm->cs, mmu, &count);
+		for (u64 i = 0; i < count; i++) {
+			/* With no flag nobody would notice the store. */
+			if (table[i].addr_write & TLB_FLAGS)
+				continue;
+			snprintf(why, size, "the TLB lets stores to 0x%llx through",
+				 (unsigned long long)(table[i].addr_write & ~TLB_FLAGS));
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool check_cpu(struct vmm *vm, char *why, size_t size)
+{
+	struct point *point = vm->point;
+	const u8 *env = vm->env;
+
+	for (u32 at = 0; at < POINT_ENV_END; at += 8) {
+		if (at >= POINT_ENV_FIRST && at < POINT_ENV_SECOND)
+			continue;
+		if (!memcmp(env + at, point->env + at, 8))
+			continue;
+		snprintf(why, size, "the CPU's state differs at its byte 0x%x", at);
+		return false;
+	}
+	if (vm->interrupt != point->interrupt || vm->exception != point->exception ||
+	    vm->nmi != point->nmi || vm->cr8 != point->cr8 || vm->halted != point->halted ||
+	    vm->apic_base != point->apic_base || vm->tsc_offset != point->tsc_offset) {
+		snprintf(why, size, "the CPU's events or its own registers differ");
+		return false;
+	}
+	return true;
+}
+
+int vmm_point_check(struct vmm *vm, char *why, size_t size)
+{
+	struct point *point = vm->point;
+
+	if (!point)
+		return -EINVAL;
+	current = vm;
+	if (memcmp(point->state_at, point->state, point->state_size)) {
+		snprintf(why, size, "a chip's registers or the clock differ");
+		return 1;
+	}
+	return check_memory(vm, why, size) && check_tlb(vm, why, size) &&
+	       check_cpu(vm, why, size) ? 0 : 1;
+}

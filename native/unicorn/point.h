@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: ISC */
+/* point.h: what a machine goes back to, and the pages that were written since. */
+#ifndef VMM_UNICORN_POINT_H
+#define VMM_UNICORN_POINT_H
+
+#include "layout.h"
+#include "vmm.h"
+
+/* Of env, what a run may change: breakpoints' pointers, which lie between, aside. */
+#define POINT_ENV_FIRST 0x1538
+#define POINT_ENV_SECOND 0x1558
+#define POINT_ENV_END 0x15a0
+
+#define POINT_WRITES 4096
+
+/* A TLB entry that lets stores through. */
+struct point_write {
+	u32 mmu;
+	u32 index;
+};
+
+struct point {
+	u8 *shadow;  /* by flat address: what memory held */
+	u64 size;    /* bytes of it */
+	u64 *tables; /* a bit a flat page: page tables were read there */
+	u32 *pages;  /* flat pages written since, each once */
+	u32 count;
+	u32 writes;
+	bool many_writes; /* more than there is room for */
+	struct point_write write[POINT_WRITES];
+
+	/* The CPU: what the library has of it, and what is the engine's. */
+	u8 env[POINT_ENV_END];
+	u64 apic_base, cr8, tsc_offset, arch_capabilities;
+	s64 interrupt, exception;
+	u32 exception_code, halted;
+	bool exception_has_code, nmi, int_set;
+	u64 int_eip;
+	double deadline;
+	u8 window; /* request_interrupt_window */
+
+	/* The rest of the machine image. */
+	u8 *state_at, *state;
+	u64 state_size;
+
+	u64 began; /* the block at which the run began */
+};
+
+#endif

@@ -1,0 +1,155 @@
+/** Which code a guest enters: struct vmm_coverage of native/vmm.h, which the engine fills. */
+import { type EngineLibrary, hostBuffer, type Pointer } from "./native.ts";
+
+// struct vmm_coverage
+const FLAGS = 0;
+const PLACES = 4;
+const TOUCHED = 8;
+const SEEN = 12;
+const COMPARES = 16;
+const BLOCKS = 20;
+const RANGES = 24;
+const RANGE = 32;
+const COUNTS = 160;
+const LIST = 168;
+const COMPARE = 176;
+const BLOCK = 184;
+const SIZE = 192;
+
+const MAX_RANGES = 8;
+const MAX_COMPARES = 4096;
+const COMPARE_SIZE = 32;
+const MAX_BLOCKS = 65536;
+const BLOCK_SIZE = 16;
+
+/** enum vmm_coverage_flags */
+const Flag = { EDGES: 1, COMPARES: 2, TRACE: 4 } as const;
+
+/** Linear addresses, the end not among them. */
+export interface AddressRange {
+  readonly from: bigint;
+  readonly to: bigint;
+}
+
+/** A comparison on which a branch was taken, or not. */
+export interface GuestCompare {
+  /** Linear address of its block. */
+  readonly at: bigint;
+  readonly left: bigint;
+  readonly right: bigint;
+  /** Bytes of each. */
+  readonly size: number;
+}
+
+/** A translated block that was entered. */
+export interface GuestBlock {
+  /** Linear. */
+  readonly address: bigint;
+  /** Bytes of code. */
+  readonly size: number;
+  /** The place in the map of the edge that led to it. */
+  readonly edge: number;
+}
+
+export class Coverage {
+  readonly places: number;
+  readonly #library: EngineLibrary;
+  readonly #vmm: Pointer;
+  readonly #shared: Uint32Array;
+  readonly #wide: BigUint64Array;
+  readonly #list: Uint32Array;
+  readonly #counts: Uint8Array;
+  readonly #compares: DataView;
+  readonly #blocks: DataView;
+
+  /** @param address of the struct, which lives as long as the engine */
+  constructor(library: EngineLibrary, vmm: Pointer, address: number) {
+    this.#library = library;
+    this.#vmm = vmm;
+    const buffer = hostBuffer(address, SIZE);
+    this.#shared = new Uint32Array(buffer);
+    this.#wide = new BigUint64Array(buffer);
+    this.places = this.#shared[PLACES / 4];
+    const at = (offset: number, size: number) => hostBuffer(Number(this.#wide[offset / 8]), size);
+    this.#counts = new Uint8Array(at(COUNTS, this.places));
+    this.#list = new Uint32Array(at(LIST, this.places * 4));
+    this.#compares = new DataView(at(COMPARE, MAX_COMPARES * COMPARE_SIZE));
+    this.#blocks = new DataView(at(BLOCK, MAX_BLOCKS * BLOCK_SIZE));
+  }
+
+  /** What else is noted: comparisons, and blocks in their order. */
+  note({ compares = false, blocks = false }): void {
+    const more = (compares ? Flag.COMPARES : 0) | (blocks ? Flag.TRACE : 0);
+    this.#shared[FLAGS / 4] = Flag.EDGES | more;
+  }
+
+  /** Only blocks of these count; at most 8, none for all. */
+  limit(ranges: readonly AddressRange[]): void {
+    if (ranges.length > MAX_RANGES) throw new RangeError(`more than ${MAX_RANGES} ranges`);
+    ranges.forEach(({ from, to }, index) => {
+      this.#wide[RANGE / 8 + index * 2] = from;
+      this.#wide[RANGE / 8 + index * 2 + 1] = to;
+    });
+    this.#shared[RANGES / 4] = ranges.length;
+  }
+
+  /** A new run begins. A fuzzer's run does it by itself. */
+  begin(): void {
+    this.#library.vmm_coverage_begin(this.#vmm);
+  }
+
+  /**
+   * Of this run: 0 nothing that wasn't seen before; 1 a known edge, more or less often than ever; 2 a
+   * new edge. It is seen then.
+   */
+  novelty(): number {
+    return this.#library.vmm_coverage_novelty(this.#vmm);
+  }
+
+  /** Of this run's edges and how often they were taken, in AFL's eight buckets: 32 bits. */
+  hash(): number {
+    return this.#library.vmm_coverage_hash(this.#vmm);
+  }
+
+  /** Edges that `novelty` has seen in all runs. */
+  get seen(): number {
+    return this.#shared[SEEN / 4];
+  }
+
+  /** This run's edges, in the order in which they came; until the next run. */
+  edges(): Uint32Array {
+    return this.#list.subarray(0, this.#shared[TOUCHED / 4]);
+  }
+
+  /** How often this run took an edge; 255 for more. */
+  count(edge: number): number {
+    return this.#counts[edge];
+  }
+
+  /** This run's comparisons, when they are noted: the first 4096. */
+  compares(): GuestCompare[] {
+    const view = this.#compares;
+    return Array.from({ length: this.#shared[COMPARES / 4] }, (_, index) => {
+      const at = index * COMPARE_SIZE;
+      return {
+        at: view.getBigUint64(at, true),
+        left: view.getBigUint64(at + 8, true),
+        right: view.getBigUint64(at + 16, true),
+        size: view.getUint32(at + 24, true),
+      };
+    });
+  }
+
+  /** This run's blocks, when they are noted: the first 65,536. */
+  blocks(): GuestBlock[] {
+    const view = this.#blocks;
+    return Array.from({ length: this.#shared[BLOCKS / 4] }, (_, index) => {
+      const at = index * BLOCK_SIZE;
+      return {
+        address: view.getBigUint64(at, true),
+        size: view.getUint32(at + 8, true),
+        edge: view.getUint32(at + 12, true),
+      };
+    });
+  }
+}
