@@ -1,0 +1,108 @@
+/**
+ * Makes an input smaller while it still does what it did: delta debugging (Zeller, Hildebrandt: "Simplifying
+ * and isolating failure-inducing input"), then bytes made simple.
+ */
+
+export interface MinimiseOptions {
+  /** Whether the first `length` bytes of `input` still do it. */
+  readonly holds: (input: Uint8Array, length: number) => boolean;
+  /** Of `holds`. */
+  readonly maxRuns: number;
+  /** Smallest number of bytes that is taken out at once; 1 if absent. */
+  readonly unit?: number;
+  /** Whether bytes are made simple: to 0, or to fewer bits. */
+  readonly simplify?: boolean;
+}
+
+/** What can still be asked, and the buffers to ask with. */
+class Trial {
+  best: Uint8Array;
+  length: number;
+  runs = 0;
+  private scratch: Uint8Array;
+
+  constructor(
+    input: Uint8Array,
+    private readonly options: MinimiseOptions,
+  ) {
+    this.best = input.slice();
+    this.length = input.length;
+    this.scratch = new Uint8Array(input.length);
+  }
+
+  get spent(): boolean {
+    return this.runs >= this.options.maxRuns;
+  }
+
+  private ask(length: number): boolean {
+    if (this.spent) return false;
+    this.runs++;
+    if (!this.options.holds(this.scratch, length)) return false;
+    [this.best, this.scratch] = [this.scratch, this.best];
+    this.length = length;
+    return true;
+  }
+
+  /** Without the bytes from `start` to `end`. */
+  without(start: number, end: number): boolean {
+    this.scratch.set(this.best.subarray(0, start));
+    this.scratch.set(this.best.subarray(end, this.length), start);
+    return this.ask(this.length - (end - start));
+  }
+
+  /** With all bytes from `start` to `end` being `value`. */
+  filled(start: number, end: number, value: number): boolean {
+    this.scratch.set(this.best.subarray(0, this.length));
+    this.scratch.fill(value, start, end);
+    return this.ask(this.length);
+  }
+}
+
+/** From the end, because a parser reads its input from the beginning. */
+function remove(trial: Trial, smallest: number): void {
+  let size = Math.max(smallest, 2 ** Math.ceil(Math.log2(Math.max(1, trial.length / 2))));
+  while (!trial.spent && trial.length > 0) {
+    let removed = false;
+    for (let end = trial.length; end > 0 && !trial.spent; end -= size) {
+      removed = trial.without(Math.max(0, end - size), end) || removed;
+    }
+    // Something that couldn't go may be able to now.
+    if (size > smallest) size = Math.max(smallest, size >> 1);
+    else if (!removed) return;
+  }
+}
+
+function allAre(bytes: Uint8Array, value: number): boolean {
+  return bytes.every((byte) => byte === value);
+}
+
+function simplify(trial: Trial): void {
+  let size = Math.max(1, 2 ** Math.ceil(Math.log2(Math.max(1, trial.length / 2))));
+  for (; size >= 1 && !trial.spent; size = Math.floor(size / 2)) {
+    for (let start = 0; start < trial.length; start += size) {
+      const end = Math.min(trial.length, start + size);
+      if (!allAre(trial.best.subarray(start, end), 0)) trial.filled(start, end, 0);
+    }
+  }
+  // What couldn't be 0 loses its bits, highest first.
+  for (let at = 0; at < trial.length; at++) {
+    for (let bit = 0x80; bit > 0; bit >>= 1) {
+      const byte = trial.best[at];
+      if ((byte & bit) !== 0 && byte !== bit) trial.filled(at, at + 1, byte & ~bit);
+    }
+  }
+}
+
+/**
+ * The smallest input found. With enough runs, no single unit of it can be left out. The input itself is
+ * taken to hold.
+ */
+export function minimise(
+  input: Uint8Array,
+  options: MinimiseOptions,
+): { readonly input: Uint8Array; readonly runs: number } {
+  const trial = new Trial(input, options);
+  remove(trial, options.unit ?? 1);
+  if (options.simplify) simplify(trial);
+  return { input: trial.best.slice(0, trial.length), runs: trial.runs };
+}
