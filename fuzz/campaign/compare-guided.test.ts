@@ -70,12 +70,14 @@ describe("substitutions", () => {
     fc.assert(
       fc.property(
         fc.uint8Array({ maxLength: 20 }),
-        fc.constantFrom(1, 2, 3, 4, 8, 12).chain((size) =>
-          fc.tuple(
-            fc.uint8Array({ minLength: size, maxLength: size }),
-            fc.uint8Array({ minLength: size, maxLength: size }),
+        fc
+          .constantFrom(1, 2, 3, 4, 8, 12)
+          .chain((size) =>
+            fc.tuple(
+              fc.uint8Array({ minLength: size, maxLength: size }),
+              fc.uint8Array({ minLength: size, maxLength: size }),
+            ),
           ),
-        ),
         (input, [left, right]) => {
           for (const { at, width } of substitutions(input, [compare(left, right)])) {
             expect(at).toBeGreaterThanOrEqual(0);

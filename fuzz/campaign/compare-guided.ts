@@ -37,7 +37,9 @@ function* places(input: Uint8Array, wanted: Uint8Array): Generator<number> {
 function fits(number: Uint8Array, width: number): boolean {
   const filling = number.subarray(width);
   const negative = (number[width - 1] & 0x80) !== 0;
-  return filling.every((byte) => byte === 0) || (negative && filling.every((byte) => byte === 0xff));
+  return (
+    filling.every((byte) => byte === 0) || (negative && filling.every((byte) => byte === 0xff))
+  );
 }
 
 function valueOf(number: Uint8Array): bigint {

@@ -1,6 +1,6 @@
 /**
  * Makes an input smaller while it still does what it did: delta debugging (Zeller, Hildebrandt: "Simplifying
- * and isolating failure-inducing input"), then bytes made simple.
+ * and isolating failure-inducing input"), and bytes made simple, in turns.
  */
 
 export interface MinimiseOptions {
@@ -18,7 +18,7 @@ export interface MinimiseOptions {
 class Trial {
   best: Uint8Array;
   length: number;
-  runs = 0;
+  private runs = 0;
   private scratch: Uint8Array;
 
   constructor(
@@ -48,6 +48,16 @@ class Trial {
     this.scratch.set(this.best.subarray(0, start));
     this.scratch.set(this.best.subarray(end, this.length), start);
     return this.ask(this.length - (end - start));
+  }
+
+  /** As if the byte at `at` were the length of what follows it: less by `size`, and so many bytes fewer. */
+  shortened(at: number, size: number): boolean {
+    const end = at + 1 + this.best[at];
+    if (this.best[at] < size || end > this.length) return false;
+    this.scratch.set(this.best.subarray(0, end - size));
+    this.scratch.set(this.best.subarray(end, this.length), end - size);
+    this.scratch[at] -= size;
+    return this.ask(this.length - size);
   }
 
   /** With all bytes from `start` to `end` being `value`. */
@@ -93,16 +103,39 @@ function simplify(trial: Trial): void {
   }
 }
 
+/** Takes out short blocks wherever they begin: a record of which no half can go. */
+function slide(trial: Trial): void {
+  for (const size of [2, 3, 4, 8]) {
+    for (let at = trial.length - size; at >= 0; at--) {
+      if (trial.spent) return;
+      if (at + size <= trial.length) trial.without(at, at + size);
+    }
+  }
+}
+
+/** Takes bytes out together with their count. */
+function shorten(trial: Trial): void {
+  for (let at = 0; at < trial.length; at++) {
+    for (let size = 128; size >= 1; size >>= 1) while (trial.shortened(at, size));
+  }
+}
+
 /**
  * The smallest input found. With enough runs, no single unit of it can be left out. The input itself is
  * taken to hold.
  */
-export function minimise(
-  input: Uint8Array,
-  options: MinimiseOptions,
-): { readonly input: Uint8Array; readonly runs: number } {
+export function minimise(input: Uint8Array, options: MinimiseOptions): Uint8Array {
   const trial = new Trial(input, options);
-  remove(trial, options.unit ?? 1);
-  if (options.simplify) simplify(trial);
-  return { input: trial.best.slice(0, trial.length), runs: trial.runs };
+  let length = -1;
+  // Simpler bytes may let others go.
+  while (trial.length !== length && !trial.spent) {
+    length = trial.length;
+    remove(trial, options.unit ?? 1);
+    if (!options.simplify) break;
+    simplify(trial);
+    if ((options.unit ?? 1) > 1) continue;
+    slide(trial);
+    shorten(trial);
+  }
+  return trial.best.slice(0, trial.length);
 }

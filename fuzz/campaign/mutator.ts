@@ -72,7 +72,8 @@ export class Mutator {
 
   /** One to sixteen mutations on top of each other. */
   havoc(): void {
-    for (let left = 1 << this.random.below(5); left > 0; left--) this.step(this.random.below(Op.COUNT));
+    for (let left = 1 << this.random.below(5); left > 0; left--)
+      this.step(this.random.below(Op.COUNT));
   }
 
   /** One mutation; none where it doesn't fit the input's length. */
@@ -191,7 +192,8 @@ export class Mutator {
     const { random, unit } = this;
     const wide = random.below(8) === 0 ? limit : Math.min(limit, SMALL_BLOCK);
     const size = 1 + random.below(wide);
-    if (unit > 1 && limit >= unit && random.below(2) === 0) return Math.max(unit, size - (size % unit));
+    if (unit > 1 && limit >= unit && random.below(2) === 0)
+      return Math.max(unit, size - (size % unit));
     return size;
   }
 

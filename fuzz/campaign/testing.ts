@@ -1,11 +1,5 @@
 /** An executor for tests: a parser of type-length-value records, with a map of its own and four planted bugs. */
-import {
-  type Compare,
-  type CrashReport,
-  type Executor,
-  Novelty,
-  Verdict,
-} from "../executor.ts";
+import { type Compare, type CrashReport, type Executor, Novelty, Verdict } from "../executor.ts";
 
 /** Places of the map. */
 const MAP = 64;
@@ -35,7 +29,7 @@ class Crash extends Error {
   constructor(
     readonly kind: string,
     message: string,
-    readonly stack_: readonly string[],
+    readonly frames: readonly string[],
   ) {
     super(message);
   }
@@ -57,7 +51,7 @@ export class TlvExecutor implements Executor {
   private steps = 0;
   private tracing: Compare[] | undefined;
   private report: CrashReport | undefined;
-  private input = new Uint8Array(0);
+  private input: Uint8Array = new Uint8Array(0);
 
   constructor(private readonly options: TlvOptions = {}) {
     this.maxInput = options.maxInput ?? 64;
@@ -88,7 +82,7 @@ export class TlvExecutor implements Executor {
       return Verdict.DONE;
     } catch (error) {
       if (!(error instanceof Crash)) throw error;
-      this.report = { kind: error.kind, text: `${error.message}.`, stack: error.stack_ };
+      this.report = { kind: error.kind, text: `${error.message}.`, stack: error.frames };
       return error.kind === "timeout" ? Verdict.TIMEOUT : Verdict.CRASH;
     }
   }
