@@ -34,12 +34,15 @@ export interface Finds {
   minimised?(crash: Crash): void;
 }
 
+/** What a campaign begins with: an input, and how many mutations it is away from the first ones. */
+export type Seed = Uint8Array | { readonly input: Uint8Array; readonly depth: number };
+
 export interface CampaignOptions {
   readonly executor: Executor;
   /** 32 bits; 1 if absent. */
   readonly seed?: number;
   /** What to begin with. Longer ones than the executor takes are cut off. */
-  readonly seeds?: readonly Uint8Array[];
+  readonly seeds?: readonly Seed[];
   readonly dictionary?: readonly Uint8Array[];
   /** Bytes that belong together in the target's inputs: 4 for a `Decoder`; 1 if absent. */
   readonly unit?: number;
@@ -120,10 +123,10 @@ export class Campaign {
     }
   }
 
-  /** Runs an input from elsewhere; true if it is kept. */
-  offer(input: Uint8Array): boolean {
+  /** Runs an input from elsewhere, of this depth; true if it is kept. */
+  offer(input: Uint8Array, depth = 0): boolean {
     this.mutator.load(input.subarray(0, this.executor.maxInput));
-    return this.tryOut(undefined);
+    return this.tryOut(undefined, depth);
   }
 
   /** A crash or hang that somebody else found: it is nothing new here. */
@@ -153,13 +156,17 @@ export class Campaign {
     };
   }
 
-  private begin(seeds: readonly Uint8Array[]): void {
-    for (const seed of seeds) this.offer(seed);
+  private begin(given: readonly Seed[]): void {
+    const seeds = given.map((seed) =>
+      seed instanceof Uint8Array ? { input: seed, depth: 0 } : seed,
+    );
+    for (const { input, depth } of seeds) this.offer(input, depth);
     if (this.corpus.size > 0 || this.failure !== undefined) return;
     const simple = [new Uint8Array(0), new Uint8Array(Math.min(16, this.executor.maxInput))];
     for (const seed of simple) this.offer(seed);
     // A target that shows nothing at all, or only crashes, needs something to be mutated too.
-    if (this.corpus.size === 0) this.put((seeds[0] ?? simple[1]).slice(0, this.executor.maxInput));
+    if (this.corpus.size === 0)
+      this.put((seeds[0]?.input ?? simple[1]).slice(0, this.executor.maxInput));
   }
 
   private put(input: Uint8Array): void {
@@ -179,10 +186,10 @@ export class Campaign {
   }
 
   /** Runs what is in the mutator's buffer; true if it is kept. */
-  private tryOut(parent: Entry | undefined): boolean {
+  private tryOut(parent: Entry | undefined, depth?: number): boolean {
     const verdict = this.run(this.mutator.buffer, this.mutator.length);
     if (verdict !== Verdict.DONE) this.ended(verdict, parent);
-    else if (this.executor.novelty() !== Novelty.NONE) return this.keep(parent);
+    else if (this.executor.novelty() !== Novelty.NONE) return this.keep(parent, depth);
     return false;
   }
 
@@ -196,7 +203,7 @@ export class Campaign {
   }
 
   /** The last run, of what is in the mutator's buffer, showed something new. */
-  private keep(parent: Entry | undefined): boolean {
+  private keep(parent: Entry | undefined, depth = (parent?.depth ?? -1) + 1): boolean {
     const { executor, mutator } = this;
     const hash = executor.coverageHash();
     const cost = executor.cost?.() ?? 0;
@@ -206,7 +213,6 @@ export class Campaign {
     const trimmed = stable ? this.trim(input, hash) : input;
     const name = inputName(trimmed);
     if (this.failure !== undefined || this.corpus.has(name)) return false;
-    const depth = parent === undefined ? 0 : parent.depth + 1;
     const entry = this.corpus.add(
       { name, input: trimmed, depth, parent: parent?.name, cost: cost || edges.length, stable },
       edges,

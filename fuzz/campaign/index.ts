@@ -11,3 +11,19 @@ export { minimise, type MinimiseOptions } from "./minimise.ts";
 export { minimiseCorpus, minset } from "./minset.ts";
 export { Mutator, MUTATIONS } from "./mutator.ts";
 export { mixSeed, Random } from "./random.ts";
+export {
+  type Bundle,
+  BundleError,
+  type BundleReport,
+  type Opening,
+  type Origin,
+  readBundle,
+  readBundles,
+  replayBundle,
+  type Replayed,
+} from "./bundle.ts";
+export { type Facts, type Figures, mergeCounts, Meter, NO_COUNTS } from "./figures.ts";
+export { CampaignFolder, type CampaignState, FolderError } from "./folder.ts";
+export { prometheus } from "./prometheus.ts";
+export { FiguresServer, ServerError } from "./server.ts";
+export { figuresLine, figuresScreen, type Output, TerminalView } from "./terminal.ts";
