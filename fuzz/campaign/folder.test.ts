@@ -7,6 +7,7 @@ import { readBundle, readBundles, replayBundle } from "./bundle.ts";
 import { Campaign } from "./campaign.ts";
 import { inputName } from "./crash.ts";
 import { CampaignFolder } from "./folder.ts";
+import { minimiseFolder } from "./minset.ts";
 import { tlv, TlvExecutor } from "./testing.ts";
 
 const made: string[] = [];
@@ -51,6 +52,19 @@ describe("a campaign's folder", () => {
     const second = campaignIn(path, 0);
     expect(second.counts().edges).toBe(first.counts().edges);
     expect(readdirSync(folder.queue).every((name) => /^[0-9a-f]{32}$/.test(name))).toBe(true);
+  });
+
+  test("keeps as many edges with fewer inputs", () => {
+    const path = place();
+    const before = campaignIn(path);
+    const counts = minimiseFolder(new CampaignFolder(path), new TlvExecutor());
+    expect(counts.before).toBe(before.counts().corpus);
+    expect(counts.after).toBeLessThan(counts.before / 2);
+    expect(new CampaignFolder(path).names().length).toBe(counts.after);
+    expect(campaignIn(path, 0).counts().edges).toBe(before.counts().edges);
+    const failing = new TlvExecutor({ failsAfter: 2 });
+    expect(() => minimiseFolder(new CampaignFolder(path), failing)).toThrow("machine is gone");
+    expect(new CampaignFolder(path).names().length).toBe(counts.after);
   });
 
   test("tells what others put there, once", () => {

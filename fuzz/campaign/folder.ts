@@ -132,6 +132,14 @@ export class CampaignFolder {
     return true;
   }
 
+  /** The same for what comes from another machine: `arrived` tells it. */
+  receive(name: string, input: Uint8Array): boolean {
+    const path = join(this.queue, name);
+    if (existsSync(path)) return false;
+    writeQuickly(path, input);
+    return true;
+  }
+
   remove(name: string): void {
     rmSync(join(this.queue, name), { force: true });
   }

@@ -94,7 +94,8 @@ export class Workers implements Crew {
       stdout: 2,
       stderr: "inherit",
       ipc: (message: FromWorker) => this.hear(worker, message),
-      onExit: (_, code, signal) => this.gone(index, worker, signal === null ? `status ${code}` : `signal ${signal}`),
+      onExit: (_, code, signal) =>
+        this.gone(index, worker, signal === null ? `status ${code}` : `signal ${signal}`),
     });
     const worker: Worker = { process: child, ended: false };
     this.workers[index] = worker;
