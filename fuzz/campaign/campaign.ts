@@ -4,10 +4,11 @@
  * clock and no file.
  */
 import { type Executor, Novelty, Verdict } from "../executor.ts";
-import { substitutions, tokensOf } from "./compare-guided.ts";
+import { type Substitution, substitutions, tokensOf } from "./compare-guided.ts";
 import { Corpus, type Entry } from "./corpus.ts";
 import { type Crash, crashKey, inputName } from "./crash.ts";
 import { Dictionary } from "./dictionary.ts";
+import { type Inflight, privateInflight } from "./inflight.ts";
 import { minimise } from "./minimise.ts";
 import { Mutator } from "./mutator.ts";
 import { Random } from "./random.ts";
@@ -47,6 +48,8 @@ export interface CampaignOptions {
   /** Bytes that belong together in the target's inputs: 4 for a `Decoder`; 1 if absent. */
   readonly unit?: number;
   readonly finds?: Finds;
+  /** Where the input of each run is, for others to see. */
+  readonly inflight?: Inflight;
 }
 
 /** Counts of a campaign, without a clock's. */
@@ -81,6 +84,7 @@ export class Campaign {
   private readonly executor: Executor;
   private readonly random: Random;
   private readonly mutator: Mutator;
+  private readonly inflight: Inflight;
   private readonly dictionary: Dictionary;
   private readonly finds: Finds;
   private readonly unit: number;
@@ -92,6 +96,9 @@ export class Campaign {
   private repeatedEqual = 0;
   private entry: Entry | undefined;
   private energy = 0;
+  /** What its comparisons suggest for the entry, and how many more of them are tried. */
+  private suggestions: Iterator<Substitution> | undefined;
+  private suggestionsLeft = 0;
 
   constructor(options: CampaignOptions) {
     this.executor = options.executor;
@@ -101,14 +108,19 @@ export class Campaign {
     this.random = new Random(this.seed);
     this.dictionary = new Dictionary(options.dictionary);
     this.corpus = new Corpus(this.executor.mapSize);
-    this.mutator = new Mutator(this.executor.maxInput, this.random, this.dictionary, this.unit);
+    this.inflight = options.inflight ?? privateInflight(this.executor.maxInput);
+    this.mutator = new Mutator(this.inflight.input, this.random, this.dictionary, this.unit);
     this.begin(options.seeds ?? []);
   }
 
-  /** Runs until there were `until` runs in all (a little more: finds are worked on to their end), or it failed. */
+  /** Runs until there were `until` runs in all (a little more: a find is worked on to its end), or it failed. */
   advance(until: number): void {
     const { executor, mutator } = this;
     while (this.runs < until && this.failure === undefined) {
+      if (this.suggestions !== undefined) {
+        this.suggested();
+        continue;
+      }
       if (this.energy === 0) {
         this.next();
         continue;
@@ -174,14 +186,18 @@ export class Campaign {
     this.corpus.add(facts, new Uint32Array(0));
   }
 
-  /** One run, counted. */
+  /** One run, counted. The input ends up in the mutator's buffer, wherever it is. */
   private run(input: Uint8Array, length: number): Verdict {
     // A last failed run is no reason for another one.
     if (this.failure !== undefined) return Verdict.FAILED;
-    this.runs++;
-    const verdict = this.executor.run(input, length);
-    if (verdict === Verdict.FAILED)
-      this.failure = this.executor.failure ?? "the target can't go on.";
+    const { executor, mutator, inflight } = this;
+    if (input !== mutator.buffer) {
+      mutator.buffer.set(length === input.length ? input : input.subarray(0, length));
+    }
+    inflight.head[0] = length;
+    inflight.head[1] = ++this.runs;
+    const verdict = executor.run(mutator.buffer, length);
+    if (verdict === Verdict.FAILED) this.failure = executor.failure ?? "the target can't go on.";
     return verdict;
   }
 
@@ -283,18 +299,29 @@ export class Campaign {
     });
   }
 
-  /** What the entry's run compared, put into it. */
+  /** Asks what the entry's run compares. */
   private guide(entry: Entry): void {
-    const { executor, mutator } = this;
+    const { executor, mutator, inflight } = this;
     if (executor.compares === undefined) return;
-    const compares = executor.compares(entry.input, entry.input.length);
-    this.runs++;
+    mutator.load(entry.input);
+    inflight.head[0] = mutator.length;
+    inflight.head[1] = ++this.runs;
+    const compares = executor.compares(mutator.buffer, mutator.length);
     for (const token of tokensOf(compares)) this.dictionary.add(token, this.random);
-    let left = GUIDED_RUNS;
-    for (const { at, width, bytes } of substitutions(entry.input, compares)) {
-      if (left-- === 0 || this.failure !== undefined) return;
-      mutator.load(entry.input);
-      if (mutator.replace(at, width, bytes)) this.tryOut(entry);
+    this.suggestions = substitutions(entry.input, compares);
+    this.suggestionsLeft = GUIDED_RUNS;
+  }
+
+  /** Tries the next suggestion. */
+  private suggested(): void {
+    const { mutator } = this;
+    const { value, done } = this.suggestions!.next();
+    if (done || this.suggestionsLeft-- === 0) {
+      this.suggestions = undefined;
+      return;
     }
+    const { at, width, bytes } = value as Substitution;
+    mutator.load(this.entry!.input);
+    if (mutator.replace(at, width, bytes)) this.tryOut(this.entry);
   }
 }

@@ -7,6 +7,7 @@ import { Campaign, type Seed } from "./campaign.ts";
 import type { Entry } from "./corpus.ts";
 import { readDictionary } from "./dictionary.ts";
 import { CampaignFolder, FolderError } from "./folder.ts";
+import { mapInflight } from "./inflight.ts";
 
 /** Milliseconds between two looks at anything else. */
 const PIECE = 25;
@@ -26,6 +27,8 @@ export interface Job {
   /** A file in AFL's format. */
   readonly dictionary?: string;
   readonly unit?: number;
+  /** A file for the input of the run that is under way (inflight.ts). */
+  readonly inflight?: string;
   /** Whether others use the folder too. */
   readonly shared: boolean;
 }
@@ -66,7 +69,10 @@ export async function openCampaign(
   const stored = folder
     .arrived()
     .map(({ name, input }): Seed => ({ input, depth: entries[name]?.depth ?? 0 }));
+  const inflight =
+    job.inflight === undefined ? undefined : mapInflight(job.inflight, executor.maxInput);
   const campaign = new Campaign({
+    inflight,
     ...{ executor, dictionary, seed: job.seed, unit: job.unit, seeds: [...stored, ...given] },
     finds: folder.finds({ ...job.origin, opening: job.opening }, kept),
   });

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readBundles } from "./bundle.ts";
 import { inputName } from "./crash.ts";
 import type { Figures } from "./figures.ts";
 import { CampaignFolder } from "./folder.ts";
@@ -186,6 +187,38 @@ describe("several workers", () => {
     for (const name of kept) expect(names.has(name)).toBe(true);
     expect(checkQueue(path)).toBe(names.size);
   }, 60_000);
+
+  test.each([
+    [
+      "dies",
+      "crashes",
+      "worker's death",
+      /^the worker ended with (signal SIG[A-Z]+|status \d+)\.$/,
+    ],
+    ["waits", "hangs", "no end", /^the run didn't end in 0\.8 s\.$/],
+  ] as const)(
+    "whose target %s in a run leave its input",
+    async (fatal, where, kind, text) => {
+      const path = place();
+      const folder = new CampaignFolder(path);
+      folder.put(inputName(Uint8Array.of(1, 0)), Uint8Array.of(1, 0));
+      const job: Job = {
+        ...{ folder: path, opening: { module: TESTING, argument: { fatal } } },
+        ...{ origin: { target: "tlv" }, seed: 1, shared: true },
+      };
+      const workers = new Workers(job, 2, { runPatience: 800 });
+      await until(() => folder.keys()[where].length > 0 && workers.replaced > 0);
+      workers.stop();
+      await workers.done;
+      const [bundle] = readBundles(folder[where]);
+      expect(bundle.report.kind).toBe(kind);
+      expect(bundle.report.text).toMatch(text);
+      // It has a record of the type that does it.
+      expect([...bundle.input]).toContain(6);
+      expect(readdirSync(path).filter((name) => name.startsWith("."))).toEqual([]);
+    },
+    60_000,
+  );
 
   test("that can't even begin aren't replaced for ever", async () => {
     const job: Job = {

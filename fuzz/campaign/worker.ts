@@ -57,5 +57,3 @@ export function serveWorker(): void {
   process.on("SIGINT", () => {});
   process.on("SIGTERM", () => (stop = true));
 }
-
-if (import.meta.main) serveWorker();

@@ -1,7 +1,12 @@
 /** Several processes at one campaign. One that dies is replaced; what it found is in the folder. */
+import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { Verdict } from "../executor.ts";
 import type { Counts } from "./campaign.ts";
+import { crashKey } from "./crash.ts";
 import { mergeCounts, NO_COUNTS } from "./figures.ts";
+import { CampaignFolder } from "./folder.ts";
+import { readInflight } from "./inflight.ts";
 import type { Job } from "./job.ts";
 import { mixSeed } from "./random.ts";
 import type { FromWorker, ToWorker } from "./worker.ts";
@@ -10,6 +15,16 @@ import type { FromWorker, ToWorker } from "./worker.ts";
 const MAX_STILLBORN = 3;
 /** Milliseconds that a worker has to end by itself. */
 const PATIENCE = 10_000;
+/** Milliseconds that a run has. */
+const RUN_PATIENCE = 60_000;
+/** Signals that come from outside, and say nothing of the run. */
+const FROM_OUTSIDE: ReadonlySet<unknown> = new Set([
+  "SIGKILL",
+  "SIGTERM",
+  "SIGINT",
+  "SIGHUP",
+  "SIGQUIT",
+]);
 
 /** Who does a campaign's work: one process, or several. */
 export interface Crew {
@@ -30,12 +45,18 @@ interface Worker {
   readonly process: Bun.Subprocess;
   counts?: Counts;
   ended: boolean;
+  /** The run that was under way when somebody looked, and since when. */
+  run?: { readonly number: number; readonly since: number };
+  /** It was ended because its run didn't. */
+  stuck: boolean;
 }
 
 export interface WorkersOptions {
   /** The command of one worker: it calls `serveWorker`. */
   readonly command?: readonly string[];
   readonly kept?: (entry: EntryFacts) => void;
+  /** Milliseconds after which a run is a hang whatever its executor says. */
+  readonly runPatience?: number;
 }
 
 export class Workers implements Crew {
@@ -46,6 +67,7 @@ export class Workers implements Crew {
   private stillborn = 0;
   private stopping = false;
   private failure: string | undefined;
+  private readonly watching: Timer;
   private finish!: (failure: string | undefined) => void;
 
   constructor(
@@ -54,6 +76,7 @@ export class Workers implements Crew {
     private readonly options: WorkersOptions = {},
   ) {
     this.done = new Promise((done) => (this.finish = done));
+    this.watching = setInterval(() => this.watch(), Math.min(1000, this.runPatience / 4));
     for (let index = 0; index < count; index++) this.start(index);
   }
 
@@ -74,6 +97,45 @@ export class Workers implements Crew {
     for (const worker of this.workers) if (worker !== undefined) this.stopOne(worker);
   }
 
+  private get runPatience(): number {
+    return this.options.runPatience ?? RUN_PATIENCE;
+  }
+
+  private inflight(index: number): string {
+    return join(this.job.folder, `.worker-${index}`);
+  }
+
+  /** Ends workers that are in one run for too long: their executor has no budget for what they do. */
+  private watch(): void {
+    const now = performance.now();
+    for (const [index, worker] of this.workers.entries()) {
+      if (worker === undefined || worker.ended) continue;
+      const number = readInflight(this.inflight(index))?.runs ?? 0;
+      if (number === 0) continue;
+      if (worker.run?.number !== number) worker.run = { number, since: now };
+      else if (now - worker.run.since > this.runPatience) {
+        worker.stuck = true;
+        worker.process.kill("SIGKILL");
+      }
+    }
+  }
+
+  /** Keeps the input with which a worker died. */
+  private save(index: number, { stuck }: Worker, how: string): void {
+    const run = readInflight(this.inflight(index));
+    if (run === undefined) return;
+    const seconds = this.runPatience / 1000;
+    const verdict = stuck ? Verdict.TIMEOUT : Verdict.CRASH;
+    const report = stuck
+      ? { kind: "no end", text: `the run didn't end in ${seconds} s.`, stack: [] }
+      : { kind: "worker's death", text: `the worker ended with ${how}.`, stack: [how] };
+    const key = crashKey(verdict, report);
+    const { origin, opening, seed } = this.job;
+    const folder = new CampaignFolder(this.job.folder);
+    const finds = folder.finds({ ...origin, opening });
+    finds.crashed?.({ key, verdict, report, input: run.input, seed, run: run.runs });
+  }
+
   private stopOne({ process: child }: Worker): void {
     try {
       child.send({ stop: true } satisfies ToWorker);
@@ -86,22 +148,24 @@ export class Workers implements Crew {
   }
 
   private start(index: number): void {
-    const { command = [process.execPath, join(import.meta.dir, "worker.ts")] } = this.options;
+    const { command = [process.execPath, join(import.meta.dir, "worker-process.ts")] } =
+      this.options;
     const generation = this.replaced;
+    const inflight = this.inflight(index);
+    rmSync(inflight, { force: true });
     const child = Bun.spawn([...command], {
       stdin: "ignore",
       // Standard output may be one object a line: a target's own words go elsewhere.
       stdout: 2,
       stderr: "inherit",
       ipc: (message: FromWorker) => this.hear(worker, message),
-      onExit: (_, code, signal) =>
-        this.gone(index, worker, signal === null ? `status ${code}` : `signal ${signal}`),
+      onExit: () => this.gone(index, worker),
     });
-    const worker: Worker = { process: child, ended: false };
+    const worker: Worker = { process: child, ended: false, stuck: false };
     this.workers[index] = worker;
     const runs = this.job.runs === undefined ? undefined : Math.ceil(this.job.runs / this.count);
     const seed = mixSeed(this.job.seed, index + generation * this.count);
-    child.send({ job: { ...this.job, runs, seed, shared: true } } satisfies ToWorker);
+    child.send({ job: { ...this.job, runs, seed, inflight, shared: true } } satisfies ToWorker);
   }
 
   private hear(worker: Worker, message: FromWorker): void {
@@ -120,11 +184,18 @@ export class Workers implements Crew {
     this.stop();
   }
 
-  private gone(index: number, worker: Worker, how: string): void {
+  private gone(index: number, worker: Worker): void {
+    const { signalCode, exitCode } = worker.process;
+    const how = signalCode === null ? `status ${exitCode}` : `signal ${signalCode}`;
     this.workers[index] = undefined;
     if (worker.counts !== undefined) {
       this.dead = { ...mergeCounts([this.dead, worker.counts]), cycles: worker.counts.cycles };
     }
+    if (!worker.ended && (!this.stopping || worker.stuck)) {
+      const outside = FROM_OUTSIDE.has(signalCode);
+      if (worker.stuck || !outside) this.save(index, worker, how);
+    }
+    rmSync(this.inflight(index), { force: true });
     if (!worker.ended && !this.stopping) {
       if (worker.counts !== undefined || ++this.stillborn < MAX_STILLBORN) {
         this.replaced++;
@@ -134,6 +205,8 @@ export class Workers implements Crew {
       this.failure ??= `workers end at once, with ${how}.`;
       this.stop();
     }
-    if (this.workers.every((other) => other === undefined)) this.finish(this.failure);
+    if (this.workers.some((other) => other !== undefined)) return;
+    clearInterval(this.watching);
+    this.finish(this.failure);
   }
 }
