@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { stripVTControlCharacters } from "node:util";
 import { createColors } from "picocolors";
 import { type Facts, type Figures, mergeCounts, Meter, NO_COUNTS } from "./figures.ts";
+import { PAGE } from "./page.ts";
 import { prometheus } from "./prometheus.ts";
 import { FiguresServer, History, ServerError } from "./server.ts";
 import { figuresLine, figuresScreen, TerminalView } from "./terminal.ts";
@@ -161,6 +162,39 @@ describe("on a terminal", () => {
     expect(written).toStartWith(`${figuresLine(figures())}\n`);
     expect(written).not.toContain("\x1b");
   });
+});
+
+test("the page draws what it is told", () => {
+  const script = /<script>([^]*)<\/script>/.exec(PAGE)![1];
+  // As much of a document as the page uses.
+  const elements = new Map<string, Record<string, string>>();
+  const byId = (id: string) => {
+    expect(PAGE).toContain(`id="${id}"`);
+    const found = elements.get(id) ?? {};
+    elements.set(id, found);
+    const setAttribute = (name: string, value: string) => (found[name] = value);
+    return Object.assign(found, { querySelector: () => ({ setAttribute }) });
+  };
+  const source: { onmessage?: (event: { data: string }) => void } = {};
+  const document = { getElementById: byId, title: "" };
+  function EventSource(url: string) {
+    expect(url).toBe("events");
+    return source;
+  }
+  // oxlint-disable-next-line typescript/no-implied-eval
+  new Function("document", "EventSource", script)(document, EventSource);
+  const history = [
+    { seconds: 0, edges: 0, runsPerSecond: 0, corpus: 0 },
+    { seconds: 10, edges: 40, runsPerSecond: 2000, corpus: 3 },
+  ];
+  const shown = figures({ crashes: 1, edges: 40, stability: 0.9999 });
+  source.onmessage!({ data: JSON.stringify({ figures: shown, history }) });
+  const text = (id: string) => String(elements.get(id)!.textContent);
+  expect(document.title).toBe("tlv – fuzzing");
+  expect([text("edges"), text("stability"), text("fidelity")]).toEqual(["40", "99.99 %", "–"]);
+  expect(elements.get("crashes")!.className).toBe("bad");
+  expect(elements.get("coverage")!.points).toBe("0.0,195.0 1000.0,5.0");
+  expect(text("speed-most")).toBe("2.0 k");
 });
 
 test("a history keeps its beginning and its end, in few points", () => {

@@ -60,7 +60,7 @@ export function readSeeds(folder: string): Uint8Array[] {
 export async function openCampaign(
   job: Job,
   kept: (entry: Entry) => void = () => {},
-): Promise<{ campaign: Campaign; folder: CampaignFolder }> {
+): Promise<{ campaign: Campaign; folder: CampaignFolder; executor: Executor }> {
   const folder = new CampaignFolder(job.folder);
   const dictionary = job.dictionary === undefined ? [] : readDictionary(job.dictionary);
   const given = job.seeds === undefined ? [] : readSeeds(job.seeds);
@@ -77,7 +77,7 @@ export async function openCampaign(
     finds: folder.finds({ ...job.origin, opening: job.opening }, kept),
   });
   know(campaign, folder);
-  return { campaign, folder };
+  return { campaign, folder, executor };
 }
 
 function know(campaign: Campaign, folder: CampaignFolder): void {

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readBundles } from "./bundle.ts";
@@ -187,6 +187,23 @@ describe("several workers", () => {
     for (const name of kept) expect(names.has(name)).toBe(true);
     expect(checkQueue(path)).toBe(names.size);
   }, 60_000);
+
+  test("end when their parent is killed", async () => {
+    const path = place();
+    const script = `
+      const { fuzz } = await import(${JSON.stringify(join(import.meta.dir, "run.ts"))});
+      await fuzz({ folder: ${JSON.stringify(path)}, target: "tlv", workers: 2, json: true,
+        opening: { module: ${JSON.stringify(TESTING)} } });`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "ignore" });
+    const file = `/proc/${child.pid}/task/${child.pid}/children`;
+    const pids = () => readFileSync(file, "utf8").trim().split(" ").filter(Boolean);
+    await until(() => pids().length === 2 && new CampaignFolder(path).names().length > 10);
+    const workers = pids();
+    child.kill("SIGKILL");
+    await child.exited;
+    await until(() => workers.every((pid) => !existsSync(`/proc/${pid}`)));
+    expect(checkQueue(path)).toBeGreaterThan(10);
+  }, 30_000);
 
   test.each([
     [

@@ -72,9 +72,13 @@ class Alone implements Crew {
 
   private async work(job: Job, kept: (entry: EntryFacts) => void): Promise<string | undefined> {
     try {
-      const { campaign, folder } = await openCampaign(job, kept);
+      const { campaign, folder, executor } = await openCampaign(job, kept);
       this.campaign = campaign;
       await drive(job, campaign, folder, { stopped: () => this.stopped });
+      // Figures are asked for once more, after the end.
+      const counts = campaign.counts();
+      this.counts = () => counts;
+      executor.close?.();
       return campaign.failure;
     } catch (error) {
       return error instanceof Error ? error.message : String(error);

@@ -39,6 +39,7 @@ async function work(job: Job, stopped: () => boolean): Promise<void> {
     };
     await drive(job, campaign, opened.folder, { stopped, between });
     tell({ ended: true, counts: campaign.counts(), failure: campaign.failure });
+    opened.executor.close?.();
   } catch (error) {
     tell({ ended: true, counts: campaign?.counts(), failure: message(error) });
   }
