@@ -211,7 +211,11 @@ describe.skipIf(COMMAND === undefined)("machines exchange through a server", () 
     // One ends before the other: what it found last is there for that.
     children[0].kill("SIGTERM");
     expect(await children[0].exited).toBe(0);
-    await Bun.sleep(2500);
+    const [first, second] = folders;
+    await until(() => {
+      const all = new Set(second.names());
+      return first.names().every((name) => all.has(name));
+    });
     children[1].kill("SIGTERM");
     expect(await children[1].exited).toBe(0);
     for (const [i, folder] of folders.entries()) {
