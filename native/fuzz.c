@@ -48,7 +48,7 @@ static void insert(struct vmm *vmm, const struct vmm_fuzz *fuzz)
 static int begin(struct vmm *vmm, struct vmm_fuzz *fuzz)
 {
 	char why[128];
-	int pages = vmm_point_reset(vmm);
+	int pages = fuzz_reset(vmm, !(fuzz->flags & VMM_FUZZ_LIGHT));
 
 	if (pages < 0)
 		return pages;
@@ -91,6 +91,11 @@ int vmm_fuzz_run(struct vmm *vmm, struct vmm_fuzz *fuzz)
 {
 	int error = 0;
 
+	if (fuzz->flags & VMM_FUZZ_BEGIN) {
+		vmm_coverage_begin(vmm);
+		fuzz_begin(vmm, fuzz->budget);
+		return 0;
+	}
 	if (!(fuzz->flags & VMM_FUZZ_CONTINUE))
 		error = begin(vmm, fuzz);
 	if (!error)

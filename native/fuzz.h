@@ -9,6 +9,8 @@
 
 #pragma GCC visibility push(hidden)
 
+/* As vmm_point_reset; not `all`: of the image's registers only the clock has changed. */
+int fuzz_reset(struct vmm *, bool all);
 /* Where guest memory lies in this process, and how much of it follows; NULL: nowhere. */
 uint8_t *fuzz_memory(struct vmm *, uint64_t gpa, uint64_t *length);
 /* A general register, by its number in instructions' encoding. */

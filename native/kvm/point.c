@@ -208,6 +208,12 @@ static void restore_page(struct vmm *vmm, uint64_t gpa)
 
 int vmm_point_reset(struct vmm *vmm)
 {
+	return fuzz_reset(vmm, true);
+}
+
+int fuzz_reset(struct vmm *vmm, bool all)
+{
+	(void)all; // what KVM's calls cost hides that
 	struct point *point = vmm->point;
 
 	if (!point)

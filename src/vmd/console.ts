@@ -64,6 +64,14 @@ export class Console implements SerialBackend {
     if (bytes.length > 0) this.#input.push(bytes);
   }
 
+  /** Forgets what was queued, and what was not handed on. */
+  clear(): void {
+    this.#input = [];
+    this.#taken = 0;
+    this.#length = 0;
+    this.#refused = false;
+  }
+
   /** What was queued and the guest has not taken. */
   get pending(): Uint8Array {
     const [first, ...others] = this.#input;

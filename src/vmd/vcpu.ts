@@ -110,12 +110,19 @@ export class Vcpu {
     this.#mmioData = new Uint8Array(engine.run.buffer, RunPage.MMIO_DATA, 8);
   }
 
-  /** Runs the guest until something must be decided outside. */
-  run(): Stop {
+  /**
+   * Runs the guest until something must be decided outside.
+   * @param pending the engine made an exit already, which waits for its answer
+   */
+  run(pending = false): Stop {
     const engine = this.#engine;
     const hardware = this.#hardware;
     const { clock, interrupts } = hardware;
     const run = engine.run;
+    if (pending) {
+      const stop = this.#exited(run);
+      if (stop !== undefined) return stop;
+    }
     if (this.#wanted) return { kind: "attention" };
     if (this.halted) {
       const stop = this.#sleep();
@@ -144,25 +151,32 @@ export class Vcpu {
         clock.rearmed = true;
         return { kind: "attention" };
       }
-      clock.invalidate();
       if (result < 0) return { kind: "crash", why: `the engine failed with errno ${-result}` };
-      this.exits++;
-      if (this.#virtual) engine.warp(EXIT_TIME);
-      if (this.observer !== undefined) this.observer.exited(run);
-      const stop = this.#answer(run);
-      if (this.observer !== undefined) {
-        this.observer.answered(run, clock.now);
-        const { failure } = this.observer;
-        if (failure !== undefined) return { kind: "crash", why: failure };
-      }
+      const stop = this.#exited(run);
       if (stop !== undefined) return stop;
-      if (hardware.event !== undefined) {
-        const event = hardware.event;
-        hardware.event = undefined;
-        return event;
-      }
-      if (this.exits >= this.limit) return { kind: "attention" };
     }
+  }
+
+  /** Answers an exit. */
+  #exited(run: RunPage): Stop | undefined {
+    const { clock } = this.#hardware;
+    clock.invalidate();
+    this.exits++;
+    if (this.#virtual) this.#engine.warp(EXIT_TIME);
+    if (this.observer !== undefined) this.observer.exited(run);
+    const stop = this.#answer(run);
+    if (this.observer !== undefined) {
+      this.observer.answered(run, clock.now);
+      const { failure } = this.observer;
+      if (failure !== undefined) return { kind: "crash", why: failure };
+    }
+    if (stop !== undefined) return stop;
+    const { event } = this.#hardware;
+    if (event !== undefined) {
+      this.#hardware.event = undefined;
+      return event;
+    }
+    return this.exits >= this.limit ? { kind: "attention" } : undefined;
   }
 
   /**

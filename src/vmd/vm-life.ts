@@ -33,6 +33,8 @@ export interface Restored {
   readonly description: string;
   /** What the guest has seen of its processor. */
   readonly cpuid: readonly CpuidLeaf[];
+  /** A machine of real time may go on with virtual time. */
+  readonly anyClock?: boolean;
 }
 
 function machineOptions(options: VcpuOptions, host: LifeHost): MachineOptions {
@@ -97,14 +99,15 @@ export class VmLife implements Disposable {
   static restore(
     engineName: EngineName,
     options: VcpuOptions,
-    { rom, inputs, applied, description, cpuid }: Restored,
+    { rom, inputs, applied, description, cpuid, anyClock = false }: Restored,
     host: LifeHost,
   ): VmLife {
     using stack = new DisposableStack();
     const image = stack.use(new MachineImage(memoryRanges(options.memory, rom)));
     const state = typeof inputs === "function" ? inputs(image) : loadSnapshots(image, inputs);
-    const virtual = applyClock(image, state.cpu);
-    if (virtual !== (options.virtualTime ?? false)) {
+    const saved = applyClock(image, state.cpu);
+    const virtual = options.virtualTime ?? false;
+    if (saved !== virtual && !(anyClock && virtual)) {
       throw new SnapshotError("its clock is not of the kind that it says");
     }
     const engine = stack.use(Engine.open(engineName, image, { virtual }, cpuid));

@@ -41,7 +41,7 @@ const SEGMENT_SIZE = 16;
 const MAX_SEGMENTS = 256;
 const SIZE = SEGMENT + MAX_SEGMENTS * SEGMENT_SIZE;
 
-const Flag = { CONTINUE: 1, CHECK: 2 } as const;
+const Flag = { CONTINUE: 1, CHECK: 2, BEGIN: 4, LIGHT: 8 } as const;
 const NO_PORT = 0x10000;
 const PAGES_LISTED = 65536;
 
@@ -107,20 +107,31 @@ export class Point implements Disposable {
 
   /** What runs take their input from; the array stays the caller's, who may change its bytes. */
   set input(bytes: Uint8Array) {
+    if (bytes === this.#input) return;
     this.#input = bytes;
+    // With its own buffer it stays where it is.
+    void bytes.buffer;
     this.#view.setBigUint64(INPUT, BigInt(bytes.length > 0 ? (ptr(bytes) as number) : 0), true);
   }
 
   /**
    * Back to the point, in with the first `length` bytes of the input, and on.
    * @param verify whether everything is compared with the point before that: `differs` tells
+   * @param light no device was at work since the point, and nobody looked at the CPU: of the image's
+   * registers only the clock has changed
    * @returns of RunEnd
    * @throws NativeError
    */
-  run(length: number, verify = false): number {
+  run(length: number, verify = false, light = false): number {
     this.#u32[LENGTH / 4] = Math.min(length, this.#input.length);
-    this.#u32[FLAGS / 4] = verify ? Flag.CHECK : 0;
+    this.#u32[FLAGS / 4] = (verify ? Flag.CHECK : 0) | (light ? Flag.LIGHT : 0);
     return this.#enter();
+  }
+
+  /** The machine is at the point: a run begins, whose guest somebody else lets go on. */
+  begin(): void {
+    this.#u32[FLAGS / 4] = Flag.BEGIN;
+    check("a run from a point", this.#run(this.#vmm, this.#pointer));
   }
 
   /** The last exit is answered: the run goes on. @returns of RunEnd @throws NativeError */
@@ -138,6 +149,11 @@ export class Point implements Disposable {
   /** What ended the run: a port's data, or a breakpoint's address. */
   get value(): bigint {
     return this.#view.getBigUint64(VALUE, true);
+  }
+
+  /** The lower 32 bits of that. */
+  get code(): number {
+    return this.#u32[VALUE / 4];
   }
 
   /** Of that, so far. */

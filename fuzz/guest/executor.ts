@@ -1,0 +1,309 @@
+/**
+ * Runs inputs in a guest, each from the same point. Where nothing but memory, registers and the
+ * fuzzer's port is touched, a run is one call of the engine; else the machine's devices are at work,
+ * and go back to the point, too.
+ */
+import type { Coverage, GuestBlock } from "../../src/vmm/coverage.ts";
+import { BreakKind, Capability } from "../../src/vmm/engine.ts";
+import { type Point, RunEnd } from "../../src/vmm/point.ts";
+import type { Stop } from "../../src/vmd/vcpu.ts";
+import {
+  type Compare,
+  type CrashReport,
+  type Executor,
+  type Novelty,
+  Verdict,
+} from "../executor.ts";
+import { type Channel, channelOf } from "./channels.ts";
+import { FuzzError, type FuzzMachine, openMachine } from "./machine.ts";
+import { type GuestOptions, parseAddress, parseCrash, parseRange } from "./options.ts";
+import { Command, FUZZ_PORT } from "./port.ts";
+import { printedStack, stackOf } from "./stack.ts";
+import { runToStart } from "./start.ts";
+import { Symbols } from "./symbols.ts";
+import { GuestView } from "./view.ts";
+
+/** Places of the coverage map. */
+const PLACES = 65_536;
+/** Blocks of a run; where time is real, ns. */
+const BUDGET = 1_000_000;
+const REAL_BUDGET = 1e9;
+const VERIFY = 1000;
+/** Guest time that a run may take however little it does, ns. */
+const TIME = 10e9;
+/** What kernels print when they are lost, */
+const PANICS = ["Kernel panic", "BUG: ", "Oops: ", "general protection fault", "panic: "];
+/** ... and at the end of that. */
+const ENDS = ["---[ end ", "Rebooting in "];
+
+/** A crash or hang; what more there is to it is found out when it is asked for. */
+interface Ending {
+  readonly kind: string;
+  readonly text: string;
+  /** The guest is about to enter this exception's handler. */
+  readonly vector?: number;
+}
+
+/** A run of edges that nobody tells. */
+const NO_EDGES = new Uint32Array(0);
+
+export class GuestExecutor implements Executor {
+  readonly maxInput: number;
+  readonly mapSize = PLACES;
+  readonly fidelity = { checked: 0, equal: 0 };
+  failure: string | undefined;
+  readonly machine: FuzzMachine;
+  readonly symbols: Symbols;
+  readonly #point: Point;
+  /** Absent: the engine can't tell. */
+  readonly #coverage: Coverage | undefined;
+  readonly #channel: Channel;
+  readonly #ends = new Set<bigint>();
+  readonly #crashes = new Map<bigint, Ending>();
+  readonly #printed: string[] = [...PANICS];
+  readonly #verify: number;
+  #haltIsCrash = false;
+  #runs = 0;
+  /** Devices were at work since the point. */
+  #touched = false;
+  /** The image's copy of the CPU's registers was used. */
+  #looked = true;
+  #ending: Ending | undefined;
+
+  /** @throws FuzzError, and what openMachine throws */
+  constructor(options: GuestOptions) {
+    using stack = new DisposableStack();
+    this.machine = stack.use(openMachine({ ...options, path: options.file }));
+    this.symbols = Symbols.all(options.symbols ?? []);
+    const ready = runToStart(this.machine, options, this.symbols);
+    const { engine } = this.machine.life;
+    const view = new GuestView(this.machine.life);
+    this.#channel = channelOf(options, ready, view, this.machine, this.symbols);
+    this.maxInput = this.#channel.size;
+    for (const end of options.end ?? []) this.#ends.add(parseAddress(end, this.symbols));
+    for (const text of options.crash ?? []) this.#expect(text, view);
+    this.machine.last = ENDS;
+    this.#stepOff(view);
+    this.#stopAt([...new Set([...this.#ends, ...this.#crashes.keys()])]);
+    this.#verify = options.verify ?? VERIFY;
+    this.machine.takePoint();
+    this.#point = this.machine.point;
+    this.#point.port = FUZZ_PORT;
+    const virtual = engine.can(Capability.COVERAGE);
+    this.#point.budget = options.budget ?? (virtual ? BUDGET : REAL_BUDGET);
+    if (this.#channel.place !== undefined) this.#point.place = this.#channel.place;
+    if (virtual) this.#coverage = engine.openCoverage(PLACES);
+    this.#coverage?.limit((options.coverage ?? []).map((text) => parseRange(text, this.symbols)));
+    stack.move();
+  }
+
+  #expect(text: string, view: GuestView): void {
+    const source = parseCrash(text, this.symbols);
+    switch (source.kind) {
+      case "address": {
+        const { address, name } = source;
+        this.#crashes.set(address, { kind: "address", text: `the guest reached ${name}` });
+        break;
+      }
+      case "exception": {
+        const { vector } = source;
+        const handler = view.handler(vector);
+        if (handler === undefined) {
+          throw new FuzzError(`${text}: the guest has no handler for it at the start`);
+        }
+        this.#crashes.set(handler, { kind: "exception", text: `exception ${vector}`, vector });
+        break;
+      }
+      case "printed":
+        this.#printed.push(source.text);
+        break;
+      case "halt":
+        this.#haltIsCrash = true;
+    }
+  }
+
+  /** A run that begins where another ends would end at once. */
+  #stepOff(view: GuestView): void {
+    if (!this.#ends.has(view.rip)) return;
+    const { engine, vcpu } = this.machine.life;
+    engine.debug([], true);
+    vcpu.step();
+  }
+
+  #stopAt(addresses: readonly bigint[]): void {
+    const { engine } = this.machine.life;
+    const list = addresses.map((address) => ({ address, kind: BreakKind.EXECUTE, length: 1 }));
+    if (engine.debug(list) < 0) {
+      throw new FuzzError(`engine ${engine.name} can't stop at ${addresses.length} addresses`);
+    }
+  }
+
+  run(input: Uint8Array, length: number): Verdict {
+    this.#ending = undefined;
+    if (this.#touched) this.machine.rewind();
+    this.#touched = false;
+    const verify = this.#verify > 0 && ++this.#runs % this.#verify === 0;
+    const { insert } = this.#channel;
+    if (insert === undefined) return this.#runFromMemory(input, length, verify);
+    return this.#runFromDevice(insert, input.subarray(0, length), verify);
+  }
+
+  #runFromMemory(input: Uint8Array, length: number, verify: boolean): Verdict {
+    const point = this.#point;
+    point.input = input;
+    const end = point.run(length, verify, !this.#looked);
+    this.#looked = false;
+    if (verify) this.#count(!point.differs);
+    switch (end) {
+      case RunEnd.PORT:
+        return this.#said(point.code);
+      case RunEnd.STOP:
+        return this.#stoppedAt(point.value);
+      case RunEnd.BUDGET:
+        return this.#end(Verdict.TIMEOUT, "timeout", "the budget is used up");
+      case RunEnd.SHUTDOWN:
+        return this.#end(Verdict.CRASH, "triple fault", "triple fault");
+      case RunEnd.EXIT:
+        this.#touched = true;
+        return this.#judge(this.machine.run(TIME, true));
+      default:
+        return this.#end(Verdict.CRASH, "engine", "the engine can't go on");
+    }
+  }
+
+  #runFromDevice(insert: (input: Uint8Array) => void, input: Uint8Array, verify: boolean): Verdict {
+    // A run without a device's help was none.
+    this.machine.rewind();
+    if (verify) this.#count(this.#point.difference() === undefined);
+    this.#touched = true;
+    insert(input);
+    this.#point.begin();
+    return this.#judge(this.machine.run(TIME));
+  }
+
+  #look(): GuestView {
+    this.#looked = true;
+    return new GuestView(this.machine.life);
+  }
+
+  #count(equal: boolean): void {
+    this.fidelity.checked++;
+    if (equal) this.fidelity.equal++;
+  }
+
+  #end(verdict: Verdict, kind: string, text: string): Verdict {
+    this.#ending = { kind, text };
+    return verdict;
+  }
+
+  /** What the guest wrote to the fuzzer's port. */
+  #said(command: number): Verdict {
+    if (command !== Command.CRASH) return Verdict.DONE;
+    const code = this.#look().register("rbx");
+    return this.#end(Verdict.CRASH, "hypercall", `the guest reports 0x${code.toString(16)}`);
+  }
+
+  #stoppedAt(address: bigint): Verdict {
+    const crash = this.#crashes.get(address);
+    if (crash === undefined) return Verdict.DONE;
+    this.#ending = crash;
+    return Verdict.CRASH;
+  }
+
+  /** How a run ended in which devices had a part. */
+  #judge(stop: Stop): Verdict {
+    const { machine } = this;
+    const said = this.#printed.find((text) => machine.printed.includes(text));
+    if (said !== undefined) {
+      const line = machine.printed.split("\n").find((one) => one.includes(said)) ?? said;
+      return this.#end(Verdict.CRASH, "panic", line.replace(/^\[[^\]]*\]\s*/, "").trim());
+    }
+    switch (stop.kind) {
+      case "exit":
+        return this.#said(machine.port.take());
+      case "debug":
+        return this.#stoppedAt(machine.life.engine.run.debugPc);
+      case "attention":
+        return this.#end(Verdict.TIMEOUT, "timeout", "the budget or the time is used up");
+      case "reset": {
+        const kind = stop.by === "triple fault" ? stop.by : "reset";
+        return this.#end(Verdict.CRASH, kind, `the guest reset its machine (${stop.by})`);
+      }
+      case "halt":
+        if (!this.#haltIsCrash) return Verdict.DONE;
+        return this.#end(Verdict.CRASH, "halt", "the guest sleeps, and nothing can wake it");
+      case "crash":
+        return this.#end(Verdict.CRASH, "engine", stop.why);
+      default:
+        return Verdict.DONE;
+    }
+  }
+
+  novelty(): Novelty {
+    return (this.#coverage?.novelty() ?? 0) as Novelty;
+  }
+
+  get edgesSeen(): number {
+    return this.#coverage?.seen ?? 0;
+  }
+
+  edges(): Uint32Array {
+    return this.#coverage?.edges().slice().sort() ?? NO_EDGES;
+  }
+
+  coverageHash(): number {
+    return this.#coverage?.hash() ?? 0;
+  }
+
+  cost(): number {
+    return this.#point.spent;
+  }
+
+  crash(): CrashReport | undefined {
+    const ending = this.#ending;
+    if (ending === undefined) return undefined;
+    const { kind, text, vector } = ending;
+    const printed = printedStack(this.machine.printed);
+    if (printed.length > 0) return { kind, text, stack: printed };
+    return { kind, text, stack: stackOf(this.#look(), this.symbols, vector) };
+  }
+
+  compares(input: Uint8Array, length: number): readonly Compare[] {
+    const coverage = this.#coverage;
+    if (coverage === undefined) return [];
+    coverage.note({ compares: true });
+    this.run(input, length);
+    coverage.note({});
+    return coverage.compares().map(({ at, left, right, size }) => ({
+      at: Number(at & 0xffff_ffff_ffffn),
+      size,
+      left: bytesOf(left, size),
+      right: bytesOf(right, size),
+    }));
+  }
+
+  /** Runs an input, and tells the blocks of code that were entered, in turn: the first 65,536. */
+  blocks(input: Uint8Array, length: number): readonly GuestBlock[] {
+    const coverage = this.#coverage;
+    if (coverage === undefined) return [];
+    coverage.note({ blocks: true });
+    this.run(input, length);
+    coverage.note({});
+    return coverage.blocks();
+  }
+
+  /** What the last run wrote: names of guest-physical pages. */
+  writtenPages(): number[] {
+    return this.#point.writtenPages();
+  }
+
+  close(): void {
+    this.machine[Symbol.dispose]();
+  }
+}
+
+function bytesOf(value: bigint, size: number): Uint8Array {
+  const bytes = new Uint8Array(size);
+  for (let i = 0, rest = value; i < size; i++, rest >>= 8n) bytes[i] = Number(rest & 0xffn);
+  return bytes;
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: ISC */
+#ifndef TLV_H
+#define TLV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Reads records of type (1 byte), length (1 byte) and value into a table. Returns how many. */
+int tlv_parse(const uint8_t *input, size_t length);
+
+/* Where the planted bug leads: it does not return. */
+void tlv_bug(void);
+
+#endif
