@@ -147,6 +147,14 @@ export class Campaign {
     if (!found.has(key)) found.set(key, undefined);
   }
 
+  /** The smallest input that still does what a known crash or hang did; undefined if it doesn't any more. */
+  shrink(verdict: Verdict, key: string, input: Uint8Array): Uint8Array | undefined {
+    const begun = input.subarray(0, this.executor.maxInput);
+    return this.does(verdict, key, begun, begun.length)
+      ? this.minimised(verdict, key, begun)
+      : undefined;
+  }
+
   counts(): Counts {
     const { executor, corpus } = this;
     return {
@@ -281,18 +289,20 @@ export class Campaign {
     const crash: Crash = { key, verdict, report, input, seed, run, parent: parent?.name };
     found.set(key, crash);
     if (this.finds.crashed?.(crash) === false) return;
-    const minimised = this.minimised(crash);
+    const minimised = this.minimised(verdict, key, input);
     this.finds.minimised?.({ ...crash, minimised });
   }
 
-  private minimised({ key, verdict, input }: Crash): Uint8Array {
-    const { executor } = this;
+  /** Whether a run ends in this crash or hang. */
+  private does(verdict: Verdict, key: string, input: Uint8Array, length: number): boolean {
+    if (this.run(input, length) !== verdict) return false;
+    const report = this.executor.crash();
+    return report !== undefined && crashKey(verdict, report) === key;
+  }
+
+  private minimised(verdict: Verdict, key: string, input: Uint8Array): Uint8Array {
     return minimise(input, {
-      holds: (candidate, length) => {
-        if (this.run(candidate, length) !== verdict) return false;
-        const report = executor.crash();
-        return report !== undefined && crashKey(verdict, report) === key;
-      },
+      holds: (candidate, length) => this.does(verdict, key, candidate, length),
       maxRuns: verdict === Verdict.TIMEOUT ? HANG_RUNS : CRASH_RUNS,
       unit: this.unit,
       simplify: true,

@@ -1,10 +1,11 @@
 /** One process' part of a campaign: its executor, its seeds, its loop between other things to do. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Executor } from "../executor.ts";
-import type { Opening, Origin } from "./bundle.ts";
+import { type Executor, Verdict } from "../executor.ts";
+import { type Opening, type Origin, readBundles, writeMinimised } from "./bundle.ts";
 import { Campaign, type Seed } from "./campaign.ts";
 import type { Entry } from "./corpus.ts";
+import { DEATH, NO_END } from "./crash.ts";
 import { readDictionary } from "./dictionary.ts";
 import { CampaignFolder, FolderError } from "./folder.ts";
 import { mapInflight } from "./inflight.ts";
@@ -77,6 +78,7 @@ export async function openCampaign(
     finds: folder.finds({ ...job.origin, opening: job.opening }, kept),
   });
   know(campaign, folder);
+  for (const parent of [folder.crashes, folder.hangs]) shrinkRest(campaign, parent);
   return { campaign, folder, executor };
 }
 
@@ -84,6 +86,16 @@ function know(campaign: Campaign, folder: CampaignFolder): void {
   const { crashes, hangs } = folder.keys();
   for (const key of crashes) campaign.knows(key, false);
   for (const key of hangs) campaign.knows(key, true);
+}
+
+/** Minimises what a session that was killed left as it was found. */
+function shrinkRest(campaign: Campaign, parent: string): void {
+  for (const { report, input, minimised } of readBundles(parent)) {
+    if (minimised !== undefined || [DEATH, NO_END].includes(report.kind)) continue;
+    const verdict = report.ending === "hang" ? Verdict.TIMEOUT : Verdict.CRASH;
+    const small = campaign.shrink(verdict, report.key, input);
+    if (small !== undefined) writeMinimised(parent, report.key, small);
+  }
 }
 
 /** Takes over what others found since the last time. */

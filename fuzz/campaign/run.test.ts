@@ -77,6 +77,16 @@ describe("a campaign in one process", () => {
     expect(checkQueue(path)).toBeGreaterThan(10);
   });
 
+  test("minimises what a killed session couldn't any more", async () => {
+    const path = place();
+    await session(path, { runs: 60_000 });
+    const { crashes } = new CampaignFolder(path);
+    const [bundle] = readBundles(crashes);
+    rmSync(join(bundle.folder, "minimised"));
+    await session(path, { runs: 10 });
+    expect(readBundles(crashes)[0].minimised).toEqual(bundle.minimised!);
+  });
+
   test("ends at its time, and prints figures as JSON", async () => {
     let text = "";
     const output = { write: (more: string) => (text += more) };
