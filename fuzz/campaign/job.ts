@@ -72,12 +72,13 @@ export async function openCampaign(
   const stored = folder
     .arrived()
     .map(({ name, input }): Seed => ({ input, depth: entries[name]?.depth ?? 0 }));
+  const trace = executor.trace && ((input: Uint8Array) => executor.trace!(input, input.length));
   const inflight =
     job.inflight === undefined ? undefined : mapInflight(job.inflight, executor.maxInput);
   const campaign = new Campaign({
     inflight,
     ...{ executor, dictionary, seed: job.seed, unit: job.unit, seeds: [...stored, ...given] },
-    finds: folder.finds({ ...job.origin, opening: job.opening }, kept),
+    finds: folder.finds({ ...job.origin, opening: job.opening, trace }, kept),
   });
   know(campaign, folder);
   return { campaign, folder, executor };
