@@ -85,7 +85,19 @@ describe("a campaign", () => {
     // A new executor sees no less in the corpus than the campaign's did.
     const again = new TlvExecutor();
     const replayed = new Campaign({ executor: again, seeds: entries.map(({ input }) => input) });
+    replayed.begin();
     expect(replayed.counts().edges).toBe(campaign.counts().edges);
+  });
+
+  test("begins in pieces or at once", () => {
+    const seeds = found().entries.map(({ input }) => input);
+    const whole = found({ seeds, runs: 20_000 });
+    const campaign = new Campaign({ executor: new TlvExecutor(), seeds });
+    let pieces = 0;
+    while (!campaign.begin(campaign.runs + 10)) pieces++;
+    expect(pieces).toBeGreaterThan(10);
+    campaign.advance(20_000);
+    expect(campaign.counts()).toEqual(whole.campaign.counts());
   });
 
   test("trims what it keeps", () => {

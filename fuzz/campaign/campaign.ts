@@ -96,6 +96,9 @@ export class Campaign {
   private repeatedEqual = 0;
   private entry: Entry | undefined;
   private energy = 0;
+  /** What to begin with, and how many of it were run. */
+  private waiting: Extract<Seed, { input: Uint8Array }>[];
+  private began = 0;
   /** What its comparisons suggest for the entry, and how many more of them are tried. */
   private suggestions: Iterator<Substitution> | undefined;
   private suggestionsLeft = 0;
@@ -110,12 +113,33 @@ export class Campaign {
     this.corpus = new Corpus(this.executor.mapSize);
     this.inflight = options.inflight ?? privateInflight(this.executor.maxInput);
     this.mutator = new Mutator(this.inflight.input, this.random, this.dictionary, this.unit);
-    this.begin(options.seeds ?? []);
+    const seeds = options.seeds ?? [];
+    this.waiting = seeds.map((seed) =>
+      seed instanceof Uint8Array ? { input: seed, depth: 0 } : seed,
+    );
+  }
+
+  /**
+   * Runs what the campaign begins with, or a part of it: until there were `until` runs in all. True when
+   * all is done. `advance` does it all if nobody else did.
+   */
+  begin(until = Infinity): boolean {
+    while (this.failure === undefined && this.began < this.waiting.length) {
+      if (this.runs >= until) return false;
+      const { input, depth } = this.waiting[this.began++];
+      this.offer(input, depth);
+    }
+    if (this.corpus.size === 0 && this.failure === undefined)
+      this.beginSimply(this.waiting[0]?.input);
+    this.waiting = [];
+    this.began = 0;
+    return true;
   }
 
   /** Runs until there were `until` runs in all (a little more: a find is worked on to its end), or it failed. */
   advance(until: number): void {
     const { executor, mutator } = this;
+    this.begin();
     while (this.runs < until && this.failure === undefined) {
       if (this.suggestions !== undefined) {
         this.suggested();
@@ -147,6 +171,14 @@ export class Campaign {
     if (!found.has(key)) found.set(key, undefined);
   }
 
+  /** The smallest input that still does what a known crash or hang did; undefined if it doesn't any more. */
+  shrink(verdict: Verdict, key: string, input: Uint8Array): Uint8Array | undefined {
+    const begun = input.subarray(0, this.executor.maxInput);
+    return this.does(verdict, key, begun, begun.length)
+      ? this.minimised(verdict, key, begun)
+      : undefined;
+  }
+
   counts(): Counts {
     const { executor, corpus } = this;
     return {
@@ -168,17 +200,11 @@ export class Campaign {
     };
   }
 
-  private begin(given: readonly Seed[]): void {
-    const seeds = given.map((seed) =>
-      seed instanceof Uint8Array ? { input: seed, depth: 0 } : seed,
-    );
-    for (const { input, depth } of seeds) this.offer(input, depth);
-    if (this.corpus.size > 0 || this.failure !== undefined) return;
+  private beginSimply(seed: Uint8Array | undefined): void {
     const simple = [new Uint8Array(0), new Uint8Array(Math.min(16, this.executor.maxInput))];
-    for (const seed of simple) this.offer(seed);
+    for (const input of simple) this.offer(input);
     // A target that shows nothing at all, or only crashes, needs something to be mutated too.
-    if (this.corpus.size === 0)
-      this.put((seeds[0]?.input ?? simple[1]).slice(0, this.executor.maxInput));
+    if (this.corpus.size === 0) this.put((seed ?? simple[1]).slice(0, this.executor.maxInput));
   }
 
   private put(input: Uint8Array): void {
@@ -281,18 +307,20 @@ export class Campaign {
     const crash: Crash = { key, verdict, report, input, seed, run, parent: parent?.name };
     found.set(key, crash);
     if (this.finds.crashed?.(crash) === false) return;
-    const minimised = this.minimised(crash);
+    const minimised = this.minimised(verdict, key, input);
     this.finds.minimised?.({ ...crash, minimised });
   }
 
-  private minimised({ key, verdict, input }: Crash): Uint8Array {
-    const { executor } = this;
+  /** Whether a run ends in this crash or hang. */
+  private does(verdict: Verdict, key: string, input: Uint8Array, length: number): boolean {
+    if (this.run(input, length) !== verdict) return false;
+    const report = this.executor.crash();
+    return report !== undefined && crashKey(verdict, report) === key;
+  }
+
+  private minimised(verdict: Verdict, key: string, input: Uint8Array): Uint8Array {
     return minimise(input, {
-      holds: (candidate, length) => {
-        if (this.run(candidate, length) !== verdict) return false;
-        const report = executor.crash();
-        return report !== undefined && crashKey(verdict, report) === key;
-      },
+      holds: (candidate, length) => this.does(verdict, key, candidate, length),
       maxRuns: verdict === Verdict.TIMEOUT ? HANG_RUNS : CRASH_RUNS,
       unit: this.unit,
       simplify: true,

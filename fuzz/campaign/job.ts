@@ -1,10 +1,11 @@
 /** One process' part of a campaign: its executor, its seeds, its loop between other things to do. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Executor } from "../executor.ts";
-import type { Opening, Origin } from "./bundle.ts";
+import { type Executor, Verdict } from "../executor.ts";
+import { type Opening, type Origin, readBundles, writeMinimised } from "./bundle.ts";
 import { Campaign, type Seed } from "./campaign.ts";
 import type { Entry } from "./corpus.ts";
+import { DEATH, NO_END } from "./crash.ts";
 import { readDictionary } from "./dictionary.ts";
 import { CampaignFolder, FolderError } from "./folder.ts";
 import { mapInflight } from "./inflight.ts";
@@ -13,6 +14,8 @@ import { mapInflight } from "./inflight.ts";
 const PIECE = 25;
 /** Milliseconds between two looks at what others found. */
 const SHARE_EVERY = 1000;
+
+const turn = () => new Promise<void>((done) => setImmediate(done));
 
 /** What a worker is told: JSON. */
 export interface Job {
@@ -56,7 +59,7 @@ export function readSeeds(folder: string): Uint8Array[] {
   }
 }
 
-/** A campaign that goes on from what is in its folder. All of that has been run when this returns. */
+/** A campaign that goes on from what is in its folder, before its first run. */
 export async function openCampaign(
   job: Job,
   kept: (entry: Entry) => void = () => {},
@@ -69,12 +72,13 @@ export async function openCampaign(
   const stored = folder
     .arrived()
     .map(({ name, input }): Seed => ({ input, depth: entries[name]?.depth ?? 0 }));
+  const trace = executor.trace && ((input: Uint8Array) => executor.trace!(input, input.length));
   const inflight =
     job.inflight === undefined ? undefined : mapInflight(job.inflight, executor.maxInput);
   const campaign = new Campaign({
     inflight,
     ...{ executor, dictionary, seed: job.seed, unit: job.unit, seeds: [...stored, ...given] },
-    finds: folder.finds({ ...job.origin, opening: job.opening }, kept),
+    finds: folder.finds({ ...job.origin, opening: job.opening, trace }, kept),
   });
   know(campaign, folder);
   return { campaign, folder, executor };
@@ -84,6 +88,18 @@ function know(campaign: Campaign, folder: CampaignFolder): void {
   const { crashes, hangs } = folder.keys();
   for (const key of crashes) campaign.knows(key, false);
   for (const key of hangs) campaign.knows(key, true);
+}
+
+/** Minimises what a session that was killed left as it was found. */
+async function shrinkRest(campaign: Campaign, parent: string, going: () => boolean): Promise<void> {
+  for (const { report, input, minimised } of readBundles(parent)) {
+    await turn();
+    if (!going()) return;
+    if (minimised !== undefined || [DEATH, NO_END].includes(report.kind)) continue;
+    const verdict = report.ending === "hang" ? Verdict.TIMEOUT : Verdict.CRASH;
+    const small = campaign.shrink(verdict, report.key, input);
+    if (small !== undefined) writeMinimised(parent, report.key, small);
+  }
 }
 
 /** Takes over what others found since the last time. */
@@ -98,8 +114,6 @@ export interface DriveOptions {
   readonly between?: () => void;
 }
 
-const turn = () => new Promise<void>((done) => setImmediate(done));
-
 /** Runs a campaign in pieces, until it is stopped, its runs are done, or it failed. */
 export async function drive(
   job: Job,
@@ -108,20 +122,28 @@ export async function drive(
   { stopped, between = () => {} }: DriveOptions,
 ): Promise<void> {
   const limit = job.runs ?? Infinity;
+  const going = () => !stopped() && campaign.failure === undefined;
   let piece = 64;
-  let shared = performance.now();
-  while (!stopped() && campaign.failure === undefined && campaign.runs < limit) {
+  /** Some runs, about as many as fit between two turns. */
+  const work = async <T>(run: (until: number) => T): Promise<T> => {
     const before = performance.now();
-    campaign.advance(Math.min(limit, campaign.runs + piece));
-    const now = performance.now();
-    const took = now - before;
+    const result = run(campaign.runs + piece);
+    const took = performance.now() - before;
     if (took < PIECE) piece *= 2;
     else if (took > 2 * PIECE) piece = Math.max(1, piece >> 1);
+    between();
+    await turn();
+    return result;
+  };
+  while (going() && !(await work((until) => campaign.begin(until))));
+  for (const parent of [folder.crashes, folder.hangs]) await shrinkRest(campaign, parent, going);
+  let shared = performance.now();
+  while (going() && campaign.runs < limit) {
+    await work((until) => campaign.advance(Math.min(limit, until)));
+    const now = performance.now();
     if (job.shared && now - shared >= SHARE_EVERY) {
       share(campaign, folder);
       shared = performance.now();
     }
-    between();
-    await turn();
   }
 }

@@ -41,7 +41,7 @@ function checkQueue(path: string): number {
   return names.length;
 }
 
-async function until(what: () => boolean, seconds = 20): Promise<void> {
+async function until(what: () => boolean, seconds = 40): Promise<void> {
   for (let i = 0; i < seconds * 20; i++) {
     if (what()) return;
     await Bun.sleep(50);
@@ -75,6 +75,24 @@ describe("a campaign in one process", () => {
     expect(state.runs).toBe(second.figures.totalRuns);
     expect(Object.keys(state.entries).sort()).toEqual(new CampaignFolder(path).names().sort());
     expect(checkQueue(path)).toBeGreaterThan(10);
+  });
+
+  test("has the executor's trace in its bundles", async () => {
+    const path = place();
+    await session(path, { runs: 30_000, tlv: { traced: true } });
+    const [bundle] = readBundles(new CampaignFolder(path).crashes);
+    const trace = readFileSync(join(bundle.folder, "trace"));
+    expect(new Uint8Array(trace)).toEqual(new Uint8Array(bundle.input).reverse());
+  });
+
+  test("minimises what a killed session couldn't any more", async () => {
+    const path = place();
+    await session(path, { runs: 60_000 });
+    const { crashes } = new CampaignFolder(path);
+    const [bundle] = readBundles(crashes);
+    rmSync(join(bundle.folder, "minimised"));
+    await session(path, { runs: 10 });
+    expect(readBundles(crashes)[0].minimised).toEqual(bundle.minimised!);
   });
 
   test("ends at its time, and prints figures as JSON", async () => {

@@ -3,7 +3,7 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { Verdict } from "../executor.ts";
 import type { Counts } from "./campaign.ts";
-import { crashKey } from "./crash.ts";
+import { crashKey, DEATH, NO_END } from "./crash.ts";
 import { mergeCounts, NO_COUNTS } from "./figures.ts";
 import { CampaignFolder } from "./folder.ts";
 import { readInflight } from "./inflight.ts";
@@ -127,8 +127,8 @@ export class Workers implements Crew {
     const seconds = this.runPatience / 1000;
     const verdict = stuck ? Verdict.TIMEOUT : Verdict.CRASH;
     const report = stuck
-      ? { kind: "no end", text: `the run didn't end in ${seconds} s.`, stack: [] }
-      : { kind: "worker's death", text: `the worker ended with ${how}.`, stack: [how] };
+      ? { kind: NO_END, text: `the run didn't end in ${seconds} s.`, stack: [] }
+      : { kind: DEATH, text: `the worker ended with ${how}.`, stack: [how] };
     const key = crashKey(verdict, report);
     const { origin, opening, seed } = this.job;
     const folder = new CampaignFolder(this.job.folder);
