@@ -246,13 +246,13 @@ uint32_t vmm_point_pages(struct vmm *, uint64_t *pages, uint32_t max);
 
 enum vmm_coverage_flags {
 	VMM_COVERAGE_EDGES = 1,
-	VMM_COVERAGE_COMPARES_TOO = 2, /* note comparisons, see vmm_compare */
+	VMM_COVERAGE_COMPARES_TOO = 2, /* note comparisons; a block is one instruction then */
 	VMM_COVERAGE_TRACE = 4,	       /* note blocks, in their order */
 };
 
-/* A comparison whose outcome a branch at its block's end looked at. */
+/* A comparison or subtraction. */
 struct vmm_compare {
-	uint64_t at; /* linear address of its block */
+	uint64_t at; /* linear address of the instruction */
 	uint64_t left;
 	uint64_t right;
 	uint32_t size; /* bytes */

@@ -29,6 +29,8 @@ const PLACES = 65_536;
 const BUDGET = 1_000_000;
 const REAL_BUDGET = 1e9;
 const VERIFY = 1000;
+/** Of a block, about; at most 128. */
+const BLOCK_INSTRUCTIONS = 8;
 /** Guest time that a run may take however little it does, ns. */
 const TIME = 10e9;
 /** What kernels print when they are lost, */
@@ -199,6 +201,8 @@ export class GuestExecutor implements Executor {
   /** What the guest wrote to the fuzzer's port. */
   #said(command: number): Verdict {
     if (command !== Command.CRASH) return Verdict.DONE;
+    // Behind the instruction, on all engines.
+    this.machine.settle();
     const code = this.#look().register("rbx");
     return this.#end(Verdict.CRASH, "hypercall", `the guest reports 0x${code.toString(16)}`);
   }
@@ -272,7 +276,12 @@ export class GuestExecutor implements Executor {
     const coverage = this.#coverage;
     if (coverage === undefined) return [];
     coverage.note({ compares: true });
+    const point = this.#point;
+    const { budget } = point;
+    // Each instruction is a block then.
+    point.budget = budget * BLOCK_INSTRUCTIONS;
     this.run(input, length);
+    point.budget = budget;
     coverage.note({});
     return coverage.compares().map(({ at, left, right, size }) => ({
       at: Number(at & 0xffff_ffff_ffffn),

@@ -18,16 +18,33 @@ static uint32_t read32(const uint8_t *from)
 	return from[0] | from[1] << 8 | from[2] << 16 | (uint32_t)from[3] << 24;
 }
 
+/* How far the bug's records have come after this one; -1: it won't do, and nothing after it. */
 static int stage(int reached, uint8_t type, const uint8_t *value, size_t length)
 {
-	if (type == KEY && reached == 0 && length == 4)
-		return read32(value) == 0x4b455931 ? 1 : 0;
-	if (type == SUM && reached == 1 && length == 2)
-		return (value[0] ^ value[1]) == 0x5a && value[0] == 0x13 ? 2 : 1;
-	if (type == COUNT && reached == 2 && length >= 1)
-		return value[0] == length + 7 ? 3 : 2;
-	if (type == NAME && reached == 3 && length == 4)
-		return read32(value) == 0xdeadc0de ? 4 : 3;
+	switch (type) {
+	case KEY:
+		if (length != 4 || read32(value) != 0x4b455931)
+			return -1;
+		return 1;
+	case SUM:
+		if (reached < 1)
+			return reached;
+		if (length != 2 || value[0] != 0x13 || (value[0] ^ value[1]) != 0x5a)
+			return -1;
+		return 2;
+	case COUNT:
+		if (reached < 2)
+			return reached;
+		if (length < 1 || value[0] != length + 7)
+			return -1;
+		return 3;
+	case NAME:
+		if (reached < 3)
+			return reached;
+		if (length != 4 || read32(value) != 0xdeadc0de)
+			return -1;
+		tlv_bug();
+	}
 	return reached;
 }
 
@@ -45,8 +62,8 @@ int tlv_parse(const uint8_t *input, size_t length)
 		for (size_t i = 0; i < size; i++)
 			entry[i] = (uint8_t)(entry[i] * 31 + input[at + i]);
 		reached = stage(reached, type, input + at, size);
-		if (reached == 4)
-			tlv_bug();
+		if (reached < 0)
+			return -1;
 		at += size;
 	}
 	return records;

@@ -5,10 +5,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Reads records of type (1 byte), length (1 byte) and value into a table. Returns how many. */
+/* Reads records of type (1 byte), length (1 byte) and value into a table. Returns how many,
+ * or -1 for a record that won't do. */
 int tlv_parse(const uint8_t *input, size_t length);
 
-/* Where the planted bug leads: it does not return. */
+/* Where the planted bug leads. */
 void tlv_bug(void);
 
 #endif

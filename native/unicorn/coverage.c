@@ -7,8 +7,9 @@
  * end costs by them and not by the map.
  *
  * Comparisons: the translator computes flags when they are needed, and keeps the operands
- * of the last instruction that set them until then. At a block's start they are those of
- * the comparison on which the branch before it was taken; nothing is instrumented for it.
+ * of the last instruction that set them until then. While comparisons are wanted, blocks are
+ * of one instruction, as for a debugger's steps, so that each is seen; such blocks are kept
+ * beside the others, and nothing is translated anew.
  */
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -26,6 +27,8 @@ struct coverage {
 	u32 mask;
 	u32 before;	   /* hash of the block before */
 	u64 block_before; /* its address */
+	u32 op;		   /* of flags, when they were last looked at */
+	u64 result, source;
 	u32 *list;
 	u8 *counts;
 	u8 *seen;
@@ -46,15 +49,22 @@ static void note_compare(struct vmm *vm, struct coverage *coverage)
 {
 	struct vmm_coverage *shared = &coverage->shared;
 	u32 op = FIELD(vm->env, ENV_CC_OP, u32);
+	u64 result = FIELD(vm->env, ENV_CC_DST, u64), source = FIELD(vm->env, ENV_CC_SRC, u64);
 	u64 right, left, mask;
 	u32 size;
 
+	/* Flags that nothing has set since. */
+	if (op == coverage->op && result == coverage->result && source == coverage->source)
+		return;
+	coverage->op = op;
+	coverage->result = result;
+	coverage->source = source;
 	if (op < CC_OP_SUBB || op > CC_OP_SUBQ || shared->compares >= VMM_COVERAGE_COMPARES)
 		return;
 	size = 1u << (op - CC_OP_SUBB);
 	mask = size == 8 ? ~0ull : (1ull << 8 * size) - 1;
-	right = FIELD(vm->env, ENV_CC_SRC, u64) & mask;
-	left = (FIELD(vm->env, ENV_CC_DST, u64) + right) & mask;
+	right = source & mask;
+	left = (result + right) & mask;
 	coverage->compare[shared->compares++] = (struct vmm_compare){
 		.at = coverage->block_before, .left = left, .right = right, .size = size,
 	};
@@ -81,6 +91,11 @@ void coverage_block(struct vmm *vm, u64 address, u32 size)
 	if (unlikely(shared->flags & VMM_COVERAGE_TRACE) && shared->blocks < VMM_COVERAGE_BLOCKS)
 		coverage->block[shared->blocks++] =
 			(struct vmm_block){ address, size, place };
+}
+
+bool coverage_compares(struct vmm *vm)
+{
+	return vm->coverage && vm->coverage->shared.flags & VMM_COVERAGE_COMPARES_TOO;
 }
 
 void coverage_close(struct vmm *vm)
@@ -144,6 +159,9 @@ void vmm_coverage_begin(struct vmm *vm)
 	coverage->shared.blocks = 0;
 	coverage->before = 0;
 	coverage->block_before = 0;
+	coverage->op = 0;
+	if (coverage_compares(vm))
+		engine_attend(vm);
 }
 
 static u8 bucket(u8 count)

@@ -117,10 +117,12 @@ void debugger_debug(struct vmm *vm)
 {
 	struct debugger *debugger = &vm->debugger;
 
-	if (!debugger->stepping && !debugger->hit &&
-	    !has_breakpoint(&debugger->set, linear_pc(vm->env)))
+	if (debugger->stepping || debugger->hit ||
+	    has_breakpoint(&debugger->set, linear_pc(vm->env)))
+		stop_here(vm);
+	else if (!coverage_compares(vm))
 		return;
-	stop_here(vm);
+	vm->attention = 1;
 	cpu_loop_exit_noexc_x86_64(vm->cs);
 }
 
@@ -143,6 +145,12 @@ void debugger_enter(struct vmm *vm)
 {
 	vm->debugger.from = linear_pc(vm->env);
 	vm->debugger.started = true;
+	FIELD(vm->cs, CS_CFLAGS_NEXT_TB, u32) = CFLAGS_STEP;
+}
+
+/* The next block is one instruction, for whoever looks at its flags. */
+void debugger_single(struct vmm *vm)
+{
 	FIELD(vm->cs, CS_CFLAGS_NEXT_TB, u32) = CFLAGS_STEP;
 }
 

@@ -317,6 +317,7 @@ void point_writable(struct vmm *, u32 mmu, u64 index);
 /* coverage.c */
 void coverage_block(struct vmm *, u64 address, u32 size);
 void coverage_close(struct vmm *);
+bool coverage_compares(struct vmm *);
 
 /* interrupt.c */
 int interrupt_open(struct vmm *);
@@ -356,6 +357,7 @@ void debugger_enter(struct vmm *);
 void debugger_pass(struct vmm *);
 void debugger_refresh(struct vmm *);
 void debugger_report(struct vmm *);
+void debugger_single(struct vmm *);
 void debugger_translate(void *ops, void *db, void *cs, void *tb, int max);
 
 /* time.c */

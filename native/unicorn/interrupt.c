@@ -180,6 +180,9 @@ static bool attend(struct vmm *vm)
 	if (unlikely(vm->debugger.stepping || vm->debugger.hit)) {
 		debugger_enter(vm);
 		vm->attention = 1;
+	} else if (unlikely(coverage_compares(vm))) {
+		debugger_single(vm);
+		vm->attention = 1;
 	}
 	return changed;
 }

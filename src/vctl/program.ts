@@ -10,6 +10,7 @@ import { createCommand } from "./commands/create.ts";
 import { loadCommand, logCommand, reloadCommand, resetCommand } from "./commands/daemon.ts";
 import { exitsCommand } from "./commands/exits.ts";
 import { forkCommand } from "./commands/fork.ts";
+import { fuzzCommand } from "./commands/fuzz.ts";
 import { hostCommand } from "./commands/host.ts";
 import { mergeCommand } from "./commands/merge.ts";
 import { metricsCommand } from "./commands/metrics.ts";
@@ -33,6 +34,7 @@ const commands = [
   createCommand,
   exitsCommand,
   forkCommand,
+  fuzzCommand,
   hostCommand,
   loadCommand,
   logCommand,

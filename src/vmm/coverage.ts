@@ -31,9 +31,9 @@ export interface AddressRange {
   readonly to: bigint;
 }
 
-/** A comparison on which a branch was taken, or not. */
+/** A comparison or subtraction. */
 export interface GuestCompare {
-  /** Linear address of its block. */
+  /** Linear address of the instruction. */
   readonly at: bigint;
   readonly left: bigint;
   readonly right: bigint;
@@ -77,7 +77,10 @@ export class Coverage {
     this.#blocks = new DataView(at(BLOCK, MAX_BLOCKS * BLOCK_SIZE));
   }
 
-  /** What else is noted: comparisons, and blocks in their order. */
+  /**
+   * What else is noted: blocks in their order, and comparisons, for which each instruction is a block
+   * of its own: such a run has other edges, and costs more of its budget.
+   */
   note({ compares = false, blocks = false }): void {
     const more = (compares ? Flag.COMPARES : 0) | (blocks ? Flag.TRACE : 0);
     this.#shared[FLAGS / 4] = Flag.EDGES | more;

@@ -80,6 +80,10 @@ export class Point implements Disposable {
   }
 
   /** What a run may take: translated blocks with virtual time, else ns. */
+  get budget(): number {
+    return this.#view.getFloat64(BUDGET, true);
+  }
+
   set budget(blocks: number) {
     this.#view.setFloat64(BUDGET, Math.min(blocks, Number.MAX_VALUE), true);
   }
