@@ -228,7 +228,7 @@ describe.skipIf(why !== undefined)("vctl fuzz", () => {
 `);
     expect(says("--start", "nowhere", tlv)).toContain("nowhere: no such symbol");
     expect(says("--input", "0x100000", tlv)).toContain("ADDRESS,SIZE is wanted");
-    expect(says("--input", "0x900000000,8", tlv)).toContain("not all mapped");
+    expect(says("--input", "0xe0000000,8", tlv)).toContain("not all mapped");
     expect(says("--input", "disk:0", tlv)).toContain("the machine has no such disk");
     expect(says("--crash", "exception:99", tlv)).toContain("vectors 0 to 31");
     expect(says("--crash", "exception:14", tlv)).toContain("no handler");
