@@ -21,6 +21,8 @@ const SAMPLE = 64;
 const TRIM_RUNS = 96;
 const CRASH_RUNS = 4096;
 const HANG_RUNS = 128;
+/** Runs of making an input's bytes differ from each other. */
+const COLOUR_RUNS = 64;
 /** Runs of one entry's compare-guided inputs. */
 const GUIDED_RUNS = 4096;
 /** Different hangs: what is one is less clear than with crashes. */
@@ -101,6 +103,7 @@ export class Campaign {
   private began = 0;
   /** What its comparisons suggest for the entry, and how many more of them are tried. */
   private suggestions: Iterator<Substitution> | undefined;
+  private coloured: Uint8Array = new Uint8Array(0);
   private suggestionsLeft = 0;
 
   constructor(options: CampaignOptions) {
@@ -331,13 +334,35 @@ export class Campaign {
   private guide(entry: Entry): void {
     const { executor, mutator, inflight } = this;
     if (executor.compares === undefined) return;
-    mutator.load(entry.input);
+    this.coloured = entry.stable ? this.colour(entry.input) : entry.input.slice();
+    mutator.load(this.coloured);
     inflight.head[0] = mutator.length;
     inflight.head[1] = ++this.runs;
     const compares = executor.compares(mutator.buffer, mutator.length);
     for (const token of tokensOf(compares)) this.dictionary.add(token, this.random);
-    this.suggestions = substitutions(entry.input, compares);
+    this.suggestions = substitutions(this.coloured, compares);
     this.suggestionsLeft = GUIDED_RUNS;
+  }
+
+  /**
+   * The input with other bytes, wherever its run is the same with them: what is compared then is found
+   * where it comes from, not in any of many zeros. ("Colorization" in REDQUEEN.)
+   */
+  private colour(input: Uint8Array): Uint8Array {
+    const coloured = input.slice();
+    if (this.run(coloured, coloured.length) !== Verdict.DONE) return coloured;
+    const hash = this.executor.coverageHash();
+    const ranges: (readonly [start: number, end: number])[] = [[0, input.length]];
+    for (let i = 0; i < ranges.length && i < COLOUR_RUNS; i++) {
+      const [start, end] = ranges[i];
+      for (let at = start; at < end; at++) coloured[at] ^= 1 + this.random.below(255);
+      const verdict = this.run(coloured, coloured.length);
+      if (verdict === Verdict.DONE && this.executor.coverageHash() === hash) continue;
+      coloured.set(input.subarray(start, end), start);
+      const middle = (start + end) >> 1;
+      if (middle > start) ranges.push([start, middle], [middle, end]);
+    }
+    return coloured;
   }
 
   /** Tries the next suggestion. */
@@ -349,7 +374,7 @@ export class Campaign {
       return;
     }
     const { at, width, bytes } = value as Substitution;
-    mutator.load(this.entry!.input);
+    mutator.load(this.coloured);
     if (mutator.replace(at, width, bytes)) this.tryOut(this.entry);
   }
 }

@@ -141,6 +141,23 @@ describe("a campaign in one process", () => {
     expect(failure).toBe(`${TESTING} exports no function nothing.`);
   });
 
+  test("keeps other sessions out of its folder", async () => {
+    const path = place();
+    const stop = new AbortController();
+    const first = session(path, { signal: stop.signal });
+    await expect(session(path)).rejects.toThrow(
+      `the corpus ${path} is in use by process ${process.pid}.`,
+    );
+    stop.abort();
+    await first;
+    // A process that is gone keeps nobody out, nor does another one of its id.
+    for (const stale of ["4194305 17\n", `${process.pid} 17\n`, ""]) {
+      writeFileSync(join(path, ".lock"), stale);
+      await session(path, { runs: 10 });
+    }
+    expect(readdirSync(path).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
   test("ends by a signal with all on disk", async () => {
     const path = place();
     const script = `
@@ -193,7 +210,7 @@ describe("several workers", () => {
       await until(() => workers.pids.length === 2 && workers.counts().runs > 0 && kept.size > 10);
       await Bun.sleep(300);
       const before = folder.names();
-      process.kill(workers.pids[round % 2], "SIGKILL");
+      process.kill(workers.pids[round % 2], round === 2 ? "SIGTERM" : "SIGKILL");
       await until(() => workers.replaced === round && workers.pids.length === 2);
       const after = new Set(folder.names());
       for (const name of before) expect(after.has(name)).toBe(true);
@@ -204,6 +221,8 @@ describe("several workers", () => {
     const names = new Set(folder.names());
     for (const name of kept) expect(names.has(name)).toBe(true);
     expect(checkQueue(path)).toBe(names.size);
+    // Who is killed from outside is no find.
+    expect(folder.keys().crashes.filter((key) => key.startsWith("worker"))).toEqual([]);
   }, 60_000);
 
   test("end when their parent is killed", async () => {

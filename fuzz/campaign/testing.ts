@@ -190,13 +190,13 @@ export function tlv(...records: readonly (readonly [type: number, value: readonl
 
 /** Does nothing with an input. */
 export class IdleExecutor implements Executor {
-  readonly maxInput = 64;
+  readonly maxInput: number = 64;
   readonly mapSize = 65_536;
   readonly edgesSeen = 0;
   runs = 0;
   private readonly none = new Uint32Array(0);
 
-  run(): Verdict {
+  run(_input: Uint8Array, _length: number): Verdict {
     this.runs++;
     return Verdict.DONE;
   }
