@@ -20,6 +20,7 @@ let running = false;
 /** Steps that are left of the run, and bytes. */
 let steps = 0;
 let bytes = 0;
+let budget = 0;
 /** What was used up first. It stays: code that catches everything must not go on. */
 let exceeded: LimitError | undefined;
 
@@ -38,10 +39,15 @@ export class LimitError extends Error {
 export function begin(stepBudget: number, byteBudget: number): void {
   for (let i = 0; i < count; i++) hits[touched[i]] = 0;
   count = 0;
-  steps = stepBudget;
+  steps = budget = stepBudget;
   bytes = byteBudget;
   exceeded = undefined;
   running = true;
+}
+
+/** The run's next request: it may take as many steps as the ones before. */
+export function refill(): void {
+  steps = budget;
 }
 
 /** Ends it. @returns the limit that it passed, if it did, caught or not */

@@ -175,9 +175,12 @@ class Instrumenter {
         this.#countExpression(node.consequent);
         this.#countExpression(node.alternate);
         return;
-      case "LogicalExpression":
-        this.#countExpression(node.right);
+      case "LogicalExpression": {
+        // What is made when none is left over says where earlier runs went, not where this one does.
+        const pooled = node.operator === "??" && (node.right as Node).type === "NewExpression";
+        if (!pooled) this.#countExpression(node.right);
         return;
+      }
       case "BinaryExpression":
         this.#compare(node);
         return;

@@ -1,0 +1,192 @@
+/** A whole classic machine for targets: as after power-on for each input, and judged afterwards. */
+import { ManualTime } from "../../src/vmm/clock.ts";
+import { MachineImage } from "../../src/vmm/image.ts";
+import type { GuestMemory } from "../../src/vmm/memory.ts";
+import { VirtioRegisters, type VirtioRegisterSet } from "../../src/vmd/virtio/registers.ts";
+import { RepeatableRandom } from "../../src/vmd/backend/random.ts";
+import { ClassicMachine, memoryRanges, type VirtioBackends } from "../../src/vmd/machine.ts";
+import type { Size } from "../../src/vmd/device.ts";
+import { SnapshotError } from "../../src/vmm/snapshot/format.ts";
+import type { Choices } from "../own/choices.ts";
+import { refill } from "../own/counters.ts";
+import { must, Wrong } from "../own/target.ts";
+
+/** The driver's rings and buffers, and all of RAM; bytes. */
+export const DRIVER_BASE = 0x100000;
+export const DRIVER_SIZE = 0x40000;
+export const RAM = DRIVER_BASE + DRIVER_SIZE + 0x10000;
+const PAGE = 4096;
+const EPOCH = Date.UTC(2026, 0, 2, 3, 4, 5);
+/** A read of the device's that the guest can be ahead of has no more bytes. */
+const JUST_IN_TIME_MAX = 64;
+/** Accesses to guest memory in one piece of work: more would be work without a bound. */
+const ACCESSES_MAX = 300_000;
+
+export type RigBackends = Partial<Omit<VirtioBackends, "random">>;
+
+export class Rig {
+  readonly image = new MachineImage(memoryRanges(RAM, undefined));
+  readonly memory: GuestMemory = this.image.memory;
+  readonly time = new ManualTime();
+  readonly machine: ClassicMachine;
+  /** Of each virtio device, in the order of the bus. */
+  readonly virtio: readonly VirtioRegisterSet[];
+  readonly #random = new RepeatableRandom();
+  readonly #seed = this.#random.state;
+  readonly #new: Uint8Array;
+  readonly #dirty = new Uint8Array(RAM / PAGE);
+  #accesses = 0;
+  /** Where the guest's next bytes come from, and how many reads of a device's it is ahead of. */
+  #choices: Choices | undefined;
+  #ahead = 0;
+
+  constructor(backends: (memory: GuestMemory) => RigBackends = () => ({})) {
+    this.machine = new ClassicMachine(this.image, this.time, {
+      memory: RAM,
+      epoch: EPOCH,
+      debugExit: true,
+      output: () => {},
+      debug: () => {},
+      backends: (memory) => ({
+        random: this.#random.fill,
+        interfaces: [],
+        disks: [],
+        ...backends(memory),
+      }),
+    });
+    this.time.clock = this.machine.clock;
+    this.virtio = this.image.blocks
+      .filter(({ layout }) => layout.name === VirtioRegisters.name)
+      .map(({ offset }) => VirtioRegisters.bind(this.#buffer, offset));
+    this.machine.reset();
+    this.#new = this.image.state.slice();
+    this.memory.observeWrites((address, length) => {
+      this.#count();
+      this.#dirty.fill(1, Math.floor(address / PAGE), Math.ceil((address + length) / PAGE));
+    });
+    this.memory.observeReads((address, length) => {
+      this.#count();
+      if (this.#ahead > 0 && length <= JUST_IN_TIME_MAX) this.#writeAhead(address, length);
+    });
+  }
+
+  get #buffer(): ArrayBuffer {
+    return this.image.state.buffer as ArrayBuffer;
+  }
+
+  #count(): void {
+    if (++this.#accesses > ACCESSES_MAX) throw new Wrong("work without a bound on guest memory");
+  }
+
+  /** As after power-on, memory included. */
+  reset(choices: Choices): void {
+    this.#ahead = 0;
+    this.#accesses = 0;
+    this.time.time = 0;
+    this.machine.reset();
+    this.image.state.set(this.#new);
+    this.machine.event = undefined;
+    // Whatever is left of the last input goes nowhere.
+    this.machine.console.flush();
+    this.machine.console.serve({ receive: () => true, drain: () => {} });
+    this.machine.debug.flush();
+    for (let page = 0; page < this.#dirty.length; page++) {
+      if (this.#dirty[page] === 0) continue;
+      for (const bytes of this.memory.bytes(page * PAGE, PAGE)) bytes.fill(0);
+    }
+    this.#dirty.fill(0);
+    this.#random.state = this.#seed;
+    this.#choices = choices;
+  }
+
+  /** Before each piece of work. */
+  begin(): void {
+    this.#accesses = 0;
+    refill();
+  }
+
+  /** What a device reads next, so many times, comes from the input just then. */
+  ahead(reads: number): void {
+    this.#ahead = reads;
+  }
+
+  #writeAhead(address: number, length: number): void {
+    const choices = this.#choices;
+    if (choices === undefined || choices.ended) return;
+    this.#ahead--;
+    const bytes = choices.take(length);
+    this.#dirty.fill(1, Math.floor(address / PAGE), Math.ceil((address + length) / PAGE));
+    let at = 0;
+    for (const piece of this.memory.bytes(address, bytes.length)) {
+      piece.set(bytes.subarray(at, at + piece.length));
+      at += piece.length;
+    }
+  }
+
+  read(port: number, size: Size): number {
+    const value = this.machine.ports.read(port, size);
+    must(
+      Number.isInteger(value) && value >= 0 && value < 2 ** (8 * size),
+      `${size} bytes of port 0x${port.toString(16)} read as ${value}`,
+    );
+    return value;
+  }
+
+  write(port: number, size: Size, value: number): void {
+    this.machine.ports.write(port, size, value % 2 ** (8 * size));
+  }
+
+  pass(ns: number): void {
+    this.time.time += ns;
+    this.machine.clock.expire();
+  }
+
+  /**
+   * Takes the machine's state and puts it into the machine again, as a snapshot does.
+   * @returns devices where that can't be had
+   */
+  roundTrip(): string[] {
+    const { machine } = this;
+    const stuck = machine.quiesce();
+    if (stuck.length > 0) {
+      machine.proceed();
+      return stuck;
+    }
+    const state = this.image.state.slice();
+    const { hostState } = machine;
+    machine.reset();
+    try {
+      machine.restore(() => this.image.state.set(state), hostState);
+    } catch (error) {
+      if (!(error instanceof SnapshotError)) throw error;
+      throw new Wrong(`its own state is refused: ${error.message}`);
+    }
+    return [];
+  }
+
+  /** What must hold of every state. */
+  check(): void {
+    for (const { layout, offset } of this.image.blocks) {
+      for (const { name, type, count, offset: at } of layout.fields) {
+        if (type !== "f64") continue;
+        const values = new Float64Array(this.#buffer, offset + at, Math.max(1, count));
+        const finite = layout.name !== "clock" && layout.name !== "rate-limit";
+        for (const value of values) {
+          const good = finite ? Number.isFinite(value) : !Number.isNaN(value);
+          must(good, `${layout.name}.${name} is ${value}`);
+        }
+      }
+    }
+    for (const [index, r] of this.virtio.entries()) {
+      for (let queue = 0; queue < r.queueSize.length; queue++) {
+        if (r.queueEnable[queue] === 0) continue;
+        const out = (r.nextAvailable[queue] - r.nextUsed[queue]) & 0xffff;
+        must(
+          out <= r.queueSize[queue],
+          `device ${index}, queue ${queue}: ${out} chains of ${r.queueSize[queue]} are out`,
+        );
+      }
+    }
+    must(this.machine.console.pending.length <= 2 ** 20, "the console keeps too much");
+  }
+}
