@@ -63,6 +63,11 @@ export interface Executor {
   edges(): Uint32Array;
   /** A hash of the last run's whole coverage, counts included: equal runs have equal ones. */
   coverageHash(): number;
+  /**
+   * What the last run cost, in the executor's unit: instructions, blocks or steps. Equal runs have equal
+   * ones. Absent: its edges are counted.
+   */
+  cost?(): number;
   /** Of the last run, when it was CRASH or TIMEOUT. */
   crash(): CrashReport | undefined;
   /** Runs the input once more and tells the comparisons that it made. Absent: it can't be told. */

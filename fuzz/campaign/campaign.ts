@@ -1,0 +1,294 @@
+/**
+ * One campaign: takes an input of its corpus, mutates it, runs it, keeps it if it showed something new. All
+ * that it decides comes from its seed: the same seed, executor and inputs give the same run. It knows no
+ * clock and no file.
+ */
+import { type Executor, Novelty, Verdict } from "../executor.ts";
+import { substitutions, tokensOf } from "./compare-guided.ts";
+import { Corpus, type Entry } from "./corpus.ts";
+import { type Crash, crashKey, inputName } from "./crash.ts";
+import { Dictionary } from "./dictionary.ts";
+import { minimise } from "./minimise.ts";
+import { Mutator } from "./mutator.ts";
+import { Random } from "./random.ts";
+
+/** A kept input is run so often again, to see whether all runs are equal. */
+const REPEATS = 8;
+/** Every so many runs, their edges are counted. */
+const SAMPLE = 64;
+/** Runs that making an input shorter may cost: a kept one, a crash, a hang (each takes its whole budget). */
+const TRIM_RUNS = 96;
+const CRASH_RUNS = 4096;
+const HANG_RUNS = 128;
+/** Runs of one entry's compare-guided inputs. */
+const GUIDED_RUNS = 4096;
+/** Different hangs: what is one is less clear than with crashes. */
+const MAX_HANGS = 64;
+
+/** Where finds go, as soon as they are made. */
+export interface Finds {
+  kept?(entry: Entry): void;
+  /** A crash or hang that this campaign didn't know. False: somebody else found it before. */
+  crashed?(crash: Crash): boolean | void;
+  /** The same once more, with `minimised`. */
+  minimised?(crash: Crash): void;
+}
+
+export interface CampaignOptions {
+  readonly executor: Executor;
+  /** 32 bits; 1 if absent. */
+  readonly seed?: number;
+  /** What to begin with. Longer ones than the executor takes are cut off. */
+  readonly seeds?: readonly Uint8Array[];
+  readonly dictionary?: readonly Uint8Array[];
+  /** Bytes that belong together in the target's inputs: 4 for a `Decoder`; 1 if absent. */
+  readonly unit?: number;
+  readonly finds?: Finds;
+}
+
+/** Counts of a campaign, without a clock's. */
+export interface Counts {
+  readonly runs: number;
+  readonly edges: number;
+  readonly mapSize: number;
+  readonly corpus: number;
+  readonly favoured: number;
+  readonly crashes: number;
+  readonly hangs: number;
+  /** Runs that ended in any crash or hang. */
+  readonly crashingRuns: number;
+  readonly hangingRuns: number;
+  readonly cycles: number;
+  /** Kept inputs that were run again, and runs equal to the first. */
+  readonly repeated: number;
+  readonly repeatedEqual: number;
+  /** Resets that were compared with the snapshot, and equal ones. */
+  readonly resetsChecked: number;
+  readonly resetsEqual: number;
+  readonly tokens: number;
+}
+
+export class Campaign {
+  readonly corpus: Corpus;
+  readonly seed: number;
+  /** All runs so far. */
+  runs = 0;
+  /** Why it can't go on: a sentence. */
+  failure: string | undefined;
+  private readonly executor: Executor;
+  private readonly random: Random;
+  private readonly mutator: Mutator;
+  private readonly dictionary: Dictionary;
+  private readonly finds: Finds;
+  private readonly unit: number;
+  private readonly crashes = new Map<string, Crash | undefined>();
+  private readonly hangs = new Map<string, Crash | undefined>();
+  private crashingRuns = 0;
+  private hangingRuns = 0;
+  private repeated = 0;
+  private repeatedEqual = 0;
+  private entry: Entry | undefined;
+  private energy = 0;
+
+  constructor(options: CampaignOptions) {
+    this.executor = options.executor;
+    this.seed = options.seed ?? 1;
+    this.finds = options.finds ?? {};
+    this.unit = options.unit ?? 1;
+    this.random = new Random(this.seed);
+    this.dictionary = new Dictionary(options.dictionary);
+    this.corpus = new Corpus(this.executor.mapSize);
+    this.mutator = new Mutator(this.executor.maxInput, this.random, this.dictionary, this.unit);
+    this.begin(options.seeds ?? []);
+  }
+
+  /** Runs until there were `until` runs in all (a little more: finds are worked on to their end), or it failed. */
+  advance(until: number): void {
+    const { executor, mutator } = this;
+    while (this.runs < until && this.failure === undefined) {
+      if (this.energy === 0) {
+        this.next();
+        continue;
+      }
+      this.energy--;
+      mutator.load(this.entry!.input);
+      mutator.havoc();
+      const verdict = this.run(mutator.buffer, mutator.length);
+      if (verdict !== Verdict.DONE) this.ended(verdict);
+      else if (executor.novelty() !== Novelty.NONE) this.keep(this.entry);
+      else if (this.runs % SAMPLE === 0) this.corpus.sample(executor.edges());
+    }
+  }
+
+  /** Runs an input from elsewhere; true if it is kept. */
+  offer(input: Uint8Array): boolean {
+    this.mutator.load(input.subarray(0, this.executor.maxInput));
+    return this.tryOut(undefined);
+  }
+
+  /** A crash or hang that somebody else found: it is nothing new here. */
+  knows(key: string, hang: boolean): void {
+    const found = hang ? this.hangs : this.crashes;
+    if (!found.has(key)) found.set(key, undefined);
+  }
+
+  counts(): Counts {
+    const { executor, corpus } = this;
+    return {
+      runs: this.runs,
+      edges: executor.edgesSeen,
+      mapSize: executor.mapSize,
+      corpus: corpus.size,
+      favoured: corpus.favoured,
+      crashes: this.crashes.size,
+      hangs: this.hangs.size,
+      crashingRuns: this.crashingRuns,
+      hangingRuns: this.hangingRuns,
+      cycles: corpus.cycles,
+      repeated: this.repeated,
+      repeatedEqual: this.repeatedEqual,
+      resetsChecked: executor.fidelity?.checked ?? 0,
+      resetsEqual: executor.fidelity?.equal ?? 0,
+      tokens: this.dictionary.size,
+    };
+  }
+
+  private begin(seeds: readonly Uint8Array[]): void {
+    for (const seed of seeds) this.offer(seed);
+    if (this.corpus.size > 0 || this.failure !== undefined) return;
+    const simple = [new Uint8Array(0), new Uint8Array(Math.min(16, this.executor.maxInput))];
+    for (const seed of simple) this.offer(seed);
+    // A target that shows nothing at all, or only crashes, needs something to be mutated too.
+    if (this.corpus.size === 0) this.put((seeds[0] ?? simple[1]).slice(0, this.executor.maxInput));
+  }
+
+  private put(input: Uint8Array): void {
+    const facts = { name: inputName(input), input, depth: 0, cost: 0, stable: true };
+    this.corpus.add(facts, new Uint32Array(0));
+  }
+
+  /** One run, counted. */
+  private run(input: Uint8Array, length: number): Verdict {
+    // A last failed run is no reason for another one.
+    if (this.failure !== undefined) return Verdict.FAILED;
+    this.runs++;
+    const verdict = this.executor.run(input, length);
+    if (verdict === Verdict.FAILED)
+      this.failure = this.executor.failure ?? "the target can't go on.";
+    return verdict;
+  }
+
+  /** Runs what is in the mutator's buffer; true if it is kept. */
+  private tryOut(parent: Entry | undefined): boolean {
+    const verdict = this.run(this.mutator.buffer, this.mutator.length);
+    if (verdict !== Verdict.DONE) this.ended(verdict, parent);
+    else if (this.executor.novelty() !== Novelty.NONE) return this.keep(parent);
+    return false;
+  }
+
+  private next(): void {
+    const { corpus, random } = this;
+    const entry = corpus.select(random);
+    this.energy = corpus.energy(entry);
+    this.entry = entry;
+    this.mutator.partner = corpus.any(random).input;
+    if (entry.selected++ === 0) this.guide(entry);
+  }
+
+  /** The last run, of what is in the mutator's buffer, showed something new. */
+  private keep(parent: Entry | undefined): boolean {
+    const { executor, mutator } = this;
+    const hash = executor.coverageHash();
+    const cost = executor.cost?.() ?? 0;
+    const edges = executor.edges().slice();
+    const input = mutator.buffer.slice(0, mutator.length);
+    const stable = this.repeat(input, hash);
+    const trimmed = stable ? this.trim(input, hash) : input;
+    const name = inputName(trimmed);
+    if (this.failure !== undefined || this.corpus.has(name)) return false;
+    const depth = parent === undefined ? 0 : parent.depth + 1;
+    const entry = this.corpus.add(
+      { name, input: trimmed, depth, parent: parent?.name, cost: cost || edges.length, stable },
+      edges,
+    );
+    this.finds.kept?.(entry);
+    return true;
+  }
+
+  /** Whether all of several more runs are equal to the first. */
+  private repeat(input: Uint8Array, hash: number): boolean {
+    let equal = 0;
+    for (let i = 0; i < REPEATS; i++) {
+      const verdict = this.run(input, input.length);
+      if (verdict === Verdict.FAILED) return false;
+      if (verdict === Verdict.DONE && this.executor.coverageHash() === hash) equal++;
+      // Edges that come and go by themselves are no news later.
+      if (verdict === Verdict.DONE) this.executor.novelty();
+    }
+    this.repeated += REPEATS;
+    this.repeatedEqual += equal;
+    return equal === REPEATS;
+  }
+
+  private trim(input: Uint8Array, hash: number): Uint8Array {
+    const smallest = 2 ** Math.floor(Math.log2(Math.max(1, input.length / 32)));
+    return minimise(input, {
+      holds: (candidate, length) =>
+        this.run(candidate, length) === Verdict.DONE && this.executor.coverageHash() === hash,
+      maxRuns: TRIM_RUNS,
+      unit: Math.max(this.unit, smallest),
+    });
+  }
+
+  /** The last run, of what is in the mutator's buffer, didn't come to its end. */
+  private ended(verdict: Verdict, parent = this.entry): void {
+    if (verdict === Verdict.FAILED) return;
+    const hang = verdict === Verdict.TIMEOUT;
+    if (hang) this.hangingRuns++;
+    else this.crashingRuns++;
+    const report = this.executor.crash() ?? {
+      kind: hang ? "timeout" : "crash",
+      text: "",
+      stack: [],
+    };
+    const key = crashKey(verdict, report);
+    const found = hang ? this.hangs : this.crashes;
+    if (found.has(key) || (hang && found.size >= MAX_HANGS)) return;
+    const input = this.mutator.buffer.slice(0, this.mutator.length);
+    const { seed, runs: run } = this;
+    const crash: Crash = { key, verdict, report, input, seed, run, parent: parent?.name };
+    found.set(key, crash);
+    if (this.finds.crashed?.(crash) === false) return;
+    const minimised = this.minimised(crash);
+    this.finds.minimised?.({ ...crash, minimised });
+  }
+
+  private minimised({ key, verdict, input }: Crash): Uint8Array {
+    const { executor } = this;
+    return minimise(input, {
+      holds: (candidate, length) => {
+        if (this.run(candidate, length) !== verdict) return false;
+        const report = executor.crash();
+        return report !== undefined && crashKey(verdict, report) === key;
+      },
+      maxRuns: verdict === Verdict.TIMEOUT ? HANG_RUNS : CRASH_RUNS,
+      unit: this.unit,
+      simplify: true,
+    });
+  }
+
+  /** What the entry's run compared, put into it. */
+  private guide(entry: Entry): void {
+    const { executor, mutator } = this;
+    if (executor.compares === undefined) return;
+    const compares = executor.compares(entry.input, entry.input.length);
+    this.runs++;
+    for (const token of tokensOf(compares)) this.dictionary.add(token, this.random);
+    let left = GUIDED_RUNS;
+    for (const { at, width, bytes } of substitutions(entry.input, compares)) {
+      if (left-- === 0 || this.failure !== undefined) return;
+      mutator.load(entry.input);
+      if (mutator.replace(at, width, bytes)) this.tryOut(entry);
+    }
+  }
+}

@@ -1,0 +1,141 @@
+/**
+ * Makes an input smaller while it still does what it did: delta debugging (Zeller, Hildebrandt: "Simplifying
+ * and isolating failure-inducing input"), and bytes made simple, in turns.
+ */
+
+export interface MinimiseOptions {
+  /** Whether the first `length` bytes of `input` still do it. */
+  readonly holds: (input: Uint8Array, length: number) => boolean;
+  /** Of `holds`. */
+  readonly maxRuns: number;
+  /** Smallest number of bytes that is taken out at once; 1 if absent. */
+  readonly unit?: number;
+  /** Whether bytes are made simple: to 0, or to fewer bits. */
+  readonly simplify?: boolean;
+}
+
+/** What can still be asked, and the buffers to ask with. */
+class Trial {
+  best: Uint8Array;
+  length: number;
+  private runs = 0;
+  private scratch: Uint8Array;
+
+  constructor(
+    input: Uint8Array,
+    private readonly options: MinimiseOptions,
+  ) {
+    this.best = input.slice();
+    this.length = input.length;
+    this.scratch = new Uint8Array(input.length);
+  }
+
+  get spent(): boolean {
+    return this.runs >= this.options.maxRuns;
+  }
+
+  private ask(length: number): boolean {
+    if (this.spent) return false;
+    this.runs++;
+    if (!this.options.holds(this.scratch, length)) return false;
+    [this.best, this.scratch] = [this.scratch, this.best];
+    this.length = length;
+    return true;
+  }
+
+  /** Without the bytes from `start` to `end`. */
+  without(start: number, end: number): boolean {
+    this.scratch.set(this.best.subarray(0, start));
+    this.scratch.set(this.best.subarray(end, this.length), start);
+    return this.ask(this.length - (end - start));
+  }
+
+  /** As if the byte at `at` were the length of what follows it: less by `size`, and so many bytes fewer. */
+  shortened(at: number, size: number): boolean {
+    const end = at + 1 + this.best[at];
+    if (this.best[at] < size || end > this.length) return false;
+    this.scratch.set(this.best.subarray(0, end - size));
+    this.scratch.set(this.best.subarray(end, this.length), end - size);
+    this.scratch[at] -= size;
+    return this.ask(this.length - size);
+  }
+
+  /** With all bytes from `start` to `end` being `value`. */
+  filled(start: number, end: number, value: number): boolean {
+    this.scratch.set(this.best.subarray(0, this.length));
+    this.scratch.fill(value, start, end);
+    return this.ask(this.length);
+  }
+}
+
+/** From the end, because a parser reads its input from the beginning. */
+function remove(trial: Trial, smallest: number): void {
+  let size = Math.max(smallest, 2 ** Math.ceil(Math.log2(Math.max(1, trial.length / 2))));
+  while (!trial.spent && trial.length > 0) {
+    let removed = false;
+    for (let end = trial.length; end > 0 && !trial.spent; end -= size) {
+      removed = trial.without(Math.max(0, end - size), end) || removed;
+    }
+    // Something that couldn't go may be able to now.
+    if (size > smallest) size = Math.max(smallest, size >> 1);
+    else if (!removed) return;
+  }
+}
+
+function allAre(bytes: Uint8Array, value: number): boolean {
+  return bytes.every((byte) => byte === value);
+}
+
+function simplify(trial: Trial): void {
+  let size = Math.max(1, 2 ** Math.ceil(Math.log2(Math.max(1, trial.length / 2))));
+  for (; size >= 1 && !trial.spent; size = Math.floor(size / 2)) {
+    for (let start = 0; start < trial.length; start += size) {
+      const end = Math.min(trial.length, start + size);
+      if (!allAre(trial.best.subarray(start, end), 0)) trial.filled(start, end, 0);
+    }
+  }
+  // What couldn't be 0 loses its bits, highest first.
+  for (let at = 0; at < trial.length; at++) {
+    for (let bit = 0x80; bit > 0; bit >>= 1) {
+      const byte = trial.best[at];
+      if ((byte & bit) !== 0 && byte !== bit) trial.filled(at, at + 1, byte & ~bit);
+    }
+  }
+}
+
+/** Takes out short blocks wherever they begin: a record of which no half can go. */
+function slide(trial: Trial): void {
+  for (const size of [2, 3, 4, 8]) {
+    for (let at = trial.length - size; at >= 0; at--) {
+      if (trial.spent) return;
+      if (at + size <= trial.length) trial.without(at, at + size);
+    }
+  }
+}
+
+/** Takes bytes out together with their count. */
+function shorten(trial: Trial): void {
+  for (let at = 0; at < trial.length; at++) {
+    for (let size = 128; size >= 1; size >>= 1) while (trial.shortened(at, size));
+  }
+}
+
+/**
+ * The smallest input found. With enough runs, no single unit of it can be left out. The input itself is
+ * taken to hold.
+ */
+export function minimise(input: Uint8Array, options: MinimiseOptions): Uint8Array {
+  const trial = new Trial(input, options);
+  let length = -1;
+  // Simpler bytes may let others go.
+  while (trial.length !== length && !trial.spent) {
+    length = trial.length;
+    remove(trial, options.unit ?? 1);
+    if (!options.simplify) break;
+    simplify(trial);
+    if ((options.unit ?? 1) > 1) continue;
+    slide(trial);
+    shorten(trial);
+  }
+  return trial.best.slice(0, trial.length);
+}
