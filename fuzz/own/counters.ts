@@ -21,6 +21,8 @@ let running = false;
 let steps = 0;
 let bytes = 0;
 let budget = 0;
+/** Steps of budgets that were filled up again. */
+let spent = 0;
 /** What was used up first. It stays: code that catches everything must not go on. */
 let exceeded: LimitError | undefined;
 
@@ -37,17 +39,31 @@ export class LimitError extends Error {
 
 /** Begins a run. */
 export function begin(stepBudget: number, byteBudget: number): void {
-  for (let i = 0; i < count; i++) hits[touched[i]] = 0;
-  count = 0;
+  forget();
   steps = budget = stepBudget;
+  spent = 0;
   bytes = byteBudget;
   exceeded = undefined;
   running = true;
 }
 
+/** What was reached so far belongs to no run: it was made ready for one. */
+export function forget(): void {
+  for (let i = 0; i < count; i++) hits[touched[i]] = 0;
+  count = 0;
+  spent = 0;
+  steps = budget;
+}
+
 /** The run's next request: it may take as many steps as the ones before. */
 export function refill(): void {
+  spent += budget - steps;
   steps = budget;
+}
+
+/** Steps that the run took so far. */
+export function stepsTaken(): number {
+  return spent + budget - steps;
 }
 
 /** Ends it. @returns the limit that it passed, if it did, caught or not */

@@ -5,6 +5,7 @@ import {
   end,
   hits,
   MAP_SIZE,
+  stepsTaken,
   touched,
   touchedCount,
   traceCompares,
@@ -37,6 +38,7 @@ export class FunctionExecutor implements Executor {
   readonly #seen = new Uint8Array(MAP_SIZE);
   #edges = 0;
   #crash: CrashReport | undefined;
+  #cost = 0;
 
   constructor(target: Target) {
     this.#target = target;
@@ -55,6 +57,7 @@ export class FunctionExecutor implements Executor {
     } catch (error) {
       thrown = error;
     }
+    this.#cost = stepsTaken();
     const exceeded = end();
     if (exceeded !== undefined) {
       this.#crash = {
@@ -106,6 +109,11 @@ export class FunctionExecutor implements Executor {
       hash = Math.imul(hash ^ hits[place], 0x01000193);
     }
     return hash >>> 0;
+  }
+
+  /** Steps. */
+  cost(): number {
+    return this.#cost;
   }
 
   crash(): CrashReport | undefined {

@@ -58,6 +58,8 @@ export interface FuzzBackend {
   mode?(bits: number): void;
   /** Everything that is under way ends. */
   settleAll?(): void;
+  /** It has something to tell before it can be as new, to a device that is ready. */
+  readonly owes?: boolean;
 }
 
 /** Every piece of a chain's part lies in RAM, at the host's address that it says. */
@@ -379,8 +381,6 @@ export class FuzzShare implements NinePBackend, FuzzBackend {
 
   reset(): void {
     this.gone = false;
-    // A server answers everything, if to nobody.
-    this.settleAll();
     this.#size = 11;
     this.#atOnce = true;
   }
@@ -397,6 +397,18 @@ export class FuzzShare implements NinePBackend, FuzzBackend {
 
   settleAll(): void {
     this.#replies.push(...this.#pending.splice(0));
+  }
+
+  /** A server answers everything, if to nobody, or is gone for good. */
+  get owes(): boolean {
+    return this.gone || this.#replies.length > 0;
+  }
+
+  /** It answers nothing any more. */
+  leave(): void {
+    this.gone = true;
+    this.#pending.length = 0;
+    this.#replies = [];
   }
 
   get ready(): boolean {

@@ -31,7 +31,8 @@ function step(choices: Choices): void {
       must(!Number.isNaN(machine.clock.deadline), "the clock's deadline is no number");
       return;
     case 5:
-      if ((what & 8) === 0) machine.console.input(choices.take(what >> 4));
+      if (what >= 0xf0) rig.blocked = !rig.blocked;
+      else if ((what & 8) === 0) machine.console.input(choices.take(what >> 4));
       else machine.idle();
       return;
     case 6: {
@@ -56,14 +57,11 @@ function writes(...pairs: (readonly [port: number, value: number])[]): ChoicesWr
   return writer;
 }
 
-function dma(control: number, length: number): Uint8Array {
-  // The high half is 0; the low half, whose write starts it, big-endian.
-  const at = DRIVER_BASE;
-  const low = ((at >>> 24) | ((at >>> 8) & 0xff00)) >>> 0;
-  return new ChoicesWriter()
-    .u8(0x10, PORTS.indexOf(0x518))
-    .u32(low + control * 0 + length * 0)
-    .done();
+/** Starts a DMA operation of fw_cfg by the low half of its descriptor's address. */
+function dma(): Uint8Array {
+  // Big-endian.
+  const low = (DRIVER_BASE >>> 24) | ((DRIVER_BASE >>> 8) & 0xff00);
+  return new ChoicesWriter().u8(0x10, PORTS.indexOf(0x518)).u32(low).done();
 }
 
 export const target: Target = {
@@ -91,7 +89,13 @@ export const target: Target = {
       .u32(0xffffffff)
       .u8(0x13, PORTS.indexOf(0xcfc))
       .done();
-    yield dma(2, 4);
+    // COM1's reader takes nothing for a while.
+    yield new ChoicesWriter()
+      .u8(0xf5)
+      .bytes(writes([0x3fa, 1], ...Array.from({ length: 18 }, () => [0x3f8, 65] as const)).done())
+      .u8(0xf5, 0x0d)
+      .done();
+    yield dma();
     yield writes([0x92, 1]).done();
     yield new ChoicesWriter().u8(7, 0, 0, 0x27, 1, 4, 1, 2, 3, 4, 5, 6, 7, 8).done();
   },

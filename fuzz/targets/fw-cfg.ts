@@ -36,7 +36,7 @@ function step(choices: Choices): void {
       return;
     case 2:
       guarded = false;
-      rig.ahead(1 + choices.below(4));
+      rig.ahead(1 + choices.below(4), { skip: choices.below(8) });
       return;
     default:
       operate(what, choices);
@@ -75,7 +75,10 @@ export const target: Target = {
     yield new ChoicesWriter().u8(0, 0, 1, 1, 1, 1, 1).done();
     for (const key of [0, 3, 4, 5, 6, 7]) yield dma(0, key, 64).done();
     yield new ChoicesWriter().u8(0, 3, 3, 1, 1, 3, 16).u16(0).bytes(dma(0, 3, 200).done()).done();
-    yield new ChoicesWriter().u8(2, 4, 3, 1, 0, 3, 16).u16(0).bytes(new Uint8Array(24)).done();
+    for (const skip of [0, 4]) {
+      const ahead = new ChoicesWriter().u8(2, 0, skip, 3, 1, 0, 3, 16).u16(0);
+      yield ahead.bytes(new Uint8Array(24)).done();
+    }
   },
   run(input) {
     const choices = new Choices(input);

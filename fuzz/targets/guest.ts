@@ -96,11 +96,10 @@ export class GuestRun {
     for (let step = 0; step < STEPS_MAX && !choices.ended; step++) {
       rig.begin();
       this.#step(choices);
+      rig.check();
       if (this.#clean) this.#collect();
     }
     rig.ahead(0);
-    rig.begin();
-    rig.check();
     this.#finish();
   }
 
@@ -151,7 +150,7 @@ export class GuestRun {
         return;
       case 14:
         this.#clean = false;
-        rig.ahead(1 + choices.below(16));
+        this.#ahead(choices.u8(), choices.u8());
         return;
       case 15: {
         const at = this.#offset(choices);
@@ -205,10 +204,28 @@ export class GuestRun {
     const kept = refused.reduce((all, bit) => (all & ~(1 << bit)) >>> 0, low);
     must(guest.negotiate(kept, high), "the device doesn't agree to its own features");
     guest.status = 0;
-    const size = [undefined, undefined, 4, 16][choices.below(4)];
-    guest.start({ without: refused, size });
+    const how = choices.u8();
+    if ((how & 0x40) !== 0) this.#oddSize(choices.u16());
+    guest.start({ without: refused, size: [undefined, undefined, 4, 16][how & 3] });
     this.#started = true;
     this.#clean = true;
+    if ((how & 0x80) === 0) return;
+    // Again, but it isn't ready: whatever it does then, it is not served.
+    const { queues } = guest;
+    guest.negotiate(kept, high);
+    for (const queue of queues) queue.setUp(queue.size);
+  }
+
+  /** § 2.7, § 4.1.4.3.2: whatever it is told, a queue's size stays a power of two, and what was offered. */
+  #oddSize(size: number): void {
+    const guest = this.#guest;
+    guest.status = 0;
+    guest.write(0x16, 2, 0);
+    const offered = guest.read(0x18, 2);
+    guest.write(0x18, 2, size);
+    const taken = guest.read(0x18, 2);
+    const possible = taken > 0 && taken <= offered && (taken & (taken - 1)) === 0;
+    must(possible, `a queue of ${offered} descriptors takes ${taken}`);
   }
 
   #good(choices: Choices): void {
@@ -234,6 +251,9 @@ export class GuestRun {
     if (!this.#started || queue.room < count) return;
     const parts = Array.from({ length: count }, (): Part => {
       const how = choices.u8();
+      if (how >= 0xe0) {
+        return { address: DRIVER_BASE, length: DRIVER_SIZE, writable: (how & 1) !== 0 };
+      }
       return {
         address: place(how, choices),
         length: [choices.u8(), choices.u16(), 4096 * choices.u8(), choices.u32()][(how >> 2) & 3],
@@ -253,7 +273,10 @@ export class GuestRun {
     const how = choices.u8();
     if ((how & 3) === 3) {
       const index = choices.below(queue.size);
-      queue.descriptor(index, place(how, choices), choices.u32(), choices.u16() & 7, choices.u16());
+      const length = (how & 4) === 0 ? choices.u8() : choices.u32();
+      // It goes on at itself, near by, or anywhere.
+      const next = (how & 8) === 0 ? (index + choices.below(4)) % queue.size : choices.u16();
+      queue.descriptor(index, place(how, choices), length, choices.u8() & 7, next);
       queue.offer(index);
     } else {
       const ring = [queue.descriptors, queue.available, queue.usedRing][how & 3];
@@ -263,10 +286,23 @@ export class GuestRun {
     queue.kick(true);
   }
 
+  /** Of all that the device reads, or of buffers only. */
+  #ahead(reads: number, how: number): void {
+    const from = (how & 1) === 0 ? 0 : DRIVER_BASE + DRIVER_SIZE / 2;
+    this.#subject.rig.ahead(1 + (reads & 15), { from, skip: how >> 4 });
+  }
+
   #roundTrip(): void {
     const { rig, mayBeStuck = false } = this.#subject;
     const stuck = rig.roundTrip();
     must(stuck.length === 0 || mayBeStuck, `can't be quiesced: ${stuck.join("; ")}`);
+  }
+
+  /** With a good driver, and without devices that the guest moved over this one. */
+  #restart(): void {
+    this.#subject.rig.machine.reset();
+    this.#guest.claim();
+    this.#guest.start();
   }
 
   /** Everything comes to its end, and after a reset the device serves a good driver. */
@@ -280,11 +316,12 @@ export class GuestRun {
     if (this.#clean) this.#collect();
     rig.check();
     rig.begin();
+    if (backend?.owes === true) {
+      this.#restart();
+      rig.machine.idle();
+    }
     backend?.reset();
-    // Devices that the guest moved over this one are gone then.
-    rig.machine.reset();
-    guest.claim();
-    guest.start();
+    this.#restart();
     let served: boolean;
     try {
       served = probe.call(this.#subject, guest);

@@ -5,10 +5,12 @@ import type { GuestMemory } from "../../src/vmm/memory.ts";
 import { VirtioRegisters, type VirtioRegisterSet } from "../../src/vmd/virtio/registers.ts";
 import { RepeatableRandom } from "../../src/vmd/backend/random.ts";
 import { ClassicMachine, memoryRanges, type VirtioBackends } from "../../src/vmd/machine.ts";
+import { Ns8250Registers } from "../../src/vmd/chips/index.ts";
+import { Status } from "../../src/vmd/virtio/transport.ts";
 import type { Size } from "../../src/vmd/device.ts";
 import { SnapshotError } from "../../src/vmm/snapshot/format.ts";
 import type { Choices } from "../own/choices.ts";
-import { refill } from "../own/counters.ts";
+import { forget, refill } from "../own/counters.ts";
 import { must, Wrong } from "../own/target.ts";
 
 /** The driver's rings and buffers, and all of RAM; bytes. */
@@ -16,6 +18,8 @@ export const DRIVER_BASE = 0x100000;
 export const DRIVER_SIZE = 0x40000;
 export const RAM = DRIVER_BASE + DRIVER_SIZE + 0x10000;
 const PAGE = 4096;
+/** Bytes of each of COM1's FIFOs. */
+const FIFO = 16;
 const EPOCH = Date.UTC(2026, 0, 2, 3, 4, 5);
 /** A read of the device's that the guest can be ahead of has no more bytes. */
 const JUST_IN_TIME_MAX = 64;
@@ -34,11 +38,16 @@ export class Rig {
   readonly #random = new RepeatableRandom();
   readonly #seed = this.#random.state;
   readonly #new: Uint8Array;
+  /** COM1's reader takes nothing. */
+  blocked = false;
   readonly #dirty = new Uint8Array(RAM / PAGE);
+  readonly #ram: readonly { readonly base: number; readonly bytes: Uint8Array }[];
   #accesses = 0;
   /** Where the guest's next bytes come from, and how many reads of a device's it is ahead of. */
   #choices: Choices | undefined;
   #ahead = 0;
+  #from = 0;
+  #skip = 0;
 
   constructor(backends: (memory: GuestMemory) => RigBackends = () => ({})) {
     this.machine = new ClassicMachine(this.image, this.time, {
@@ -46,6 +55,7 @@ export class Rig {
       epoch: EPOCH,
       debugExit: true,
       output: () => {},
+      outputBlocked: () => this.blocked,
       debug: () => {},
       backends: (memory) => ({
         random: this.#random.fill,
@@ -58,6 +68,10 @@ export class Rig {
     this.virtio = this.image.blocks
       .filter(({ layout }) => layout.name === VirtioRegisters.name)
       .map(({ offset }) => VirtioRegisters.bind(this.#buffer, offset));
+    this.#ram = this.memory.ranges.map(({ base, size }) => {
+      const [bytes] = this.memory.bytes(base, size);
+      return { base, bytes };
+    });
     this.machine.reset();
     this.#new = this.image.state.slice();
     this.memory.observeWrites((address, length) => {
@@ -66,7 +80,8 @@ export class Rig {
     });
     this.memory.observeReads((address, length) => {
       this.#count();
-      if (this.#ahead > 0 && length <= JUST_IN_TIME_MAX) this.#writeAhead(address, length);
+      const meant = address >= this.#from && length <= JUST_IN_TIME_MAX;
+      if (this.#ahead > 0 && meant && this.#skip-- <= 0) this.#writeAhead(address, length);
     });
   }
 
@@ -82,21 +97,26 @@ export class Rig {
   reset(choices: Choices): void {
     this.#ahead = 0;
     this.#accesses = 0;
+    this.blocked = false;
     this.time.time = 0;
     this.machine.reset();
     this.image.state.set(this.#new);
     this.machine.event = undefined;
+    this.machine.clock.rearmed = true;
     // Whatever is left of the last input goes nowhere.
     this.machine.console.flush();
     this.machine.console.serve({ receive: () => true, drain: () => {} });
     this.machine.debug.flush();
-    for (let page = 0; page < this.#dirty.length; page++) {
-      if (this.#dirty[page] === 0) continue;
-      for (const bytes of this.memory.bytes(page * PAGE, PAGE)) bytes.fill(0);
+    for (const { base, bytes } of this.#ram) {
+      for (let at = 0; at < bytes.length; at += PAGE) {
+        if (this.#dirty[(base + at) / PAGE] !== 0) bytes.fill(0, at, at + PAGE);
+      }
     }
     this.#dirty.fill(0);
     this.#random.state = this.#seed;
     this.#choices = choices;
+    forget();
+    refill();
   }
 
   /** Before each piece of work. */
@@ -105,9 +125,11 @@ export class Rig {
     refill();
   }
 
-  /** What a device reads next, so many times, comes from the input just then. */
-  ahead(reads: number): void {
+  /** What a device reads from `from` on, so many times after `skip`, comes from the input just then. */
+  ahead(reads: number, { from = 0, skip = 0 } = {}): void {
     this.#ahead = reads;
+    this.#from = from;
+    this.#skip = skip;
   }
 
   #writeAhead(address: number, length: number): void {
@@ -116,10 +138,8 @@ export class Rig {
     this.#ahead--;
     const bytes = choices.take(length);
     this.#dirty.fill(1, Math.floor(address / PAGE), Math.ceil((address + length) / PAGE));
-    let at = 0;
-    for (const piece of this.memory.bytes(address, bytes.length)) {
-      piece.set(bytes.subarray(at, at + piece.length));
-      at += piece.length;
+    for (const { base, bytes: ram } of this.#ram) {
+      if (address >= base && address < base + ram.length) ram.set(bytes, address - base);
     }
   }
 
@@ -164,9 +184,19 @@ export class Rig {
     return [];
   }
 
-  /** What must hold of every state. */
-  check(): void {
+  /**
+   * What must hold of every state.
+   * @param foreign it came from outside: numbers may be infinite
+   */
+  check(foreign = false): void {
     for (const { layout, offset } of this.image.blocks) {
+      if (layout === (Ns8250Registers as unknown)) {
+        const { sendCount, receiveCount } = Ns8250Registers.bind(this.#buffer, offset);
+        must(
+          foreign || (sendCount <= FIFO && receiveCount <= FIFO),
+          `COM1's FIFOs hold ${sendCount} and ${receiveCount} bytes`,
+        );
+      }
       for (const { name, type, count, offset: at } of layout.fields) {
         if (type !== "f64") continue;
         const values = new Float64Array(this.#buffer, offset + at, Math.max(1, count));
@@ -179,7 +209,12 @@ export class Rig {
     }
     for (const [index, r] of this.virtio.entries()) {
       for (let queue = 0; queue < r.queueSize.length; queue++) {
-        if (r.queueEnable[queue] === 0) continue;
+        const ready = (r.status & Status.DRIVER_OK) !== 0;
+        must(
+          foreign || ready || r.nextAvailable[queue] + r.nextUsed[queue] === 0,
+          `device ${index}, queue ${queue}: served for a driver that is not ready`,
+        );
+        if (foreign || r.queueEnable[queue] === 0) continue;
         const out = (r.nextAvailable[queue] - r.nextUsed[queue]) & 0xffff;
         must(
           out <= r.queueSize[queue],

@@ -16,8 +16,11 @@ export function* guestSeeds(requests: readonly ChoicesWriter[]): Generator<Uint8
   // Without EVENT_IDX and indirect descriptors, small queues.
   yield Uint8Array.from([0, 0x30, 2, ...bytes.flat(), IDLE, ...bytes.flat()]);
   // Wild chains, scribbled rings, descriptors that change while they are read.
-  const wild = [6, 0, 1, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0];
-  const scribble = [7, 0, 3, 1, 0, 0, 1, 0, 0, 2, 0, 0, 1, 0, 1, 0];
+  const wild = [6, 0, 1, 0, 0, 0, 0, 0, 64, 1, 0, 0, 0, 0, 0];
+  const scribble = [7, 0, 3, 1, 8, 2, 0, 1, 0, 0, 0];
   yield Uint8Array.from([...START, ...bytes.flat(), ...wild, ...scribble]);
-  yield Uint8Array.from([...START, 14, 8, ...bytes.flat(), ...new Uint8Array(48).fill(1)]);
+  yield Uint8Array.from([...START, 6, 0, 1, 0xe0, 0xe2, 0]);
+  yield Uint8Array.from([...START, 14, 8, 0, ...bytes.flat(), ...new Uint8Array(48).fill(1)]);
+  yield Uint8Array.from([...START, 14, 8, 1, ...bytes.flat(), ...new Uint8Array(48).fill(1)]);
+  yield Uint8Array.from([0, 0, 0x40, 64, 0, 0, 0, 0x80, ...bytes.flat()]);
 }

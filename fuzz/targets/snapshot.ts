@@ -151,6 +151,19 @@ function stream(choices: Choices): Uint8Array {
   return new Uint8Array(Buffer.concat(parts));
 }
 
+/** Intel SDM vol. 3A, 2.4, 2.5, 4.1: what every processor state has. */
+function checkCpuState(): void {
+  const { cpu } = rig.image;
+  const get = (at: number) => cpu.getBigUint64(CPU_LAYOUT.sregs + at, true);
+  const [cr0, cr3, cr4, efer] = [get(224), get(240), get(248), get(264)];
+  const paging = (cr0 & 0x80000000n) !== 0n;
+  const long = (efer & 0x400n) !== 0n;
+  must(!paging || (cr0 & 1n) !== 0n, "paging without protection");
+  must(!long || (paging && (cr4 & 0x20n) !== 0n), "long mode without paging and PAE");
+  must(cr3 < 2n ** 52n, "CR3 is no address");
+  must(cpu.getUint32(CPU_LAYOUT.msrCount, true) <= 32, "more MSRs than there is room for");
+}
+
 /** A restored machine goes on, whatever it was. */
 function goOn(): void {
   const { machine } = rig;
@@ -170,6 +183,7 @@ function goOn(): void {
     rig.write(0x3f8, 1, 65);
     rig.write(0x40, 1, 7);
   }
+  rig.check(true);
   rig.begin();
   const stuck = rig.roundTrip();
   must(stuck.length === 0, `can't be quiesced: ${stuck.join("; ")}`);
@@ -197,10 +211,18 @@ export const target: Target = {
       yield Uint8Array.from([0, ...item(Kind.CONFIG), ...item(Kind.STATE, change), ...rest]);
     }
     const cpu = new ChoicesWriter().u32(40 + CPU_LAYOUT.sregs + 224).u8(0, 0x31).done();
-    yield Uint8Array.from([
-      ...[0, ...item(Kind.CONFIG), ...item(Kind.STATE), ...item(Kind.CPU, cpu)],
-      ...[...item(Kind.HOST), ...item(Kind.END)],
-    ]);
+    const at = (register: number) => 40 + CPU_LAYOUT.sregs + register;
+    const long = new ChoicesWriter()
+      .u32(at(224)).u8(3, 0x31, 0, 0, 0x80)
+      .u32(at(248)).u8(0, 0x20)
+      .u32(at(264)).u8(1, 0, 5)
+      .done();
+    for (const change of [cpu, long]) {
+      yield Uint8Array.from([
+        ...[0, ...item(Kind.CONFIG), ...item(Kind.STATE), ...item(Kind.CPU, change)],
+        ...[...item(Kind.HOST), ...item(Kind.END)],
+      ]);
+    }
     yield Uint8Array.from([0, ...item(Kind.OWN, [2, 0, 0, 1, 2, 3]), ...item(Kind.END)]);
   },
   run(input) {
@@ -218,6 +240,7 @@ export const target: Target = {
       applyBlocks(image, state.blocks);
       applyCpu(image, state.cpu);
     }, state.host);
+    checkCpuState();
     goOn();
   },
 };

@@ -29,7 +29,7 @@ const run = new GuestRun({
     return { queue: 0, parts: [message(type, choices.u8(), body), 7 + choices.u8()] };
   },
   event(choices: Choices) {
-    backend.gone = (choices.u8() & 7) === 7;
+    if ((choices.u8() & 7) === 7) backend.leave();
   },
   probe: (guest) => {
     guest.queues[0].add([message(100, 1, new Uint8Array(8)), 64]);
