@@ -96,7 +96,7 @@ export class GuestRun {
     for (let step = 0; step < STEPS_MAX && !choices.ended; step++) {
       rig.begin();
       this.#step(choices);
-      rig.check();
+      rig.checkQueues();
       if (this.#clean) this.#collect();
     }
     rig.ahead(0);

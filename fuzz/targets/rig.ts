@@ -20,6 +20,8 @@ export const RAM = DRIVER_BASE + DRIVER_SIZE + 0x10000;
 const PAGE = 4096;
 /** Bytes of each of COM1's FIFOs. */
 const FIFO = 16;
+/** Queues that a device may have. */
+const QUEUES = 8;
 const EPOCH = Date.UTC(2026, 0, 2, 3, 4, 5);
 /** A read of the device's that the guest can be ahead of has no more bytes. */
 const JUST_IN_TIME_MAX = 64;
@@ -41,6 +43,13 @@ export class Rig {
   /** COM1's reader takes nothing. */
   blocked = false;
   readonly #dirty = new Uint8Array(RAM / PAGE);
+  readonly #com1: ReturnType<typeof Ns8250Registers.bind>;
+  /** Registers that hold doubles. */
+  readonly #numbers: readonly {
+    readonly name: string;
+    readonly values: Float64Array;
+    readonly finite: boolean;
+  }[];
   readonly #ram: readonly { readonly base: number; readonly bytes: Uint8Array }[];
   #accesses = 0;
   /** Where the guest's next bytes come from, and how many reads of a device's it is ahead of. */
@@ -68,6 +77,18 @@ export class Rig {
     this.virtio = this.image.blocks
       .filter(({ layout }) => layout.name === VirtioRegisters.name)
       .map(({ offset }) => VirtioRegisters.bind(this.#buffer, offset));
+    const com1 = this.image.blocks.find(({ layout }) => layout.name === Ns8250Registers.name);
+    this.#com1 = Ns8250Registers.bind(this.#buffer, com1?.offset);
+    this.#numbers = this.image.blocks.flatMap(({ layout, offset }) => {
+      const finite = layout.name !== "clock" && layout.name !== "rate-limit";
+      return layout.fields
+        .filter(({ type }) => type === "f64")
+        .map(({ name, count, offset: at }) => ({
+          name: `${layout.name}.${name}`,
+          values: new Float64Array(this.#buffer, offset + at, Math.max(1, count)),
+          finite,
+        }));
+    });
     this.#ram = this.memory.ranges.map(({ base, size }) => {
       const [bytes] = this.memory.bytes(base, size);
       return { base, bytes };
@@ -186,42 +207,39 @@ export class Rig {
 
   /**
    * What must hold of every state.
-   * @param foreign it came from outside: numbers may be infinite
+   * @param foreign it came from outside: counts may be any
    */
   check(foreign = false): void {
-    for (const { layout, offset } of this.image.blocks) {
-      if (layout === (Ns8250Registers as unknown)) {
-        const { sendCount, receiveCount } = Ns8250Registers.bind(this.#buffer, offset);
-        must(
-          foreign || (sendCount <= FIFO && receiveCount <= FIFO),
-          `COM1's FIFOs hold ${sendCount} and ${receiveCount} bytes`,
-        );
-      }
-      for (const { name, type, count, offset: at } of layout.fields) {
-        if (type !== "f64") continue;
-        const values = new Float64Array(this.#buffer, offset + at, Math.max(1, count));
-        const finite = layout.name !== "clock" && layout.name !== "rate-limit";
-        for (const value of values) {
-          const good = finite ? Number.isFinite(value) : !Number.isNaN(value);
-          must(good, `${layout.name}.${name} is ${value}`);
-        }
-      }
-    }
-    for (const [index, r] of this.virtio.entries()) {
-      for (let queue = 0; queue < r.queueSize.length; queue++) {
-        const ready = (r.status & Status.DRIVER_OK) !== 0;
-        must(
-          foreign || ready || r.nextAvailable[queue] + r.nextUsed[queue] === 0,
-          `device ${index}, queue ${queue}: served for a driver that is not ready`,
-        );
-        if (foreign || r.queueEnable[queue] === 0) continue;
-        const out = (r.nextAvailable[queue] - r.nextUsed[queue]) & 0xffff;
-        must(
-          out <= r.queueSize[queue],
-          `device ${index}, queue ${queue}: ${out} chains of ${r.queueSize[queue]} are out`,
-        );
+    const { sendCount, receiveCount } = this.#com1;
+    must(
+      foreign || (sendCount <= FIFO && receiveCount <= FIFO),
+      `COM1's FIFOs hold ${sendCount} and ${receiveCount} bytes`,
+    );
+    for (const { name, values, finite } of this.#numbers) {
+      for (let i = 0; i < values.length; i++) {
+        const good = finite ? Number.isFinite(values[i]) : !Number.isNaN(values[i]);
+        if (!good) throw new Wrong(`${name} is ${values[i]}`);
       }
     }
     must(this.machine.console.pending.length <= 2 ** 20, "the console keeps too much");
+    this.checkQueues(foreign);
+  }
+
+  /** What must hold of queues at any time. */
+  checkQueues(foreign = false): void {
+    for (let index = 0; index < this.virtio.length; index++) {
+      const r = this.virtio[index];
+      const ready = (r.status & Status.DRIVER_OK) !== 0;
+      for (let queue = 0; queue < QUEUES; queue++) {
+        if (!foreign && !ready && r.nextAvailable[queue] + r.nextUsed[queue] !== 0) {
+          throw new Wrong(`device ${index}, queue ${queue}: served for a driver that is not ready`);
+        }
+        if (foreign || r.queueEnable[queue] === 0) continue;
+        const out = (r.nextAvailable[queue] - r.nextUsed[queue]) & 0xffff;
+        if (out > r.queueSize[queue]) {
+          throw new Wrong(`device ${index}, queue ${queue}: ${out} chains are out of it`);
+        }
+      }
+    }
   }
 }
