@@ -143,7 +143,8 @@ function reportOf(thrown: unknown): CrashReport {
 export function stackOf(error: Error): string[] {
   const names: string[] = [];
   for (const line of (error.stack ?? "").split("\n")) {
-    const [, name = "?", file] = /^ *at (?:(?:new |async )?(.+?) )?\(?(.*?):\d+:\d+\)?$/.exec(line) ?? [];
+    const [, name = "?", file] =
+      /^ *at (?:(?:new |async )?(.+?) )?\(?(.*?):\d+:\d+\)?$/.exec(line) ?? [];
     if (file === undefined || file.includes("/fuzz/own/")) continue;
     const part = /\/((?:src|fuzz)\/.*)$/.exec(file)?.[1];
     if (part !== undefined) names.push(`${name} (${part})`);
@@ -156,7 +157,11 @@ function encode(left: unknown, right: unknown): Omit<Compare, "at"> | undefined 
   if (typeof left === "string" && typeof right === "string") {
     const size = Math.min(left.length, right.length, STRING_MAX);
     if (size === 0 || (left.length > 4 * size && right.length < 2)) return undefined;
-    return { size, left: Buffer.from(left.slice(0, size)), right: Buffer.from(right.slice(0, size)) };
+    return {
+      size,
+      left: Buffer.from(left.slice(0, size)),
+      right: Buffer.from(right.slice(0, size)),
+    };
   }
   const a = whole(left);
   const b = whole(right);

@@ -70,7 +70,7 @@ class Instrumenter {
   readonly #lines: number[] = [];
   readonly #lineEnds: number[] = [];
   #sites = 0;
-  /** Text that stands twice: what is put into it would be lost. */
+  /** What comes behind a node, once its parts are done. */
   readonly #closings = new Map<Node, string>();
 
   constructor(source: string, name: string, first: number) {
@@ -234,9 +234,9 @@ class Instrumenter {
       length = first;
       width = known;
     } else if (callee.type === "MemberExpression" && callee.computed !== true) {
-      const method = (callee.property as Node).name as string;
+      const method = String((callee.property as Node).name);
       const object = (callee.object as Node).name;
-      if (object === "Buffer" && /^alloc/.test(method)) length = first;
+      if (object === "Buffer" && method.startsWith("alloc")) length = first;
       else if (["repeat", "padStart", "padEnd"].includes(method)) length = first;
       else if (object === "Array" && method === "from" && first.type === "ObjectExpression") {
         const property = (first.properties as Node[]).find(

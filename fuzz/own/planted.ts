@@ -179,7 +179,11 @@ export const PLANTED: Record<string, PlantedBug> = {
     about: "items of a string instruction lie a doubleword apart, whatever their size",
     target: "exits",
     edits: [
-      { file: "src/vmd/vcpu.ts", find: "count > 0; count--, at += size", replace: "count > 0; count--, at += 4" },
+      {
+        file: "src/vmd/vcpu.ts",
+        find: "count > 0; count--, at += size",
+        replace: "count > 0; count--, at += 4",
+      },
     ],
   },
   X2: {

@@ -111,7 +111,10 @@ export const target: Target = {
       server[Symbol.dispose]();
       closeSync(descriptor);
     }
-    must(readFileSync(join(folder, "outside/secret"), "latin1") === SECRET, "a file outside changed");
+    must(
+      readFileSync(join(folder, "outside/secret"), "latin1") === SECRET,
+      "a file outside changed",
+    );
     must(readdirSync(join(folder, "outside")).length === 1, "a file outside came, or went");
     must(readdirSync(join(root, "denied")).join() === "secret", "a hidden directory changed");
   },

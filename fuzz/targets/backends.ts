@@ -63,7 +63,13 @@ export interface FuzzBackend {
 }
 
 /** Every piece of a chain's part lies in RAM, at the host's address that it says. */
-function checkSpans(memory: GuestMemory, chain: Chain, writable: boolean, at: number, length: number) {
+function checkSpans(
+  memory: GuestMemory,
+  chain: Chain,
+  writable: boolean,
+  at: number,
+  length: number,
+) {
   const all = writable ? chain.writableBytes : chain.readableBytes;
   must(at >= 0 && length >= 0 && at + length <= all, `bytes ${at}+${length} of ${all} of a chain`);
   let seen = 0;
@@ -336,7 +342,13 @@ export class FuzzDisc implements CdromBackend, FuzzBackend {
     this.settle();
   }
 
-  read(offset: number, chain: Chain, at: number, length: number, done: (ok: boolean) => void): void {
+  read(
+    offset: number,
+    chain: Chain,
+    at: number,
+    length: number,
+    done: (ok: boolean) => void,
+  ): void {
     must(length > 0 && offset >= 0 && offset + length <= this.size, `disc: ${offset}+${length}`);
     checkSpans(this.#memory, chain, true, at, length);
     this.#pending.add(() => {

@@ -1,4 +1,11 @@
-import { elfFile, counting, concat, note, words, openBsdKernel } from "../../src/vmd/boot/testing.ts";
+import {
+  elfFile,
+  counting,
+  concat,
+  note,
+  words,
+  openBsdKernel,
+} from "../../src/vmd/boot/testing.ts";
 import { bootTarget } from "./boot.ts";
 
 const freebsd = elfFile({

@@ -40,7 +40,10 @@ function checkBoot(boot: Boot): void {
     must(Number.isSafeInteger(cpu[name]) && cpu[name] >= 0, `${name} is ${cpu[name]}`);
   }
   if (rom !== undefined) {
-    must(rom.base + rom.bytes.length === 2 ** 32, `firmware ends at ${rom.base + rom.bytes.length}`);
+    must(
+      rom.base + rom.bytes.length === 2 ** 32,
+      `firmware ends at ${rom.base + rom.bytes.length}`,
+    );
     must(rom.bytes.length % PAGE === 0, `a ROM of ${rom.bytes.length} bytes`);
     return;
   }

@@ -73,7 +73,8 @@ function exit(choices: Choices): () => void {
       return () => {};
     }
     default: {
-      const { HLT, INTR, IRQ_WINDOW_OPEN, SHUTDOWN, INTERNAL_ERROR, FAIL_ENTRY, DEBUG } = ExitReason;
+      const { HLT, INTR, IRQ_WINDOW_OPEN, SHUTDOWN, INTERNAL_ERROR, FAIL_ENTRY, DEBUG } =
+        ExitReason;
       run.u32[2] = choices.of([
         ...[HLT, INTR, INTR, IRQ_WINDOW_OPEN, SHUTDOWN, INTERNAL_ERROR, FAIL_ENTRY, DEBUG],
         ...[ExitReason.UNKNOWN, 1000],
@@ -109,10 +110,16 @@ function io(choices: Choices, direction: number): () => void {
     });
     must(changed < 0, `a string instruction changed byte ${changed} beside its items`);
     if (port !== PORT && port !== PORT + 4) return;
-    must(seen.length === count, `${count} items of a string instruction made ${seen.length} accesses`);
+    must(
+      seen.length === count,
+      `${count} items of a string instruction made ${seen.length} accesses`,
+    );
     for (const [index, [, width, item]] of seen.entries()) {
       const said = value(at + index * size, size);
-      must(width === size && item === said, `item ${index}: ${item} of ${width} bytes, not ${said}`);
+      must(
+        width === size && item === said,
+        `item ${index}: ${item} of ${width} bytes, not ${said}`,
+      );
     }
   };
 }
@@ -133,7 +140,10 @@ function mmio(choices: Choices, write: number): () => void {
       must(seen.length === 0, "an access beside a device's registers reached it");
       return;
     }
-    must(seen.length === 1 && seen[0][1] === length, `an access of ${length} bytes was ${seen.length}`);
+    must(
+      seen.length === 1 && seen[0][1] === length,
+      `an access of ${length} bytes was ${seen.length}`,
+    );
     const rest = run.u8.slice(RunPage.MMIO_DATA + length, RunPage.MMIO_DATA + 8);
     must(
       rest.every((byte) => byte === 0x5a),
@@ -204,7 +214,9 @@ export const target: Target = {
   *seeds() {
     for (const direction of [0, 8]) {
       for (const size of [0, 1, 2]) {
-        yield new ChoicesWriter().u8(direction, size, 5, 0, 3, ...new Uint8Array(24).fill(7)).done();
+        yield new ChoicesWriter()
+          .u8(direction, size, 5, 0, 3, ...new Uint8Array(24).fill(7))
+          .done();
         yield new ChoicesWriter().u8(3 + direction, size, 0, 0, 0).done();
       }
     }

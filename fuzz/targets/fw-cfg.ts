@@ -46,7 +46,8 @@ function step(choices: Choices): void {
 /** A DMA operation, whose descriptor may lie anywhere, as what it names may. */
 function operate(what: number, choices: Choices): void {
   const at = (what & 4) === 0 ? DRIVER_BASE + 16 * choices.u8() : RAM - choices.u8();
-  const control = choices.of([2, 4, 0x10, 0x18, 0, 0xffff]) + choices.of(KEYS) * 0x10000 + (what & 8);
+  const control =
+    choices.of([2, 4, 0x10, 0x18, 0, 0xffff]) + choices.of(KEYS) * 0x10000 + (what & 8);
   const length = (what & 0x10) === 0 ? choices.u8() : choices.u32();
   const address =
     (what & 0x20) === 0
@@ -74,7 +75,11 @@ export const target: Target = {
       new ChoicesWriter().u8(3, 1, control, key, length).u16(0);
     yield new ChoicesWriter().u8(0, 0, 1, 1, 1, 1, 1).done();
     for (const key of [0, 3, 4, 5, 6, 7]) yield dma(0, key, 64).done();
-    yield new ChoicesWriter().u8(0, 3, 3, 1, 1, 3, 16).u16(0).bytes(dma(0, 3, 200).done()).done();
+    yield new ChoicesWriter()
+      .u8(0, 3, 3, 1, 1, 3, 16)
+      .u16(0)
+      .bytes(dma(0, 3, 200).done())
+      .done();
     for (const skip of [0, 4]) {
       const ahead = new ChoicesWriter().u8(2, 0, skip, 3, 1, 0, 3, 16).u16(0);
       yield ahead.bytes(new Uint8Array(24)).done();

@@ -237,7 +237,7 @@ export class GuestRun {
       queue.add(parts, { indirect: (how & 1) !== 0 && parts.length > 0 && this.#guest.has(28) });
     } catch (error) {
       // The guest has no more memory of its own.
-      if (/are full$/.test((error as Error).message)) return;
+      if ((error as Error).message.endsWith("are full")) return;
       throw error;
     }
     if ((how & 2) === 0) queue.kick((how & 4) !== 0);

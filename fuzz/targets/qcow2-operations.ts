@@ -10,10 +10,7 @@ const SIZE = 40 * 512 - 100;
 const BASE_SIZE = 7 * 512 + 50;
 const BACKING = { name: "base", format: "raw" };
 const BASE = Uint8Array.from({ length: BASE_SIZE }, (_, i) => i % 251);
-const IMAGES = [
-  emptyImage(SIZE, CLUSTER_BITS),
-  emptyImage(SIZE, CLUSTER_BITS, BACKING),
-];
+const IMAGES = [emptyImage(SIZE, CLUSTER_BITS), emptyImage(SIZE, CLUSTER_BITS, BACKING)];
 
 function open(file: MemoryFile, based: boolean) {
   const base = based ? new RawDisk(new MemoryFile("base", BASE), true) : undefined;
@@ -29,7 +26,14 @@ export const target: Target = {
       const write = (at: number, length: number) =>
         new ChoicesWriter().u8(0).u16(at).u16(length).u8(at).done();
       yield Uint8Array.from([based, ...write(0, 512), ...write(700, 3000), 2, 0, 0, 0, 4]);
-      yield Uint8Array.from([based, ...write(100, 5), 4, ...write(100, 1500), 3, ...write(0, 9000)]);
+      yield Uint8Array.from([
+        based,
+        ...write(100, 5),
+        4,
+        ...write(100, 1500),
+        3,
+        ...write(0, 9000),
+      ]);
       yield Uint8Array.from([based, ...write(0, 2048), 1, 0, 2, 0, 4, 3, 1, 100, 0, 0, 1, 4]);
     }
   },

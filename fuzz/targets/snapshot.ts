@@ -16,7 +16,14 @@ import { applyClock, applyCpu, encodeCpuRecord } from "../../src/vmd/snapshot/cp
 import { loadSnapshots } from "../../src/vmd/snapshot/load.ts";
 import { Choices, ChoicesWriter } from "../own/choices.ts";
 import { must, type Target } from "../own/target.ts";
-import { FuzzBalloon, FuzzDisc, FuzzDisk, FuzzSockets, FuzzTerminal, FuzzWire } from "./backends.ts";
+import {
+  FuzzBalloon,
+  FuzzDisc,
+  FuzzDisk,
+  FuzzSockets,
+  FuzzTerminal,
+  FuzzWire,
+} from "./backends.ts";
 import { Guest } from "./guest.ts";
 import { Rig } from "./rig.ts";
 
@@ -40,13 +47,9 @@ const DEVICES = 7;
 /** A machine in use: its registers, and its CPU's. */
 const saved = (() => {
   const { machine, image } = rig;
+  const drivers = Array.from({ length: DEVICES }, (_, index) => new Guest(rig, index + 1));
   rig.reset(new Choices(new Uint8Array(0)));
-  for (let device = 1; device <= DEVICES; device++) new Guest(rig, device);
-  rig.reset(new Choices(new Uint8Array(0)));
-  for (let device = 1; device <= DEVICES; device++) {
-    const guest = new Guest(rig, device);
-    guest.start();
-  }
+  for (const driver of drivers) driver.start();
   encodeCpu(image.cpu, resetState());
   const state = encodeBlocks(imageBlocks(image));
   const cpu = encodeCpuRecord(image, machine.clock.now);
@@ -107,7 +110,7 @@ function record(choices: Choices): Written {
     case Kind.END:
       return { type: RecordType.END, payload: new Uint8Array(0), ...plain };
     case Kind.PAGES: {
-      const pages = 1 + (body[0] ?? 0) % 4;
+      const pages = 1 + ((body[0] ?? 0) % 4);
       const payload = new Uint8Array(16);
       const view = new DataView(payload.buffer);
       view.setUint32(0, (body[1] ?? 0) | ((body[2] ?? 0) << 8), true);
@@ -210,12 +213,18 @@ export const target: Target = {
       const change = new ChoicesWriter().u32(at).u8(7, 0, 0, 0, 0, 0, 0, 0xf0, 0x7f).done();
       yield Uint8Array.from([0, ...item(Kind.CONFIG), ...item(Kind.STATE, change), ...rest]);
     }
-    const cpu = new ChoicesWriter().u32(40 + CPU_LAYOUT.sregs + 224).u8(0, 0x31).done();
+    const cpu = new ChoicesWriter()
+      .u32(40 + CPU_LAYOUT.sregs + 224)
+      .u8(0, 0x31)
+      .done();
     const at = (register: number) => 40 + CPU_LAYOUT.sregs + register;
     const long = new ChoicesWriter()
-      .u32(at(224)).u8(3, 0x31, 0, 0, 0x80)
-      .u32(at(248)).u8(0, 0x20)
-      .u32(at(264)).u8(1, 0, 5)
+      .u32(at(224))
+      .u8(3, 0x31, 0, 0, 0x80)
+      .u32(at(248))
+      .u8(0, 0x20)
+      .u32(at(264))
+      .u8(1, 0, 5)
       .done();
     for (const change of [cpu, long]) {
       yield Uint8Array.from([

@@ -32,9 +32,13 @@ export const target: Target = {
     yield new Uint8Array(example.subarray(0, 4096));
     const encoder = new TextEncoder();
     yield encoder.encode('m = "1G"\nvm "a" {\n\tmemory $m\n\tdisk "/d" format qcow2\n}\n');
-    yield encoder.encode('switch "s" {\n\tinterface bridge0\n\tup\n}\nvm b { owner alice:staff }\n');
-    yield encoder.encode('vm c { share "/s" { tag "t" ro allow "a*" } interface { switch "s" } }\n');
-    yield encoder.encode('staggered start parallel 3 delay 9\nlocal prefix 10.0.0.0/8\n');
+    yield encoder.encode(
+      'switch "s" {\n\tinterface bridge0\n\tup\n}\nvm b { owner alice:staff }\n',
+    );
+    yield encoder.encode(
+      'vm c { share "/s" { tag "t" ro allow "a*" } interface { switch "s" } }\n',
+    );
+    yield encoder.encode("staggered start parallel 3 delay 9\nlocal prefix 10.0.0.0/8\n");
     yield encoder.encode('include "vm.conf"\n');
   },
   run(input) {
@@ -47,7 +51,10 @@ export const target: Target = {
     must((config === undefined) === errors.length > 0, "a configuration with errors, or neither");
     const lines = new TextDecoder().decode(input).split("\n").length;
     for (const { file: named, line, message } of [...errors, ...warnings]) {
-      must(message.length > 0 && message.length < 1000, `a message of ${message.length} characters`);
+      must(
+        message.length > 0 && message.length < 1000,
+        `a message of ${message.length} characters`,
+      );
       // oxlint-disable-next-line no-control-regex
       must(!/[\x00-\x1f]/.test(message), `a message with a control character: ${message}`);
       if (named === file) must(line >= 1 && line <= lines, `line ${line} of ${lines}`);
