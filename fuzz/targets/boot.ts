@@ -9,6 +9,7 @@ import {
   loadKernel,
   romRange,
 } from "../../src/vmd/boot/index.ts";
+import { forget } from "../own/counters.ts";
 import { must, type Target } from "../own/target.ts";
 
 const SIZE = 32 * 2 ** 20;
@@ -59,6 +60,7 @@ function checkBoot(boot: Boot): void {
 /** Loads a file, which must go well or be refused by a sentence that no other error is behind. */
 export function load(kernel: Uint8Array, format: BootFormat | "auto"): void {
   clear();
+  forget();
   const rom = romRange(kernel, format);
   let boot: Boot;
   try {
