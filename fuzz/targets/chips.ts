@@ -91,12 +91,11 @@ export const target: Target = {
       .u32(0xffffffff)
       .u8(0x13, PORTS.indexOf(0xcfc))
       .done();
-    // COM1's reader takes nothing for a while.
-    yield new ChoicesWriter()
-      .u8(0xf5)
-      .bytes(writes([0x3fa, 1], ...Array.from({ length: 18 }, () => [0x3f8, 65] as const)).done())
-      .u8(0xf5, 0x0d)
-      .done();
+    // COM1's reader takes nothing, or nothing for a while.
+    const bytes = Array.from({ length: 18 }, () => [0x3f8, 65] as const);
+    const blocked = [0xf5, ...writes([0x3fa, 1], ...bytes).done()];
+    yield Uint8Array.from(blocked);
+    yield Uint8Array.from([...blocked, 0xf5, 0x0d]);
     yield dma();
     yield writes([0x92, 1]).done();
     yield new ChoicesWriter().u8(7, 0, 0, 0x27, 1, 4, 1, 2, 3, 4, 5, 6, 7, 8).done();
