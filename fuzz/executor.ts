@@ -76,4 +76,6 @@ export interface Executor {
   readonly fidelity?: { readonly checked: number; readonly equal: number };
   /** Why it is FAILED: a sentence. */
   readonly failure?: string;
+  /** Frees what it holds: it isn't used any more. */
+  close?(): void;
 }

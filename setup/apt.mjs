@@ -22,6 +22,7 @@ const forTests = {
   passt: ["passt"],
   "qemu-system-x86": ["qemu-system-x86_64"],
   "qemu-utils": ["qemu-img", "qemu-io"],
+  "redis-server": ["redis-server"],
 };
 
 const missing = (packages) =>

@@ -4,10 +4,11 @@
  * clock and no file.
  */
 import { type Executor, Novelty, Verdict } from "../executor.ts";
-import { substitutions, tokensOf } from "./compare-guided.ts";
+import { type Substitution, substitutions, tokensOf } from "./compare-guided.ts";
 import { Corpus, type Entry } from "./corpus.ts";
 import { type Crash, crashKey, inputName } from "./crash.ts";
 import { Dictionary } from "./dictionary.ts";
+import { type Inflight, privateInflight } from "./inflight.ts";
 import { minimise } from "./minimise.ts";
 import { Mutator } from "./mutator.ts";
 import { Random } from "./random.ts";
@@ -34,16 +35,21 @@ export interface Finds {
   minimised?(crash: Crash): void;
 }
 
+/** What a campaign begins with: an input, and how many mutations it is away from the first ones. */
+export type Seed = Uint8Array | { readonly input: Uint8Array; readonly depth: number };
+
 export interface CampaignOptions {
   readonly executor: Executor;
   /** 32 bits; 1 if absent. */
   readonly seed?: number;
   /** What to begin with. Longer ones than the executor takes are cut off. */
-  readonly seeds?: readonly Uint8Array[];
+  readonly seeds?: readonly Seed[];
   readonly dictionary?: readonly Uint8Array[];
   /** Bytes that belong together in the target's inputs: 4 for a `Decoder`; 1 if absent. */
   readonly unit?: number;
   readonly finds?: Finds;
+  /** Where the input of each run is, for others to see. */
+  readonly inflight?: Inflight;
 }
 
 /** Counts of a campaign, without a clock's. */
@@ -78,6 +84,7 @@ export class Campaign {
   private readonly executor: Executor;
   private readonly random: Random;
   private readonly mutator: Mutator;
+  private readonly inflight: Inflight;
   private readonly dictionary: Dictionary;
   private readonly finds: Finds;
   private readonly unit: number;
@@ -89,6 +96,9 @@ export class Campaign {
   private repeatedEqual = 0;
   private entry: Entry | undefined;
   private energy = 0;
+  /** What its comparisons suggest for the entry, and how many more of them are tried. */
+  private suggestions: Iterator<Substitution> | undefined;
+  private suggestionsLeft = 0;
 
   constructor(options: CampaignOptions) {
     this.executor = options.executor;
@@ -98,14 +108,19 @@ export class Campaign {
     this.random = new Random(this.seed);
     this.dictionary = new Dictionary(options.dictionary);
     this.corpus = new Corpus(this.executor.mapSize);
-    this.mutator = new Mutator(this.executor.maxInput, this.random, this.dictionary, this.unit);
+    this.inflight = options.inflight ?? privateInflight(this.executor.maxInput);
+    this.mutator = new Mutator(this.inflight.input, this.random, this.dictionary, this.unit);
     this.begin(options.seeds ?? []);
   }
 
-  /** Runs until there were `until` runs in all (a little more: finds are worked on to their end), or it failed. */
+  /** Runs until there were `until` runs in all (a little more: a find is worked on to its end), or it failed. */
   advance(until: number): void {
     const { executor, mutator } = this;
     while (this.runs < until && this.failure === undefined) {
+      if (this.suggestions !== undefined) {
+        this.suggested();
+        continue;
+      }
       if (this.energy === 0) {
         this.next();
         continue;
@@ -120,16 +135,24 @@ export class Campaign {
     }
   }
 
-  /** Runs an input from elsewhere; true if it is kept. */
-  offer(input: Uint8Array): boolean {
+  /** Runs an input from elsewhere, of this depth; true if it is kept. */
+  offer(input: Uint8Array, depth = 0): boolean {
     this.mutator.load(input.subarray(0, this.executor.maxInput));
-    return this.tryOut(undefined);
+    return this.tryOut(undefined, depth);
   }
 
   /** A crash or hang that somebody else found: it is nothing new here. */
   knows(key: string, hang: boolean): void {
     const found = hang ? this.hangs : this.crashes;
     if (!found.has(key)) found.set(key, undefined);
+  }
+
+  /** The smallest input that still does what a known crash or hang did; undefined if it doesn't any more. */
+  shrink(verdict: Verdict, key: string, input: Uint8Array): Uint8Array | undefined {
+    const begun = input.subarray(0, this.executor.maxInput);
+    return this.does(verdict, key, begun, begun.length)
+      ? this.minimised(verdict, key, begun)
+      : undefined;
   }
 
   counts(): Counts {
@@ -153,13 +176,17 @@ export class Campaign {
     };
   }
 
-  private begin(seeds: readonly Uint8Array[]): void {
-    for (const seed of seeds) this.offer(seed);
+  private begin(given: readonly Seed[]): void {
+    const seeds = given.map((seed) =>
+      seed instanceof Uint8Array ? { input: seed, depth: 0 } : seed,
+    );
+    for (const { input, depth } of seeds) this.offer(input, depth);
     if (this.corpus.size > 0 || this.failure !== undefined) return;
     const simple = [new Uint8Array(0), new Uint8Array(Math.min(16, this.executor.maxInput))];
     for (const seed of simple) this.offer(seed);
     // A target that shows nothing at all, or only crashes, needs something to be mutated too.
-    if (this.corpus.size === 0) this.put((seeds[0] ?? simple[1]).slice(0, this.executor.maxInput));
+    if (this.corpus.size === 0)
+      this.put((seeds[0]?.input ?? simple[1]).slice(0, this.executor.maxInput));
   }
 
   private put(input: Uint8Array): void {
@@ -167,22 +194,26 @@ export class Campaign {
     this.corpus.add(facts, new Uint32Array(0));
   }
 
-  /** One run, counted. */
+  /** One run, counted. The input ends up in the mutator's buffer, wherever it is. */
   private run(input: Uint8Array, length: number): Verdict {
     // A last failed run is no reason for another one.
     if (this.failure !== undefined) return Verdict.FAILED;
-    this.runs++;
-    const verdict = this.executor.run(input, length);
-    if (verdict === Verdict.FAILED)
-      this.failure = this.executor.failure ?? "the target can't go on.";
+    const { executor, mutator, inflight } = this;
+    if (input !== mutator.buffer) {
+      mutator.buffer.set(length === input.length ? input : input.subarray(0, length));
+    }
+    inflight.head[0] = length;
+    inflight.head[1] = ++this.runs;
+    const verdict = executor.run(mutator.buffer, length);
+    if (verdict === Verdict.FAILED) this.failure = executor.failure ?? "the target can't go on.";
     return verdict;
   }
 
   /** Runs what is in the mutator's buffer; true if it is kept. */
-  private tryOut(parent: Entry | undefined): boolean {
+  private tryOut(parent: Entry | undefined, depth?: number): boolean {
     const verdict = this.run(this.mutator.buffer, this.mutator.length);
     if (verdict !== Verdict.DONE) this.ended(verdict, parent);
-    else if (this.executor.novelty() !== Novelty.NONE) return this.keep(parent);
+    else if (this.executor.novelty() !== Novelty.NONE) return this.keep(parent, depth);
     return false;
   }
 
@@ -196,7 +227,7 @@ export class Campaign {
   }
 
   /** The last run, of what is in the mutator's buffer, showed something new. */
-  private keep(parent: Entry | undefined): boolean {
+  private keep(parent: Entry | undefined, depth = (parent?.depth ?? -1) + 1): boolean {
     const { executor, mutator } = this;
     const hash = executor.coverageHash();
     const cost = executor.cost?.() ?? 0;
@@ -206,7 +237,6 @@ export class Campaign {
     const trimmed = stable ? this.trim(input, hash) : input;
     const name = inputName(trimmed);
     if (this.failure !== undefined || this.corpus.has(name)) return false;
-    const depth = parent === undefined ? 0 : parent.depth + 1;
     const entry = this.corpus.add(
       { name, input: trimmed, depth, parent: parent?.name, cost: cost || edges.length, stable },
       edges,
@@ -259,36 +289,49 @@ export class Campaign {
     const crash: Crash = { key, verdict, report, input, seed, run, parent: parent?.name };
     found.set(key, crash);
     if (this.finds.crashed?.(crash) === false) return;
-    const minimised = this.minimised(crash);
+    const minimised = this.minimised(verdict, key, input);
     this.finds.minimised?.({ ...crash, minimised });
   }
 
-  private minimised({ key, verdict, input }: Crash): Uint8Array {
-    const { executor } = this;
+  /** Whether a run ends in this crash or hang. */
+  private does(verdict: Verdict, key: string, input: Uint8Array, length: number): boolean {
+    if (this.run(input, length) !== verdict) return false;
+    const report = this.executor.crash();
+    return report !== undefined && crashKey(verdict, report) === key;
+  }
+
+  private minimised(verdict: Verdict, key: string, input: Uint8Array): Uint8Array {
     return minimise(input, {
-      holds: (candidate, length) => {
-        if (this.run(candidate, length) !== verdict) return false;
-        const report = executor.crash();
-        return report !== undefined && crashKey(verdict, report) === key;
-      },
+      holds: (candidate, length) => this.does(verdict, key, candidate, length),
       maxRuns: verdict === Verdict.TIMEOUT ? HANG_RUNS : CRASH_RUNS,
       unit: this.unit,
       simplify: true,
     });
   }
 
-  /** What the entry's run compared, put into it. */
+  /** Asks what the entry's run compares. */
   private guide(entry: Entry): void {
-    const { executor, mutator } = this;
+    const { executor, mutator, inflight } = this;
     if (executor.compares === undefined) return;
-    const compares = executor.compares(entry.input, entry.input.length);
-    this.runs++;
+    mutator.load(entry.input);
+    inflight.head[0] = mutator.length;
+    inflight.head[1] = ++this.runs;
+    const compares = executor.compares(mutator.buffer, mutator.length);
     for (const token of tokensOf(compares)) this.dictionary.add(token, this.random);
-    let left = GUIDED_RUNS;
-    for (const { at, width, bytes } of substitutions(entry.input, compares)) {
-      if (left-- === 0 || this.failure !== undefined) return;
-      mutator.load(entry.input);
-      if (mutator.replace(at, width, bytes)) this.tryOut(entry);
+    this.suggestions = substitutions(entry.input, compares);
+    this.suggestionsLeft = GUIDED_RUNS;
+  }
+
+  /** Tries the next suggestion. */
+  private suggested(): void {
+    const { mutator } = this;
+    const { value, done } = this.suggestions!.next();
+    if (done || this.suggestionsLeft-- === 0) {
+      this.suggestions = undefined;
+      return;
     }
+    const { at, width, bytes } = value as Substitution;
+    mutator.load(this.entry!.input);
+    if (mutator.replace(at, width, bytes)) this.tryOut(this.entry);
   }
 }

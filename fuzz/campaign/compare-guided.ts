@@ -101,14 +101,30 @@ function* oneSide(input: Uint8Array, from: Uint8Array, to: Uint8Array): Generato
   if (from.length > MAX_NUMBER || from.length === 3) yield* strings(input, from, to);
 }
 
+/** Of one place in the target, that count: a loop's counter is compared with all it can be. */
+const MAX_PAIRS = 16;
+
+/** The comparisons without those that say nothing, or the same as others. */
+function distinct(compares: readonly Compare[]): Compare[] {
+  const seen = new Map<number, Set<string>>();
+  return compares.filter(({ at, left, right }) => {
+    if (same(left, right)) return false;
+    const pairs = seen.get(at) ?? new Set();
+    seen.set(at, pairs);
+    const pair = `${left.toHex()}:${right.toHex()}`;
+    if (pairs.has(pair) || pairs.size >= MAX_PAIRS) return false;
+    pairs.add(pair);
+    return true;
+  });
+}
+
 /** What to try, given the comparisons that `input` leads to. Each once, in the comparisons' order. */
 export function* substitutions(
   input: Uint8Array,
   compares: readonly Compare[],
 ): Generator<Substitution> {
   const done = new Set<string>();
-  for (const { left, right } of compares) {
-    if (same(left, right)) continue;
+  for (const { left, right } of distinct(compares)) {
     for (const [from, to] of [
       [left, right],
       [right, left],
@@ -127,8 +143,7 @@ export function* substitutions(
 
 /** Operands that look like words of a target's language: no small numbers, no single bytes. */
 export function* tokensOf(compares: readonly Compare[]): Generator<Uint8Array> {
-  for (const { left, right } of compares) {
-    if (same(left, right)) continue;
+  for (const { left, right } of distinct(compares)) {
     for (const side of [left, right]) {
       let width = side.length;
       if (width <= MAX_NUMBER) while (width > 1 && side[width - 1] === 0) width--;

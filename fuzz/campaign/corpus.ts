@@ -64,6 +64,8 @@ export class Corpus {
   private sinceCycle = 0;
   /** How often each entry could have had its turn. */
   cycles = 0;
+  /** How many are favoured, when somebody was selected last. Asking changes nothing. */
+  favoured = 0;
   private sums = new Float64Array(64);
 
   /** @param mapSize places of the executor's map */
@@ -75,11 +77,6 @@ export class Corpus {
 
   get size(): number {
     return this.entries.length;
-  }
-
-  get favoured(): number {
-    this.refresh();
-    return this.entries.reduce((sum, entry) => sum + (entry.favoured ? 1 : 0), 0);
   }
 
   has(name: string): boolean {
@@ -195,10 +192,12 @@ export class Corpus {
   private favour(): void {
     for (const entry of this.entries) entry.favoured = false;
     this.covered.fill(0);
+    this.favoured = 0;
     for (const edge of this.touched) {
       if (this.covered[edge] !== 0) continue;
       const entry = this.entries[this.best[edge] - 1];
       entry.favoured = true;
+      this.favoured++;
       for (const other of entry.edges!) this.covered[other] = 1;
     }
   }

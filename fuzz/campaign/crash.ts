@@ -5,6 +5,10 @@ import { type CrashReport, Verdict } from "../executor.ts";
 /** Frames that count. */
 const FRAMES = 5;
 
+/** Kinds of what ended a whole process: such an input isn't run again. */
+export const DEATH = "worker's death";
+export const NO_END = "no end";
+
 export interface Crash {
   /** Equal for the same kind at the same place: a directory's name. */
   readonly key: string;

@@ -1,5 +1,6 @@
 /** Which inputs of a corpus can go without an edge being lost. */
 import { type Executor, Verdict } from "../executor.ts";
+import type { CampaignFolder } from "./folder.ts";
 
 /** An input, what it touches, and what it costs to keep it. */
 export interface Candidate<T> {
@@ -51,4 +52,17 @@ export function minimiseCorpus<T extends { readonly input: Uint8Array }>(
     candidates.push({ value, edges: executor.edges().slice(), price: (cost + 1) * (length + 1) });
   }
   return minset(candidates);
+}
+
+/** Takes inputs out of a campaign's queue that aren't needed for its edges. */
+export function minimiseFolder(
+  folder: CampaignFolder,
+  executor: Executor,
+): { readonly before: number; readonly after: number } {
+  const entries = folder.arrived();
+  const kept = new Set(minimiseCorpus(executor, entries));
+  // An executor that can't go on says nothing about the rest.
+  if (executor.failure !== undefined) throw new Error(executor.failure);
+  for (const entry of entries) if (!kept.has(entry)) folder.remove(entry.name);
+  return { before: entries.length, after: kept.size };
 }

@@ -7,7 +7,7 @@ import { Random } from "./random.ts";
 const SEED = 20261130;
 
 function mutator(capacity: number, tokens: Uint8Array[] = [], unit = 1): Mutator {
-  return new Mutator(capacity, new Random(SEED), new Dictionary(tokens), unit);
+  return new Mutator(new Uint8Array(capacity), new Random(SEED), new Dictionary(tokens), unit);
 }
 
 /** What all mutations, done once each in many ways, make of an input. */
@@ -90,7 +90,7 @@ describe("mutations", () => {
         (input, room, seed, unit) => {
           const run = () => {
             const m = new Mutator(
-              input.length + room,
+              new Uint8Array(input.length + room),
               new Random(seed),
               new Dictionary([Uint8Array.of(1, 2, 3)]),
               unit,

@@ -46,24 +46,20 @@ const enum Op {
 }
 
 export class Mutator {
-  /** The input: its first `length` bytes. */
-  readonly buffer: Uint8Array;
   length = 0;
   /** Another input, of which parts are spliced into this one. */
   partner: Uint8Array = new Uint8Array(0);
 
   /**
-   * @param capacity bytes: no input gets longer
+   * @param buffer where inputs are: its first `length` bytes; none gets longer than it is
    * @param unit bytes that blocks are a multiple of, half the time
    */
   constructor(
-    capacity: number,
+    readonly buffer: Uint8Array,
     private readonly random: Random,
     private readonly dictionary: Dictionary,
     private readonly unit = 1,
-  ) {
-    this.buffer = new Uint8Array(capacity);
-  }
+  ) {}
 
   load(input: Uint8Array): void {
     this.buffer.set(input);

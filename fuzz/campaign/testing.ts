@@ -21,6 +21,8 @@ export interface TlvOptions {
   /** Whether an edge comes and goes by itself. */
   readonly unstable?: boolean;
   readonly withoutCompares?: boolean;
+  /** A record of type 6 has the whole process die, or wait for ever. */
+  readonly fatal?: "dies" | "waits";
   /** Runs after which it can't go on. */
   readonly failsAfter?: number;
 }
@@ -144,6 +146,7 @@ export class TlvExecutor implements Executor {
       if (value + length > end) return this.edge(1);
       if (type < 1 || type > 6) this.edge(2);
       else this.edge(2 + type);
+      if (type === 6 && this.options.fatal !== undefined) this.fatal(this.options.fatal);
       if (type === 2 && depth < 4) this.records(value, value + length, depth + 1);
       if (type === 3) for (let i = 0; i < length; i++) this.edge(10 + (this.input[value + i] >> 5));
       if (type === 5 && length === 3) this.table(value);
@@ -151,6 +154,11 @@ export class TlvExecutor implements Executor {
       at = type === 4 && length === 1 && this.input[value] === 0x5a ? at : value + length;
     }
     this.edge(9);
+  }
+
+  private fatal(how: "dies" | "waits"): void {
+    if (how === "dies") process.kill(process.pid, "SIGABRT");
+    for (;;);
   }
 
   private table(value: number): void {

@@ -1,0 +1,139 @@
+/** One process' part of a campaign: its executor, its seeds, its loop between other things to do. */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Executor, Verdict } from "../executor.ts";
+import { type Opening, type Origin, readBundles, writeMinimised } from "./bundle.ts";
+import { Campaign, type Seed } from "./campaign.ts";
+import type { Entry } from "./corpus.ts";
+import { DEATH, NO_END } from "./crash.ts";
+import { readDictionary } from "./dictionary.ts";
+import { CampaignFolder, FolderError } from "./folder.ts";
+import { mapInflight } from "./inflight.ts";
+
+/** Milliseconds between two looks at anything else. */
+const PIECE = 25;
+/** Milliseconds between two looks at what others found. */
+const SHARE_EVERY = 1000;
+
+/** What a worker is told: JSON. */
+export interface Job {
+  readonly folder: string;
+  readonly opening: Opening;
+  readonly origin: Pick<Origin, "target" | "digest" | "engine" | "library">;
+  readonly seed: number;
+  /** Runs after which it ends; absent: never. */
+  readonly runs?: number;
+  /** A folder of inputs to begin with. */
+  readonly seeds?: string;
+  /** A file in AFL's format. */
+  readonly dictionary?: string;
+  readonly unit?: number;
+  /** A file for the input of the run that is under way (inflight.ts). */
+  readonly inflight?: string;
+  /** Whether others use the folder too. */
+  readonly shared: boolean;
+}
+
+/** @throws Error: a sentence */
+export async function openExecutor({
+  module,
+  name = "open",
+  argument,
+}: Opening): Promise<Executor> {
+  const loaded = (await import(module)) as Record<string, unknown>;
+  const open = loaded[name];
+  if (typeof open !== "function") throw new Error(`${module} exports no function ${name}.`);
+  return (await (open as (argument: unknown) => unknown)(argument)) as Executor;
+}
+
+/** The files of a folder, as seeds. @throws FolderError */
+export function readSeeds(folder: string): Uint8Array[] {
+  try {
+    const entries = readdirSync(folder, { withFileTypes: true });
+    const files = entries.filter((entry) => entry.isFile()).map(({ name }) => name);
+    return files.sort().map((name) => new Uint8Array(readFileSync(join(folder, name))));
+  } catch (error) {
+    throw new FolderError(`can't read the seeds ${folder}: ${(error as Error).message}.`);
+  }
+}
+
+/** A campaign that goes on from what is in its folder. All of that has been run when this returns. */
+export async function openCampaign(
+  job: Job,
+  kept: (entry: Entry) => void = () => {},
+): Promise<{ campaign: Campaign; folder: CampaignFolder; executor: Executor }> {
+  const folder = new CampaignFolder(job.folder);
+  const dictionary = job.dictionary === undefined ? [] : readDictionary(job.dictionary);
+  const given = job.seeds === undefined ? [] : readSeeds(job.seeds);
+  const entries = folder.readState()?.entries ?? {};
+  const executor = await openExecutor(job.opening);
+  const stored = folder
+    .arrived()
+    .map(({ name, input }): Seed => ({ input, depth: entries[name]?.depth ?? 0 }));
+  const inflight =
+    job.inflight === undefined ? undefined : mapInflight(job.inflight, executor.maxInput);
+  const campaign = new Campaign({
+    inflight,
+    ...{ executor, dictionary, seed: job.seed, unit: job.unit, seeds: [...stored, ...given] },
+    finds: folder.finds({ ...job.origin, opening: job.opening }, kept),
+  });
+  know(campaign, folder);
+  for (const parent of [folder.crashes, folder.hangs]) shrinkRest(campaign, parent);
+  return { campaign, folder, executor };
+}
+
+function know(campaign: Campaign, folder: CampaignFolder): void {
+  const { crashes, hangs } = folder.keys();
+  for (const key of crashes) campaign.knows(key, false);
+  for (const key of hangs) campaign.knows(key, true);
+}
+
+/** Minimises what a session that was killed left as it was found. */
+function shrinkRest(campaign: Campaign, parent: string): void {
+  for (const { report, input, minimised } of readBundles(parent)) {
+    if (minimised !== undefined || [DEATH, NO_END].includes(report.kind)) continue;
+    const verdict = report.ending === "hang" ? Verdict.TIMEOUT : Verdict.CRASH;
+    const small = campaign.shrink(verdict, report.key, input);
+    if (small !== undefined) writeMinimised(parent, report.key, small);
+  }
+}
+
+/** Takes over what others found since the last time. */
+export function share(campaign: Campaign, folder: CampaignFolder): void {
+  know(campaign, folder);
+  for (const { input } of folder.arrived()) campaign.offer(input);
+}
+
+export interface DriveOptions {
+  readonly stopped: () => boolean;
+  /** Called between pieces of work. */
+  readonly between?: () => void;
+}
+
+const turn = () => new Promise<void>((done) => setImmediate(done));
+
+/** Runs a campaign in pieces, until it is stopped, its runs are done, or it failed. */
+export async function drive(
+  job: Job,
+  campaign: Campaign,
+  folder: CampaignFolder,
+  { stopped, between = () => {} }: DriveOptions,
+): Promise<void> {
+  const limit = job.runs ?? Infinity;
+  let piece = 64;
+  let shared = performance.now();
+  while (!stopped() && campaign.failure === undefined && campaign.runs < limit) {
+    const before = performance.now();
+    campaign.advance(Math.min(limit, campaign.runs + piece));
+    const now = performance.now();
+    const took = now - before;
+    if (took < PIECE) piece *= 2;
+    else if (took > 2 * PIECE) piece = Math.max(1, piece >> 1);
+    if (job.shared && now - shared >= SHARE_EVERY) {
+      share(campaign, folder);
+      shared = performance.now();
+    }
+    between();
+    await turn();
+  }
+}

@@ -1,0 +1,4 @@
+/** What a worker's process runs. */
+import { serveWorker } from "./worker.ts";
+
+serveWorker();
