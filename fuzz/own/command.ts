@@ -1,29 +1,35 @@
 /** The command line of `bun fuzz`. */
-import { existsSync } from "node:fs";
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
-import { CORPUS, type Found, readInputs, saveCrash, saveInput } from "./files.ts";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Command, CommanderError, Option } from "commander";
+import {
+  addCampaignOptions,
+  type CampaignFlags,
+  CampaignFolder,
+  campaignOptions,
+  DictionaryError,
+  FolderError,
+  fuzz,
+  minimiseFolder,
+  openExecutor,
+  readDictionary,
+  readSeeds,
+  ServerError,
+} from "../campaign/index.ts";
+import { seedsOf, writeDictionary, writeSeeds } from "./files.ts";
 import { PLANTED } from "./planted.ts";
 import type { Target } from "./target.ts";
 
-interface Options {
-  time: number;
-  seed: number;
-  corpus?: string;
+interface Flags extends CampaignFlags {
   plant?: string;
   replay?: string[];
-  json?: boolean;
 }
 
-/** A campaign is asked how late it is after so many runs. */
-const RUNS = 200;
-
-function number(text: string): number {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value) || value < 0) {
-    throw new InvalidArgumentError("It is no number.");
-  }
-  return value;
-}
+/** Seconds of a campaign, and of looking for a planted bug, unless it is said. */
+const TIME = 60;
+const PLANTED_TIME = 300;
+const OPEN = join(import.meta.dir, "open.ts");
 
 /** @returns the exit status: 1 for what can't be done, 2 when something was found */
 export async function main(args: readonly string[]): Promise<number> {
@@ -31,34 +37,39 @@ export async function main(args: readonly string[]): Promise<number> {
   const program = new Command("bun fuzz")
     .description("Fuzzes a target of our own code. Without one, lists them.")
     .argument("[target]")
-    .option("--time <seconds>", "how long", number, 60)
-    .option("--seed <number>", "of all random choices", number, 1)
-    .option("--corpus <folder>", "inputs to begin with, where new ones and crashes are kept")
-    .option("--replay <file...>", "runs these inputs only")
-    .option("--json", "one line of JSON at the end")
-    .addOption(new Option("--plant <class>", "with a planted bug").choices(Object.keys(PLANTED)))
+    .option("--replay <file...>", "run these inputs, and nothing else")
+    .addOption(
+      new Option("--plant <class>", "look for a planted bug").choices(Object.keys(PLANTED)),
+    )
     .exitOverride()
-    .action(async (name: string | undefined, options: Options) => {
-      status = await fuzz(name, options);
+    .action(async (name: string | undefined, flags: Flags) => {
+      status = await run(name, flags);
     });
+  addCampaignOptions(program);
   try {
     await program.parseAsync([...args], { from: "user" });
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode;
-    throw error;
+    if (!isExpected(error)) throw error;
+    console.error(`fuzz: ${error.message}`);
+    return 1;
   }
   return status;
 }
 
-async function fuzz(name: string | undefined, options: Options): Promise<number> {
+function isExpected(error: unknown): error is Error {
+  return [FolderError, DictionaryError, ServerError].some((one) => error instanceof one);
+}
+
+async function run(name: string | undefined, flags: Flags): Promise<number> {
   // Before anything of src/ is loaded.
-  if (options.plant !== undefined) process.env.VMD_PLANT = options.plant;
-  const { blocks } = await import("./plugin.ts");
+  if (flags.plant !== undefined) process.env.VMD_PLANT = flags.plant;
+  await import("./plugin.ts");
   const { loadTarget, TARGETS } = await import("../targets/index.ts");
   if (name === undefined) {
     for (const one of TARGETS) {
-      const target = (await loadTarget(one)) as Target;
-      console.log(`${one.padEnd(20)} ${target.about}`);
+      const { about } = (await loadTarget(one)) as Target;
+      console.log(`${one.padEnd(20)} ${about}`);
     }
     return 0;
   }
@@ -67,10 +78,12 @@ async function fuzz(name: string | undefined, options: Options): Promise<number>
     console.error(`fuzz: there is no target "${name}"; bun fuzz lists them.`);
     return 1;
   }
-  if (options.replay !== undefined) return await replay(target, options.replay);
-  return await campaign(target, options, blocks);
+  if (flags.replay !== undefined) return await replay(target, flags.replay);
+  if (flags.plant !== undefined) return await planted(target, flags);
+  return await campaign(target, flags);
 }
 
+/** Runs inputs, and says what came of each. */
 async function replay(target: Target, files: readonly string[]): Promise<number> {
   const { FunctionExecutor } = await import("./executor.ts");
   const executor = new FunctionExecutor(target);
@@ -91,64 +104,57 @@ async function replay(target: Target, files: readonly string[]): Promise<number>
   return status;
 }
 
-async function campaign(target: Target, options: Options, blocks: () => number): Promise<number> {
-  const { FunctionExecutor } = await import("./executor.ts");
-  const { Campaign } = await import("../campaign/index.ts");
-  const executor = new FunctionExecutor(target);
-  const found: Found[] = [];
-  const start = performance.now();
-  const seconds = () => (performance.now() - start) / 1000;
-  const seeds = [
-    ...target.seeds(),
-    ...readInputs(`${CORPUS}/${target.name}`),
-    ...(options.corpus === undefined ? [] : readInputs(options.corpus)),
-  ];
-  const run = new Campaign({
-    executor,
-    seed: options.seed,
-    seeds,
-    dictionary: target.dictionary,
-    finds: {
-      kept: ({ name, input }) => {
-        if (options.corpus !== undefined) saveInput(options.corpus, name, input);
-      },
-      crashed: (crash) => {
-        found.push({ ...crash, seconds: seconds() });
-        console.error(`${seconds().toFixed(1)} s: ${crash.report.kind}: ${crash.report.text}`);
-        // Of a planted bug, the first is all that is asked for.
-        return options.plant === undefined;
-      },
-      minimised: (crash) => {
-        if (options.corpus !== undefined) saveCrash(options.corpus, crash);
-      },
-    },
-  });
-  while (seconds() < options.time && (options.plant === undefined || found.length === 0)) {
-    run.advance(run.runs + RUNS);
-    if (run.failure !== undefined) throw new Error(run.failure);
-  }
-  const counts = run.counts();
-  const result = {
-    target: target.name,
-    seconds: Number(seconds().toFixed(1)),
-    runs: counts.runs,
-    runs_per_s: Math.round(counts.runs / seconds()),
-    edges: counts.edges,
-    blocks: blocks(),
-    corpus: counts.corpus,
-    crashes: counts.crashes,
-    hangs: counts.hangs,
-    equal: counts.repeated === 0 ? 1 : counts.repeatedEqual / counts.repeated,
-    found: found.map(({ key, report, seconds, run }) => ({ key, ...report, seconds, run })),
-  };
-  if (options.json === true) console.log(JSON.stringify(result));
+async function planted(target: Target, flags: Flags): Promise<number> {
+  const { findPlanted } = await import("./planted-run.ts");
+  const result = findPlanted(target, flags.seed ?? 1, flags.time ?? PLANTED_TIME);
+  const { seconds, runs, found } = result;
+  if (flags.json === true) console.log(JSON.stringify(result));
   else {
-    console.log(
-      `${target.name}: ${result.runs} runs in ${result.seconds} s, ${result.runs_per_s}/s, ` +
-        `${result.edges} of ${result.blocks} blocks, ${result.corpus} inputs kept, ` +
-        `${result.crashes} crashes, ${result.hangs} hangs, ` +
-        `${(100 * result.equal).toFixed(1)} % of repeated runs equal`,
-    );
+    const what = found === undefined ? "nothing found" : `${found.kind}: ${found.text}`;
+    console.log(`${flags.plant}, ${target.name}: ${what}; ${seconds.toFixed(1)} s, ${runs} runs`);
   }
-  return found.length > 0 ? 2 : 0;
+  return found === undefined ? 0 : 2;
+}
+
+async function campaign(target: Target, flags: Flags): Promise<number> {
+  const { name } = target;
+  const scratch = mkdtempSync(join(tmpdir(), "fuzz-"));
+  const folder = flags.corpus ?? join(scratch, "corpus");
+  const opening = { module: OPEN, argument: { target: name } };
+  let keep = false;
+  try {
+    if (flags.cmin === true) {
+      const executor = await openExecutor(opening);
+      const { before, after } = minimiseFolder(new CampaignFolder(folder), executor);
+      console.log(`${after} of ${before} inputs are needed for all edges.`);
+      return 0;
+    }
+    const seeds = join(scratch, "seeds");
+    const given = flags.seeds === undefined ? [] : readSeeds(flags.seeds);
+    writeSeeds(seeds, [...seedsOf(target), ...given]);
+    const dictionary = join(scratch, "dictionary");
+    const tokens = flags.dictionary === undefined ? [] : readDictionary(flags.dictionary);
+    writeDictionary(dictionary, [...(target.dictionary ?? []), ...tokens]);
+    const options = {
+      ...flags,
+      seeds,
+      dictionary,
+      time: flags.time ?? (flags.runs === undefined ? TIME : undefined),
+    };
+    const { failure } = await fuzz({
+      folder,
+      ...campaignOptions(options, { target: name, opening }),
+    });
+    if (failure !== undefined) {
+      console.error(`fuzz: ${failure}`);
+      return 1;
+    }
+    const { crashes, hangs } = new CampaignFolder(folder).keys();
+    keep = crashes.length + hangs.length > 0;
+    if (!keep) return 0;
+    for (const key of [...crashes, ...hangs]) console.error(`fuzz: found ${key}, in ${folder}`);
+    return 2;
+  } finally {
+    if (!keep || flags.corpus !== undefined) rmSync(scratch, { recursive: true, force: true });
+  }
 }

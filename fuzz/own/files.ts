@@ -1,40 +1,41 @@
 /** Where inputs of our own targets lie. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Crash } from "../campaign/index.ts";
+import { inputName, readSeeds } from "../campaign/index.ts";
+import type { Target } from "./target.ts";
 
 /** Regressions, in a folder for each target. */
 export const CORPUS = fileURLToPath(new URL("../corpus", import.meta.url));
 
-export interface Found extends Crash {
-  readonly seconds: number;
-}
-
 /** The files of a folder, by name; none if it isn't there. */
-export function readInputs(folder: string): Uint8Array[] {
-  return inputFiles(folder).map((file) => new Uint8Array(readFileSync(file)));
-}
-
-/** Their paths. */
 export function inputFiles(folder: string): string[] {
   if (!existsSync(folder)) return [];
-  return readdirSync(folder, { withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map(({ name }) => join(folder, name))
-    .sort();
+  return readdirSync(folder)
+    .sort()
+    .map((name) => join(folder, name));
 }
 
-export function saveInput(folder: string, name: string, input: Uint8Array): void {
+/** What a target's campaign begins with: its own seeds, and what once found a bug. */
+export function seedsOf(target: Target): Uint8Array[] {
+  const folder = join(CORPUS, target.name);
+  return [...target.seeds(), ...(existsSync(folder) ? readSeeds(folder) : [])];
+}
+
+/** Puts inputs into a folder, in their order. */
+export function writeSeeds(folder: string, seeds: readonly Uint8Array[]): void {
   mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, name), input);
+  for (const [index, seed] of seeds.entries()) {
+    const name = `${String(index).padStart(4, "0")}-${inputName(seed).slice(0, 8)}`;
+    writeFileSync(join(folder, name), seed);
+  }
 }
 
-/** A crash's input as it was and as small as it became, and what happened. */
-export function saveCrash(folder: string, { key, report, input, minimised }: Crash): void {
-  const place = join(folder, "crashes", key);
-  mkdirSync(place, { recursive: true });
-  writeFileSync(join(place, "input"), input);
-  if (minimised !== undefined) writeFileSync(join(place, "minimised"), minimised);
-  writeFileSync(join(place, "report.json"), `${JSON.stringify(report, undefined, 2)}\n`);
+/** Byte strings as a dictionary in AFL's format. */
+export function writeDictionary(file: string, tokens: readonly Uint8Array[]): void {
+  const line = (token: Uint8Array, index: number) => {
+    const bytes = Array.from(token, (byte) => `\\x${byte.toString(16).padStart(2, "0")}`);
+    return `token${index}="${bytes.join("")}"\n`;
+  };
+  writeFileSync(file, tokens.map(line).join(""));
 }
