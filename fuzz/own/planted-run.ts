@@ -22,7 +22,7 @@ export function findPlanted(target: Target, seed: number, seconds: number): Plan
   const campaign = new Campaign({
     executor: new FunctionExecutor(target),
     seed,
-    seeds: seedsOf(target).map((input) => ({ input })),
+    seeds: seedsOf(target).map((input) => ({ input, depth: 0 })),
     dictionary: target.dictionary,
     finds: {
       crashed: ({ run, report }) => {
