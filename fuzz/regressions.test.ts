@@ -35,7 +35,8 @@ function fuzz(...args: string[]): { status: number; output: string; errors: stri
 
 describe.each(TARGETS)("%s", (target) => {
   const files = inputFiles(`${CORPUS}/${target}`);
-  test.skipIf(files.length === 0)(`${files.length} inputs that once found a bug`, () => {
+  const regressions = files.length === 0 ? () => {} : test;
+  regressions(`${files.length} inputs that once found a bug`, () => {
     const { status, output } = fuzz(target, "--replay", ...files);
     expect([status, output.split("\n").filter((line) => !line.endsWith(": done"))]).toEqual([
       0,

@@ -75,6 +75,8 @@ function request(line: string): void {
   } catch (error) {
     if (!(error instanceof ProtocolError)) throw error;
     must(error.message.length < 1000, `a message of ${error.message.length} characters`);
+    // oxlint-disable-next-line no-control-regex
+    must(!/[\x00-\x1f\x7f]/.test(error.message), "a message with a control character");
   }
 }
 
