@@ -4,7 +4,7 @@
  * something else each time.
  */
 import { BarDriver, MockQueue, type Part } from "../../src/vmd/virtio/mock-driver.ts";
-import { Region } from "../../src/vmd/virtio/transport.ts";
+import { Region, Status } from "../../src/vmd/virtio/transport.ts";
 import type { Size } from "../../src/vmd/device.ts";
 import { Choices } from "../own/choices.ts";
 import { must, Wrong } from "../own/target.ts";
@@ -17,6 +17,8 @@ const CONFIG_DATA = 0xcfc;
 const BAR0 = 0x10;
 const COMMAND = 4;
 const IO_AND_BUS_MASTER = 5;
+/** Seconds of guest time within which every request of a good driver is answered. */
+const PATIENCE = 60;
 /** Steps of one input. */
 const STEPS_MAX = 200;
 
@@ -32,6 +34,8 @@ export interface Subject {
   event?(choices: Choices): void;
   /** A request to a device that was just started, and whether it was served. */
   probe(guest: Guest): boolean;
+  /** Queues whose requests all come back by themselves. */
+  readonly prompt?: readonly number[];
   /** Devices that may say that they can't be quiesced now. */
   readonly mayBeStuck?: boolean;
 }
@@ -298,6 +302,25 @@ export class GuestRun {
     must(stuck.length === 0 || mayBeStuck, `can't be quiesced: ${stuck.join("; ")}`);
   }
 
+  /** A driver that kept to the rules waits for its requests: none is forgotten. */
+  #awaitAll(): void {
+    const { rig, backend, prompt = [] } = this.#subject;
+    const guest = this.#guest;
+    if ((guest.status & (Status.DRIVER_OK | Status.NEEDS_RESET)) !== Status.DRIVER_OK) return;
+    const waiting = prompt.map((index) => guest.queues[index]);
+    for (const queue of waiting) queue.kick();
+    // Where there is a limit, it takes time.
+    for (let seconds = 0; seconds < PATIENCE; seconds++) {
+      rig.begin();
+      backend?.settleAll?.();
+      rig.machine.idle();
+      for (const queue of waiting) queue.used();
+      if (guest.needsReset || waiting.every(({ out }) => out === 0)) return;
+      rig.pass(1e9);
+    }
+    must(false, `${waiting.map(({ out }) => out).join(" and ")} chains never come back`);
+  }
+
   /** With a good driver, and without devices that the guest moved over this one. */
   #restart(): void {
     this.#subject.rig.machine.reset();
@@ -311,6 +334,7 @@ export class GuestRun {
     const guest = this.#guest;
     backend?.settleAll?.();
     rig.machine.idle();
+    if (this.#clean && this.#started) this.#awaitAll();
     rig.begin();
     this.#roundTrip();
     if (this.#clean) this.#collect();

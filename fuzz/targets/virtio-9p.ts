@@ -19,6 +19,7 @@ function message(type: number, tag: number, body: Uint8Array): Uint8Array {
 
 const run = new GuestRun({
   device: 2,
+  prompt: [0],
   rig,
   backend,
   // Only without a mount it can be quiesced.

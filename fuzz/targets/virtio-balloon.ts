@@ -17,6 +17,7 @@ const SPARE = 0x10;
 
 const run = new GuestRun({
   device: 2,
+  prompt: [0, 1],
   rig,
   backend,
   good(choices: Choices) {

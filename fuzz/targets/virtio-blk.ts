@@ -1,3 +1,4 @@
+import type { RateLimits } from "../../src/vmd/virtio/rate-limit.ts";
 import { ChoicesWriter } from "../own/choices.ts";
 import type { Target } from "../own/target.ts";
 import { FuzzDisk } from "./backends.ts";
@@ -17,15 +18,16 @@ function header(type: number, sector: number): Uint8Array {
   return bytes;
 }
 
-/** @param readOnly which of two disks it is about */
-export function blkSubject(readOnly: boolean): Subject {
+/** @param limits how much it moves; absent: as much as it can */
+export function blkSubject(readOnly: boolean, limits?: RateLimits): Subject {
   let backend!: FuzzDisk;
   const rig = new Rig((memory) => {
     backend = new FuzzDisk(memory, readOnly);
-    return { disks: [{ backend, id: "fuzz" }] };
+    return { disks: [{ backend, id: "fuzz", limits }] };
   });
   return {
     device: 2,
+    prompt: [0],
     rig,
     backend,
     good(choices: Choices) {
@@ -52,13 +54,15 @@ export function blkSubject(readOnly: boolean): Subject {
   };
 }
 
+export const blkSeeds = () =>
+  guestSeeds([0, 1, 2, 4, 5].map((type) => new ChoicesWriter().u8(type, 3, 0, 2, 0, 0, 0, 0)));
+
 const run = new GuestRun(blkSubject(false));
 
 export const target: Target = {
   name: "virtio-blk",
   about: "a disk behind its rings: requests, buffers and registers of any kind",
   maxInput: 1024,
-  seeds: () =>
-    guestSeeds([0, 1, 2, 4, 5].map((type) => new ChoicesWriter().u8(type, 3, 0, 2, 0, 0, 0, 0))),
+  seeds: blkSeeds,
   run: (input) => run.run(input),
 };

@@ -12,6 +12,7 @@ const { virtioConsole } = rig.machine;
 
 const run = new GuestRun({
   device: 2,
+  prompt: [1],
   rig,
   backend,
   good(choices: Choices) {

@@ -6,6 +6,7 @@ import { guestSeeds } from "./seeds.ts";
 
 const run = new GuestRun({
   device: 1,
+  prompt: [0],
   rig: new Rig(),
   good(choices: Choices) {
     const first = choices.u8();

@@ -30,6 +30,7 @@ function task(subtype: number, id: number): Uint8Array {
 
 const run = new GuestRun({
   device: 2,
+  prompt: [0, 2],
   rig,
   backend,
   good(choices: Choices) {
