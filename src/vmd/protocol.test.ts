@@ -155,3 +155,18 @@ test("valid starts survive the way through", () => {
     { seed: 20261128, numRuns: 2000 },
   );
 });
+
+test("what is said of a request is one line, and not long", () => {
+  for (const name of ["a\u001b[31m\n\u009b", "x".repeat(5000)]) {
+    for (const body of [
+      { request: "hello", [name]: 1 },
+      { request: "start", vm: 1, gdb: { [name]: 1 } },
+    ]) {
+      const { message, id } = refusal(line(body));
+      expect(id).toBe(1);
+      expect(message.length).toBeLessThan(600);
+      // oxlint-disable-next-line no-control-regex
+      expect(message).not.toMatch(/[\x00-\x1f\x7f-\x9f]/);
+    }
+  }
+});

@@ -8,6 +8,7 @@
 import * as v from "valibot";
 import { ENGINES } from "../vmm/engine-library.ts";
 import { MAX_FORWARDS, parsePortForward } from "./net/port-forward.ts";
+import { sentence } from "./sentence.ts";
 import { EXTRA_DEVICES, FORMATS } from "./vm-options.ts";
 
 export const PROTOCOL_VERSION = 1;
@@ -308,7 +309,7 @@ export function parseRequest(line: string): { id: number; body: Request } {
   if (result.success) return { id, body: result.output };
   const [issue] = result.issues;
   const at = v.getDotPath(issue);
-  throw new ProtocolError(`${at === null ? body.request : at}: ${issue.message}`, id);
+  throw new ProtocolError(sentence(`${at === null ? body.request : at}: ${issue.message}`), id);
 }
 
 /** Why a request was refused; values above errno's are vmd's own. */

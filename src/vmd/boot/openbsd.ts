@@ -162,21 +162,23 @@ function placeSymbols(layout: Layout, elf: Elf, kernelEnd: number): number {
   const wanted = sections.filter(isSymbolSection).map((section) => {
     const at = size;
     size += alignUp(section.size, word);
-    return { section, at };
+    return { section, at, bytes: sectionBytes(elf, section) };
   });
   const base = alignUp(kernelEnd, word);
   if (base + size > ADDRESS_END) {
     throw elf.file.error(`kernel and symbols (${text(size)}) must lie below 256 MiB`);
   }
+  // Before there is memory for them: a section without bytes may have any size.
+  layout.reserve("the symbols", base, size);
   const block = new Uint8Array(size);
   block.set(elf.file.slice(0, header, "ELF header"));
   block.set(table.bytes, header);
   rewriteHeader(block, elf.bits);
-  for (const { section, at } of wanted) {
-    block.set(sectionBytes(elf, section), at);
+  for (const { section, at, bytes } of wanted) {
+    block.set(bytes, at);
     rewriteSection(block, elf.bits, header + section.index * entrySize, at);
   }
-  layout.place("the symbols", base, block);
+  layout.memory.write(base, block);
   return base + size;
 }
 

@@ -1,11 +1,9 @@
 /** Errors and warnings of a configuration: bounded, and in the order of its lines. */
+import { sentence } from "../sentence.ts";
 import type { ConfigMessage, Place } from "./config.ts";
 
 /** So many errors are told; whoever made more has another file in hand. */
 export const MOST_ERRORS = 200;
-const LONGEST_MESSAGE = 500;
-// oxlint-disable-next-line no-control-regex
-const CONTROL = /[\x00-\x1f\x7f-\x9f]/g;
 
 export class Messages {
   readonly #errors: ConfigMessage[] = [];
@@ -57,10 +55,4 @@ export class Messages {
 /** "file:line: message". */
 export function format({ file, line, message }: ConfigMessage): string {
   return line === 0 ? `${file}: ${message}` : `${file}:${line}: ${message}`;
-}
-
-/** A message is one line, and not long. */
-function sentence(text: string): string {
-  const printable = text.slice(0, LONGEST_MESSAGE).replaceAll(CONTROL, "?");
-  return text.length > LONGEST_MESSAGE ? `${printable}...` : printable;
 }

@@ -37,7 +37,7 @@ const PAGE = 4096;
 
 /** A driver's end of a queue. */
 export class MockQueue {
-  readonly #driver: MockDriver;
+  readonly #driver: BarDriver;
   readonly index: number;
   size = 0;
   descriptors = 0;
@@ -50,7 +50,7 @@ export class MockQueue {
   seen = 0;
   #kicked = 0;
 
-  constructor(driver: MockDriver, index: number) {
+  constructor(driver: BarDriver, index: number) {
     this.#driver = driver;
     this.index = index;
   }
@@ -214,47 +214,32 @@ export class MockQueue {
   }
 }
 
-export class MockDriver<D extends VirtioDevice = VirtioDevice> {
+/** A driver, however it reaches its device's BAR. */
+export abstract class BarDriver {
   readonly memory: GuestMemory;
-  readonly registers = VirtioRegisters.standalone();
-  readonly transport: Transport;
-  readonly device: D;
-  readonly queues: readonly MockQueue[];
-  /** INTA#. */
-  line = false;
-  /** Rules that the device says were broken. */
-  readonly broke: string[] = [];
-  #allocated = 0;
+  readonly queues: MockQueue[] = [];
+  /** Its own part of memory: rings in the first half, buffers in the second. */
+  readonly #base: number;
+  readonly #size: number;
+  #accepted: readonly [number, number] = [0, 0];
+  #allocated: number;
   #buffers: number;
 
-  /** Buffers are taken from the second half of `size` bytes of memory at 0, rings from the first. */
-  constructor(
-    create: (transport: VirtioTransport, memory: GuestMemory) => D,
-    size: number = 2 ** 22,
-    memory: GuestMemory = GuestMemory.standalone(size),
-  ) {
+  constructor(memory: GuestMemory, base: number, size: number) {
     this.memory = memory;
-    this.#buffers = memory.size / 2;
-    this.transport = new Transport(this.registers, memory, {
-      interrupt: (level) => {
-        this.line = level;
-      },
-      broke: (why) => void this.broke.push(why),
-    });
-    this.device = create(this.transport, memory);
-    this.transport.attach(this.device);
-    this.transport.reset();
-    this.queues = this.device.queueSizes.map((_, index) => new MockQueue(this, index));
+    this.#base = base;
+    this.#size = size;
+    this.#allocated = base;
+    this.#buffers = this.#middle;
+  }
+
+  get #middle(): number {
+    return this.#base + this.#size / 2;
   }
 
   /** Of the BAR. */
-  read(at: number, size: Size): number {
-    return this.transport.read(this.transport.base + at, size);
-  }
-
-  write(at: number, size: Size, value: number): void {
-    this.transport.write(this.transport.base + at, size, value);
-  }
+  abstract read(at: number, size: Size): number;
+  abstract write(at: number, size: Size, value: number): void;
 
   /** Of the device-specific configuration. */
   readConfig(at: number, size: Size): number {
@@ -280,7 +265,7 @@ export class MockDriver<D extends VirtioDevice = VirtioDevice> {
 
   /** Whether the driver accepted a feature, by its bit number. */
   has(bit: number): boolean {
-    return this.transport.negotiated(bit);
+    return (this.#accepted[bit >> 5] & (1 << (bit & 31))) !== 0;
   }
 
   /** What the device offers, low and high. */
@@ -294,6 +279,7 @@ export class MockDriver<D extends VirtioDevice = VirtioDevice> {
 
   /** § 3.1.1, up to FEATURES_OK. @returns whether the device agrees. */
   negotiate(low: number, high = 1): boolean {
+    this.#accepted = [low, high];
     this.status = 0;
     this.status = Status.ACKNOWLEDGE;
     this.status = Status.ACKNOWLEDGE | Status.DRIVER;
@@ -317,9 +303,9 @@ export class MockDriver<D extends VirtioDevice = VirtioDevice> {
     const [low, high] = this.offered;
     const kept = without.reduce((bits, bit) => (bits & ~(1 << bit)) >>> 0, low);
     if (!this.negotiate(kept, high)) throw new Error("the device doesn't agree to its features");
-    this.#allocated = 0;
-    this.#buffers = this.memory.size / 2;
-    this.memory.fill(0, this.memory.size / 2, 0);
+    this.#allocated = this.#base;
+    this.#buffers = this.#middle;
+    this.memory.fill(this.#base, this.#size / 2, 0);
     for (const index of queues) this.queues[index].setUp(size);
     this.status |= Status.DRIVER_OK;
   }
@@ -338,7 +324,7 @@ export class MockDriver<D extends VirtioDevice = VirtioDevice> {
   /** Memory that stays allocated until the next start. */
   allocate(length: number, alignment = 16): number {
     const address = Math.ceil(this.#allocated / alignment) * alignment;
-    if (address + length > this.memory.size / 2) throw new Error("the driver's memory is full");
+    if (address + length > this.#middle) throw new Error("the driver's memory is full");
     this.#allocated = address + length;
     return address;
   }
@@ -346,13 +332,50 @@ export class MockDriver<D extends VirtioDevice = VirtioDevice> {
   /** Memory of a chain: taken again once the device has none. */
   buffer(length: number, alignment = 1): number {
     // Not at once: parts of the chain that is being made aren't out yet.
-    const late = this.#buffers > this.memory.size * 0.75;
-    if (late && this.queues.every((queue) => queue.out === 0)) {
-      this.#buffers = this.memory.size / 2;
-    }
+    const late = this.#buffers > this.#middle + this.#size / 4;
+    if (late && this.queues.every((queue) => queue.out === 0)) this.#buffers = this.#middle;
     const address = Math.ceil(this.#buffers / alignment) * alignment;
-    if (address + length > this.memory.size) throw new Error("the driver's buffers are full");
+    if (address + length > this.#base + this.#size) {
+      throw new Error("the driver's buffers are full");
+    }
     this.#buffers = address + length;
     return address;
+  }
+}
+
+/** A driver with a device and its transport, in memory of their own. */
+export class MockDriver<D extends VirtioDevice = VirtioDevice> extends BarDriver {
+  readonly registers = VirtioRegisters.standalone();
+  readonly transport: Transport;
+  readonly device: D;
+  /** INTA#. */
+  line = false;
+  /** Rules that the device says were broken. */
+  readonly broke: string[] = [];
+
+  constructor(
+    create: (transport: VirtioTransport, memory: GuestMemory) => D,
+    size: number = 2 ** 22,
+    memory: GuestMemory = GuestMemory.standalone(size),
+  ) {
+    super(memory, 0, memory.size);
+    this.transport = new Transport(this.registers, memory, {
+      interrupt: (level) => {
+        this.line = level;
+      },
+      broke: (why) => void this.broke.push(why),
+    });
+    this.device = create(this.transport, memory);
+    this.transport.attach(this.device);
+    this.transport.reset();
+    this.device.queueSizes.forEach((_, index) => this.queues.push(new MockQueue(this, index)));
+  }
+
+  read(at: number, size: Size): number {
+    return this.transport.read(this.transport.base + at, size);
+  }
+
+  write(at: number, size: Size, value: number): void {
+    this.transport.write(this.transport.base + at, size, value);
   }
 }

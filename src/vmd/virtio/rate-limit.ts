@@ -20,9 +20,9 @@ export interface RateLimits {
 }
 
 const declaration = {
-  /** What may go now; negative while it is overdrawn. */
-  bytes: f64(0),
-  operations: f64(0),
+  /** What may go now; negative while it is overdrawn. Infinity: there is no limit. */
+  bytes: f64(Infinity),
+  operations: f64(Infinity),
   /** Guest time of the last look, ns. */
   looked: f64(0),
 };

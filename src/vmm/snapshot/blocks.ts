@@ -24,6 +24,8 @@ export interface SavedBlock {
 const BLOCKS_MAX = 1024;
 const FIELDS_MAX = 256;
 const COUNT_MAX = 2 ** 20;
+/** No register holds more, but for those that begin with Infinity: what follows from it stays finite. */
+const NUMBER_MAX = 2 ** 64;
 const TYPES: readonly RegisterType[] = ["u8", "u16", "u32", "f64"];
 const WIDTH = { u8: 1, u16: 2, u32: 4, f64: 8 } as const;
 const NAME = /^[A-Za-z][A-Za-z0-9-]{0,63}$/;
@@ -144,7 +146,8 @@ function convert(
     const values = new DataView(bytes.buffer, bytes.byteOffset + source.offset);
     if (source.type === "f64") {
       for (let i = 0; i < Math.max(1, source.count); i++) {
-        if (Number.isNaN(values.getFloat64(8 * i, true))) {
+        const value = values.getFloat64(8 * i, true);
+        if (!(Math.abs(value) <= NUMBER_MAX) && value !== field.reset) {
           throw new SnapshotError(`its ${what} is no number`);
         }
       }

@@ -59,6 +59,16 @@ describe("register blocks", () => {
     );
   });
 
+  test("a register that begins with Infinity may hold it", () => {
+    const never = declareRegisters("never", { due: f64(Infinity), at: f64(0) });
+    using from = new MachineImage(RAM);
+    from.registers(never).resetAll();
+    using to = new MachineImage(RAM);
+    const r = to.registers(never);
+    applyBlocks(to, decodeBlocks(encodeBlocks(imageBlocks(from))));
+    expect([r.due, r.at]).toEqual([Infinity, 0]);
+  });
+
   test("a register that isn't a number, or has become narrower, is refused", () => {
     using from = new MachineImage(RAM);
     const r = from.registers(older);
@@ -68,6 +78,12 @@ describe("register blocks", () => {
     expect(() => applyBlocks(from, decodeBlocks(bad))).toThrow(
       'its register "when" of "chip" is no number',
     );
+    // What follows from it would be no number.
+    for (const value of [Infinity, -Infinity, 1e300]) {
+      r.when = value;
+      const infinite = encodeBlocks(imageBlocks(from));
+      expect(() => applyBlocks(from, decodeBlocks(infinite))).toThrow("is no number");
+    }
     using narrow = new MachineImage(RAM);
     narrow.registers(declareRegisters("chip", { a: u8(1), list: u16.array(1), when: f64(0) }));
     r.when = 0;
