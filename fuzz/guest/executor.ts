@@ -28,7 +28,9 @@ const PLACES = 65_536;
 /** Blocks of a run; where time is real, ns. */
 const BUDGET = 1_000_000;
 const REAL_BUDGET = 1e9;
-const VERIFY = 1000;
+/** Runs between two comparisons of everything, for each MiB of memory: some hundredths of the time. */
+const VERIFY_EACH = 1000;
+const VERIFY_MOST = 100_000;
 /** Of a block, about; at most 128. */
 const BLOCK_INSTRUCTIONS = 8;
 /** Guest time that a run may take however little it does, ns. */
@@ -87,7 +89,8 @@ export class GuestExecutor implements Executor {
     this.machine.last = ENDS;
     this.#stepOff(view);
     this.#stopAt([...new Set([...this.#ends, ...this.#crashes.keys()])]);
-    this.#verify = options.verify ?? VERIFY;
+    const mib = this.machine.life.image.size / 2 ** 20;
+    this.#verify = options.verify ?? Math.min(VERIFY_MOST, Math.ceil(VERIFY_EACH * mib));
     this.machine.takePoint();
     this.#point = this.machine.point;
     this.#point.port = FUZZ_PORT;

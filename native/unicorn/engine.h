@@ -312,7 +312,7 @@ u64 mmu_walk(struct vmm *, u64 va);
 u64 mmu_gpa(struct vmm *, u64 flat);
 
 /* point.c */
-void point_writable(struct vmm *, u32 mmu, u64 index);
+void point_writable(struct vmm *, u32 mmu, u64 index, u64 page);
 
 /* coverage.c */
 void coverage_block(struct vmm *, u64 address, u32 size);

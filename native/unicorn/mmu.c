@@ -245,7 +245,7 @@ INTERPOSED void tlb_set_page_with_attrs_x86_64(void *cs, u64 va, u64 unused, u32
 
 	if ((prot & PROT_STORE) && vm->point) {
 		tlb_table(cs, mmu, &count);
-		point_writable(vm, mmu, (va >> 12) & (count - 1));
+		point_writable(vm, mmu, (va >> 12) & (count - 1), flat >> 12);
 	}
 
 	/* Without translations of the page, stores need no slow path. */

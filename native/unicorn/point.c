@@ -10,6 +10,10 @@
  * theirs in between has emptied it.
  *
  * A page with translations is compared, and only those of bytes that changed go.
+ *
+ * A store's way to its page costs more than to copy the page back. So pages that two runs
+ * in a row have written stay dirty over the next resets, with their TLB entries, and are
+ * copied back whether they were written or not.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,7 +43,7 @@ void point_page(struct vmm *vm, u64 page)
 }
 
 /* A TLB entry lets stores through to a page that was written. */
-void point_writable(struct vmm *vm, u32 mmu, u64 index)
+void point_writable(struct vmm *vm, u32 mmu, u64 index, u64 page)
 {
 	struct point *point = vm->point;
 
@@ -47,7 +51,7 @@ void point_writable(struct vmm *vm, u32 mmu, u64 index)
 		point->many_writes = true;
 		return;
 	}
-	point->write[point->writes++] = (struct point_write){ mmu, index };
+	point->write[point->writes++] = (struct point_write){ mmu, index, page };
 }
 
 /* -------------------------------------------------------------------------- the CPU */
@@ -129,16 +133,25 @@ static void restore_code_page(struct vmm *vm, u64 flat, u8 *host, const u8 *shad
 	}
 }
 
-/* Writable entries of the TLB and its victims; those that are read stay. */
+/* Writable entries of the TLB and its victims, but for those of pages that stay dirty;
+ * those that are read stay. */
 static void drop_writes(struct vmm *vm, struct point *point)
 {
 	struct tlb_entry *table, *victims;
+	u32 kept = 0;
 	u64 count;
 
 	for (u32 i = 0; i < point->writes; i++) {
-		table = tlb_table(vm->cs, point->write[i].mmu, &count);
-		table[point->write[i].index & (count - 1)].addr_write = ~0ull;
+		struct point_write write = point->write[i];
+
+		if (test_bit(vm->dirty, write.page)) {
+			point->write[kept++] = write;
+			continue;
+		}
+		table = tlb_table(vm->cs, write.mmu, &count);
+		table[write.index & (count - 1)].addr_write = ~0ull;
 	}
+	point->writes = kept;
 	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
 		victims = &FIELD((char *)vm->cs + CS_TLB_DESC(mmu), DESC_VICTIMS,
 				 struct tlb_entry);
@@ -151,24 +164,57 @@ static void empty_tlb(struct vmm *vm, struct point *point)
 {
 	tlb_flush_x86_64(vm->cs);
 	memset(point->tables, 0, point->size >> 15);
+	point->writes = 0;
+	point->many_writes = false;
+}
+
+/* A page that the first run of a round has written, and perhaps the second, too. */
+static void learn(struct vmm *vm, struct point *point, u64 page)
+{
+	if (point->round == 0 && point->often_count < POINT_KEPT) {
+		set_bit(point->often, page);
+		point->often_list[point->often_count++] = page;
+	} else if (point->round == 1 && test_bit(point->often, page) &&
+		   !test_bit(vm->code, page)) {
+		set_bit(point->kept, page);
+	}
+}
+
+static void forget(struct point *point)
+{
+	for (u32 i = 0; i < point->often_count; i++) {
+		clear_bit(point->often, point->often_list[i]);
+		clear_bit(point->kept, point->often_list[i]);
+	}
+	point->often_count = 0;
+	point->round = 0;
 }
 
 static bool restore_memory(struct vmm *vm, struct point *point)
 {
 	bool tables = false;
+	u32 kept = 0;
 
+	if (point->round >= POINT_ROUND)
+		forget(point);
 	for (u32 i = 0; i < point->count; i++) {
 		u64 page = point->pages[i], flat = page << 12;
 		u8 *host = code_host(vm, flat);
 
+		tables |= test_bit(point->tables, page);
 		if (unlikely(test_bit(vm->code, page)))
 			restore_code_page(vm, flat, host, point->shadow + flat);
 		else
 			copy(host, point->shadow + flat, VMM_PAGE);
-		clear_bit(vm->dirty, page);
-		tables |= test_bit(point->tables, page);
+		if (point->round < 2)
+			learn(vm, point, page);
+		if (test_bit(point->kept, page) && !test_bit(vm->code, page))
+			point->pages[kept++] = page;
+		else
+			clear_bit(vm->dirty, page);
 	}
-	point->count = 0;
+	point->count = kept;
+	point->round++;
 	return tables;
 }
 
@@ -194,9 +240,11 @@ static int point_open(struct vmm *vm, struct point *point, u64 state, u64 size)
 	if (point->shadow == MAP_FAILED)
 		return -ENOMEM;
 	point->tables = calloc(point->size >> 18, 8);
+	point->often = calloc(point->size >> 18, 8);
+	point->kept = calloc(point->size >> 18, 8);
 	point->pages = malloc((point->size >> 12) * sizeof(*point->pages));
 	point->state = malloc(size + 1);
-	if (!point->tables || !point->pages || !point->state)
+	if (!point->tables || !point->often || !point->kept || !point->pages || !point->state)
 		return -ENOMEM;
 	point->state_at = (u8 *)(uintptr_t)state;
 	point->state_size = size;
@@ -213,6 +261,8 @@ static void point_close(struct point *point)
 	if (point->shadow && point->shadow != MAP_FAILED)
 		munmap(point->shadow, point->size);
 	free(point->tables);
+	free(point->often);
+	free(point->kept);
 	free(point->pages);
 	free(point->state);
 	free(point);
@@ -278,8 +328,6 @@ int fuzz_reset(struct vmm *vm, bool all)
 		empty_tlb(vm, point);
 	else
 		drop_writes(vm, point);
-	point->writes = 0;
-	point->many_writes = false;
 	restore_state(vm, point, all);
 	restore_cpu(vm, point);
 	return pages;
@@ -345,6 +393,19 @@ static bool check_memory(struct vmm *vm, char *why, size_t size)
 	return true;
 }
 
+/* Would a store by this entry be noticed? Pages that stay dirty are copied back anyway. */
+static bool is_noticed(struct vmm *vm, const struct tlb_entry *entry)
+{
+	u8 *host = (u8 *)(uintptr_t)((entry->addr_write & ~TLB_FLAGS) + entry->addend);
+
+	if (entry->addr_write & TLB_FLAGS)
+		return true;
+	for (u32 i = 0; i < vm->slots; i++)
+		if ((u64)(host - vm->slot[i].host) < vm->slot[i].size)
+			return test_bit(vm->dirty, (vm->slot[i].flat + (host - vm->slot[i].host)) >> 12);
+	return false;
+}
+
 static bool check_tlb(struct vmm *vm, char *why, size_t size)
 {
 	struct tlb_entry *table;
@@ -353,8 +414,7 @@ static bool check_tlb(struct vmm *vm, char *why, size_t size)
 	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
 		table = tlb_table(vm->cs, mmu, &count);
 		for (u64 i = 0; i < count; i++) {
-			/* With no flag nobody would notice the store. */
-			if (table[i].addr_write & TLB_FLAGS)
+			if (is_noticed(vm, &table[i]))
 				continue;
 			snprintf(why, size, "the TLB lets stores to 0x%llx through",
 				 (unsigned long long)(table[i].addr_write & ~TLB_FLAGS));

@@ -13,11 +13,15 @@
 
 #define POINT_WRITES 4096
 
-/* A TLB entry that lets stores through. */
+/* A TLB entry that lets stores through to a flat page. */
 struct point_write {
 	u32 mmu;
 	u32 index;
+	u64 page;
 };
+
+#define POINT_ROUND 64 /* resets, until it is learnt anew which pages are always written */
+#define POINT_KEPT 64  /* of them, at most */
 
 struct point {
 	u8 *shadow;  /* by flat address: what memory held */
@@ -26,6 +30,10 @@ struct point {
 	u32 *pages;  /* flat pages written since, each once */
 	u32 count;
 	u32 writes;
+	u32 round;
+	u64 *often; /* a bit a flat page: written by the first run of the round, ... */
+	u64 *kept;  /* ... and by the second one: it stays dirty, and in `pages` */
+	u32 often_list[POINT_KEPT], often_count;
 	bool many_writes; /* more than there is room for */
 	struct point_write write[POINT_WRITES];
 

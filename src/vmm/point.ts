@@ -186,7 +186,10 @@ export class Point implements Disposable {
     return check("comparing with a point", result) === 0 ? undefined : this.#why.toString();
   }
 
-  /** Guest-physical pages that were written since the point, in the order of their first writes. */
+  /**
+   * Guest-physical pages that were written since the point, or are by most runs, in the order of their
+   * first writes.
+   */
   writtenPages(): number[] {
     this.#pages ??= new BigUint64Array(PAGES_LISTED);
     const count = this.#library.vmm_point_pages(this.#vmm, ptr(this.#pages), PAGES_LISTED);
