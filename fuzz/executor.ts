@@ -72,6 +72,8 @@ export interface Executor {
   crash(): CrashReport | undefined;
   /** Runs the input once more and tells the comparisons that it made. Absent: it can't be told. */
   compares?(input: Uint8Array, length: number): readonly Compare[];
+  /** Runs the input once more and gives its exit trace, as a file's bytes. Absent: there is none. */
+  trace?(input: Uint8Array, length: number): Uint8Array;
   /** Resets that were compared with the snapshot, and those that were equal to it. */
   readonly fidelity?: { readonly checked: number; readonly equal: number };
   /** Why it is FAILED: a sentence. */

@@ -46,6 +46,24 @@ describe("a campaign", () => {
     expect(crashes.map(({ report }) => report.kind)).not.toContain("panic");
   });
 
+  test("finds where in many equal bytes a compared one comes from", () => {
+    const magic = Uint8Array.of(0xbe, 0xba, 0xfe, 0xca);
+    /** Compares four bytes far behind the input's beginning. */
+    class Far extends IdleExecutor {
+      override readonly maxInput = 512;
+      override run(input: Uint8Array, length: number): Verdict {
+        this.runs++;
+        const here = input.subarray(400, Math.min(404, length));
+        return magic.every((byte, i) => byte === here[i]) ? Verdict.CRASH : Verdict.DONE;
+      }
+      compares(input: Uint8Array) {
+        return [{ at: 1, size: 4, left: input.slice(400, 404), right: magic }];
+      }
+    }
+    const { crashes } = found({ executor: new Far(), seeds: [new Uint8Array(512)], runs: 500 });
+    expect(crashes.length).toBe(1);
+  });
+
   test("finds a page fault, and makes it small", () => {
     const { crashes } = found();
     const crash = crashes.find(({ report }) => report.kind === "page fault")!;
@@ -85,7 +103,19 @@ describe("a campaign", () => {
     // A new executor sees no less in the corpus than the campaign's did.
     const again = new TlvExecutor();
     const replayed = new Campaign({ executor: again, seeds: entries.map(({ input }) => input) });
+    replayed.begin();
     expect(replayed.counts().edges).toBe(campaign.counts().edges);
+  });
+
+  test("begins in pieces or at once", () => {
+    const seeds = found().entries.map(({ input }) => input);
+    const whole = found({ seeds, runs: 20_000 });
+    const campaign = new Campaign({ executor: new TlvExecutor(), seeds });
+    let pieces = 0;
+    while (!campaign.begin(campaign.runs + 10)) pieces++;
+    expect(pieces).toBeGreaterThan(10);
+    campaign.advance(20_000);
+    expect(campaign.counts()).toEqual(whole.campaign.counts());
   });
 
   test("trims what it keeps", () => {

@@ -21,6 +21,8 @@ const SAMPLE = 64;
 const TRIM_RUNS = 96;
 const CRASH_RUNS = 4096;
 const HANG_RUNS = 128;
+/** Runs of making an input's bytes differ from each other. */
+const COLOUR_RUNS = 64;
 /** Runs of one entry's compare-guided inputs. */
 const GUIDED_RUNS = 4096;
 /** Different hangs: what is one is less clear than with crashes. */
@@ -96,8 +98,12 @@ export class Campaign {
   private repeatedEqual = 0;
   private entry: Entry | undefined;
   private energy = 0;
+  /** What to begin with, and how many of it were run. */
+  private waiting: Extract<Seed, { input: Uint8Array }>[];
+  private began = 0;
   /** What its comparisons suggest for the entry, and how many more of them are tried. */
   private suggestions: Iterator<Substitution> | undefined;
+  private coloured: Uint8Array = new Uint8Array(0);
   private suggestionsLeft = 0;
 
   constructor(options: CampaignOptions) {
@@ -110,12 +116,33 @@ export class Campaign {
     this.corpus = new Corpus(this.executor.mapSize);
     this.inflight = options.inflight ?? privateInflight(this.executor.maxInput);
     this.mutator = new Mutator(this.inflight.input, this.random, this.dictionary, this.unit);
-    this.begin(options.seeds ?? []);
+    const seeds = options.seeds ?? [];
+    this.waiting = seeds.map((seed) =>
+      seed instanceof Uint8Array ? { input: seed, depth: 0 } : seed,
+    );
+  }
+
+  /**
+   * Runs what the campaign begins with, or a part of it: until there were `until` runs in all. True when
+   * all is done. `advance` does it all if nobody else did.
+   */
+  begin(until = Infinity): boolean {
+    while (this.failure === undefined && this.began < this.waiting.length) {
+      if (this.runs >= until) return false;
+      const { input, depth } = this.waiting[this.began++];
+      this.offer(input, depth);
+    }
+    if (this.corpus.size === 0 && this.failure === undefined)
+      this.beginSimply(this.waiting[0]?.input);
+    this.waiting = [];
+    this.began = 0;
+    return true;
   }
 
   /** Runs until there were `until` runs in all (a little more: a find is worked on to its end), or it failed. */
   advance(until: number): void {
     const { executor, mutator } = this;
+    this.begin();
     while (this.runs < until && this.failure === undefined) {
       if (this.suggestions !== undefined) {
         this.suggested();
@@ -176,17 +203,11 @@ export class Campaign {
     };
   }
 
-  private begin(given: readonly Seed[]): void {
-    const seeds = given.map((seed) =>
-      seed instanceof Uint8Array ? { input: seed, depth: 0 } : seed,
-    );
-    for (const { input, depth } of seeds) this.offer(input, depth);
-    if (this.corpus.size > 0 || this.failure !== undefined) return;
+  private beginSimply(seed: Uint8Array | undefined): void {
     const simple = [new Uint8Array(0), new Uint8Array(Math.min(16, this.executor.maxInput))];
-    for (const seed of simple) this.offer(seed);
+    for (const input of simple) this.offer(input);
     // A target that shows nothing at all, or only crashes, needs something to be mutated too.
-    if (this.corpus.size === 0)
-      this.put((seeds[0]?.input ?? simple[1]).slice(0, this.executor.maxInput));
+    if (this.corpus.size === 0) this.put((seed ?? simple[1]).slice(0, this.executor.maxInput));
   }
 
   private put(input: Uint8Array): void {
@@ -313,13 +334,35 @@ export class Campaign {
   private guide(entry: Entry): void {
     const { executor, mutator, inflight } = this;
     if (executor.compares === undefined) return;
-    mutator.load(entry.input);
+    this.coloured = entry.stable ? this.colour(entry.input) : entry.input.slice();
+    mutator.load(this.coloured);
     inflight.head[0] = mutator.length;
     inflight.head[1] = ++this.runs;
     const compares = executor.compares(mutator.buffer, mutator.length);
     for (const token of tokensOf(compares)) this.dictionary.add(token, this.random);
-    this.suggestions = substitutions(entry.input, compares);
+    this.suggestions = substitutions(this.coloured, compares);
     this.suggestionsLeft = GUIDED_RUNS;
+  }
+
+  /**
+   * The input with other bytes, wherever its run is the same with them: what is compared then is found
+   * where it comes from, not in any of many zeros. ("Colorization" in REDQUEEN.)
+   */
+  private colour(input: Uint8Array): Uint8Array {
+    const coloured = input.slice();
+    if (this.run(coloured, coloured.length) !== Verdict.DONE) return coloured;
+    const hash = this.executor.coverageHash();
+    const ranges: (readonly [start: number, end: number])[] = [[0, input.length]];
+    for (let i = 0; i < ranges.length && i < COLOUR_RUNS; i++) {
+      const [start, end] = ranges[i];
+      for (let at = start; at < end; at++) coloured[at] ^= 1 + this.random.below(255);
+      const verdict = this.run(coloured, coloured.length);
+      if (verdict === Verdict.DONE && this.executor.coverageHash() === hash) continue;
+      coloured.set(input.subarray(start, end), start);
+      const middle = (start + end) >> 1;
+      if (middle > start) ranges.push([start, middle], [middle, end]);
+    }
+    return coloured;
   }
 
   /** Tries the next suggestion. */
@@ -331,7 +374,7 @@ export class Campaign {
       return;
     }
     const { at, width, bytes } = value as Substitution;
-    mutator.load(this.entry!.input);
+    mutator.load(this.coloured);
     if (mutator.replace(at, width, bytes)) this.tryOut(this.entry);
   }
 }

@@ -144,6 +144,15 @@ describe("a crash's bundle", () => {
     expect(replayed).toMatchObject({ verdict: Verdict.CRASH, same: true });
   });
 
+  test("has a trace, where there is one", () => {
+    const folder = new CampaignFolder(place());
+    const trace = (input: Uint8Array) => Uint8Array.of(...input, 0xff);
+    const report = { kind: "panic", text: "x.", stack: ["a"] };
+    const crash = { key: "panic-1", report, input: Uint8Array.of(7), seed: 1, run: 5 };
+    folder.finds({ target: "tlv", trace }).crashed!({ ...crash, verdict: Verdict.CRASH });
+    expect([...readFileSync(join(folder.crashes, "panic-1", "trace"))]).toEqual([7, 0xff]);
+  });
+
   test("is there once, whoever finds it", () => {
     const path = place();
     const folder = new CampaignFolder(path);

@@ -20,6 +20,7 @@ import type { Finds } from "./campaign.ts";
 import type { Entry } from "./corpus.ts";
 import { type Crash, inputName } from "./crash.ts";
 import { writeQuickly, writeWhole } from "./files.ts";
+import { releaseLock, takeLock } from "./lock.ts";
 
 const FORMAT = 1;
 const NAME = /^[0-9a-f]{32}$/;
@@ -73,6 +74,15 @@ export class CampaignFolder {
     } catch (error) {
       throw new FolderError(`can't make the corpus ${path}: ${(error as Error).message}.`);
     }
+  }
+
+  /** Keeps other sessions out until what is returned is called. @throws FolderError if there is one */
+  lock(): () => void {
+    const path = join(this.path, ".lock");
+    const other = takeLock(path);
+    if (other !== undefined)
+      throw new FolderError(`the corpus ${this.path} is in use by process ${other}.`);
+    return () => releaseLock(path);
   }
 
   /** What is known of a campaign that was here before. @throws FolderError */

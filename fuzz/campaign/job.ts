@@ -15,6 +15,8 @@ const PIECE = 25;
 /** Milliseconds between two looks at what others found. */
 const SHARE_EVERY = 1000;
 
+const turn = () => new Promise<void>((done) => setImmediate(done));
+
 /** What a worker is told: JSON. */
 export interface Job {
   readonly folder: string;
@@ -57,7 +59,7 @@ export function readSeeds(folder: string): Uint8Array[] {
   }
 }
 
-/** A campaign that goes on from what is in its folder. All of that has been run when this returns. */
+/** A campaign that goes on from what is in its folder, before its first run. */
 export async function openCampaign(
   job: Job,
   kept: (entry: Entry) => void = () => {},
@@ -70,15 +72,15 @@ export async function openCampaign(
   const stored = folder
     .arrived()
     .map(({ name, input }): Seed => ({ input, depth: entries[name]?.depth ?? 0 }));
+  const trace = executor.trace && ((input: Uint8Array) => executor.trace!(input, input.length));
   const inflight =
     job.inflight === undefined ? undefined : mapInflight(job.inflight, executor.maxInput);
   const campaign = new Campaign({
     inflight,
     ...{ executor, dictionary, seed: job.seed, unit: job.unit, seeds: [...stored, ...given] },
-    finds: folder.finds({ ...job.origin, opening: job.opening }, kept),
+    finds: folder.finds({ ...job.origin, opening: job.opening, trace }, kept),
   });
   know(campaign, folder);
-  for (const parent of [folder.crashes, folder.hangs]) shrinkRest(campaign, parent);
   return { campaign, folder, executor };
 }
 
@@ -89,8 +91,10 @@ function know(campaign: Campaign, folder: CampaignFolder): void {
 }
 
 /** Minimises what a session that was killed left as it was found. */
-function shrinkRest(campaign: Campaign, parent: string): void {
+async function shrinkRest(campaign: Campaign, parent: string, going: () => boolean): Promise<void> {
   for (const { report, input, minimised } of readBundles(parent)) {
+    await turn();
+    if (!going()) return;
     if (minimised !== undefined || [DEATH, NO_END].includes(report.kind)) continue;
     const verdict = report.ending === "hang" ? Verdict.TIMEOUT : Verdict.CRASH;
     const small = campaign.shrink(verdict, report.key, input);
@@ -110,8 +114,6 @@ export interface DriveOptions {
   readonly between?: () => void;
 }
 
-const turn = () => new Promise<void>((done) => setImmediate(done));
-
 /** Runs a campaign in pieces, until it is stopped, its runs are done, or it failed. */
 export async function drive(
   job: Job,
@@ -120,20 +122,28 @@ export async function drive(
   { stopped, between = () => {} }: DriveOptions,
 ): Promise<void> {
   const limit = job.runs ?? Infinity;
+  const going = () => !stopped() && campaign.failure === undefined;
   let piece = 64;
-  let shared = performance.now();
-  while (!stopped() && campaign.failure === undefined && campaign.runs < limit) {
+  /** Some runs, about as many as fit between two turns. */
+  const work = async <T>(run: (until: number) => T): Promise<T> => {
     const before = performance.now();
-    campaign.advance(Math.min(limit, campaign.runs + piece));
-    const now = performance.now();
-    const took = now - before;
+    const result = run(campaign.runs + piece);
+    const took = performance.now() - before;
     if (took < PIECE) piece *= 2;
     else if (took > 2 * PIECE) piece = Math.max(1, piece >> 1);
+    between();
+    await turn();
+    return result;
+  };
+  while (going() && !(await work((until) => campaign.begin(until))));
+  for (const parent of [folder.crashes, folder.hangs]) await shrinkRest(campaign, parent, going);
+  let shared = performance.now();
+  while (going() && campaign.runs < limit) {
+    await work((until) => campaign.advance(Math.min(limit, until)));
+    const now = performance.now();
     if (job.shared && now - shared >= SHARE_EVERY) {
       share(campaign, folder);
       shared = performance.now();
     }
-    between();
-    await turn();
   }
 }

@@ -18,6 +18,7 @@ export interface MinimiseOptions {
 class Trial {
   best: Uint8Array;
   length: number;
+  changes = 0;
   private runs = 0;
   private scratch: Uint8Array;
 
@@ -40,6 +41,7 @@ class Trial {
     if (!this.options.holds(this.scratch, length)) return false;
     [this.best, this.scratch] = [this.scratch, this.best];
     this.length = length;
+    this.changes++;
     return true;
   }
 
@@ -94,11 +96,14 @@ function simplify(trial: Trial): void {
       if (!allAre(trial.best.subarray(start, end), 0)) trial.filled(start, end, 0);
     }
   }
-  // What couldn't be 0 loses its bits, highest first.
+  // What couldn't be 0 loses its bits, highest first, and gets less.
   for (let at = 0; at < trial.length; at++) {
     for (let bit = 0x80; bit > 0; bit >>= 1) {
       const byte = trial.best[at];
       if ((byte & bit) !== 0 && byte !== bit) trial.filled(at, at + 1, byte & ~bit);
+    }
+    for (let step = 0x40; step > 0; step >>= 1) {
+      if (trial.best[at] > step) trial.filled(at, at + 1, trial.best[at] - step);
     }
   }
 }
@@ -126,10 +131,10 @@ function shorten(trial: Trial): void {
  */
 export function minimise(input: Uint8Array, options: MinimiseOptions): Uint8Array {
   const trial = new Trial(input, options);
-  let length = -1;
+  let changes = -1;
   // Simpler bytes may let others go.
-  while (trial.length !== length && !trial.spent) {
-    length = trial.length;
+  while (trial.changes !== changes && !trial.spent) {
+    changes = trial.changes;
     remove(trial, options.unit ?? 1);
     if (!options.simplify) break;
     simplify(trial);

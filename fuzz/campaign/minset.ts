@@ -54,15 +54,23 @@ export function minimiseCorpus<T extends { readonly input: Uint8Array }>(
   return minset(candidates);
 }
 
-/** Takes inputs out of a campaign's queue that aren't needed for its edges. */
+/**
+ * Takes inputs out of a campaign's queue that aren't needed for its edges.
+ * @throws FolderError if a campaign is at work there; an Error if the executor can't go on
+ */
 export function minimiseFolder(
   folder: CampaignFolder,
   executor: Executor,
 ): { readonly before: number; readonly after: number } {
-  const entries = folder.arrived();
-  const kept = new Set(minimiseCorpus(executor, entries));
-  // An executor that can't go on says nothing about the rest.
-  if (executor.failure !== undefined) throw new Error(executor.failure);
-  for (const entry of entries) if (!kept.has(entry)) folder.remove(entry.name);
-  return { before: entries.length, after: kept.size };
+  const unlock = folder.lock();
+  try {
+    const entries = folder.arrived();
+    const kept = new Set(minimiseCorpus(executor, entries));
+    // An executor that can't go on says nothing about the rest.
+    if (executor.failure !== undefined) throw new Error(executor.failure);
+    for (const entry of entries) if (!kept.has(entry)) folder.remove(entry.name);
+    return { before: entries.length, after: kept.size };
+  } finally {
+    unlock();
+  }
 }

@@ -66,9 +66,9 @@ export class Mutator {
     this.length = input.length;
   }
 
-  /** One to sixteen mutations on top of each other. */
+  /** One to sixteen mutations on top of each other, rather few than many. */
   havoc(): void {
-    for (let left = 1 << this.random.below(5); left > 0; left--)
+    for (let left = 1 << this.random.below(1 + this.random.below(5)); left > 0; left--)
       this.step(this.random.below(Op.COUNT));
   }
 

@@ -78,7 +78,7 @@ class Server {
   }
 }
 
-async function until(what: () => boolean | Promise<boolean>, seconds = 20): Promise<void> {
+async function until(what: () => boolean | Promise<boolean>, seconds = 40): Promise<void> {
   for (let i = 0; i < seconds * 20; i++) {
     if (await what()) return;
     await Bun.sleep(50);

@@ -41,7 +41,7 @@ function checkQueue(path: string): number {
   return names.length;
 }
 
-async function until(what: () => boolean, seconds = 20): Promise<void> {
+async function until(what: () => boolean, seconds = 40): Promise<void> {
   for (let i = 0; i < seconds * 20; i++) {
     if (what()) return;
     await Bun.sleep(50);
@@ -75,6 +75,14 @@ describe("a campaign in one process", () => {
     expect(state.runs).toBe(second.figures.totalRuns);
     expect(Object.keys(state.entries).sort()).toEqual(new CampaignFolder(path).names().sort());
     expect(checkQueue(path)).toBeGreaterThan(10);
+  });
+
+  test("has the executor's trace in its bundles", async () => {
+    const path = place();
+    await session(path, { runs: 30_000, tlv: { traced: true } });
+    const [bundle] = readBundles(new CampaignFolder(path).crashes);
+    const trace = readFileSync(join(bundle.folder, "trace"));
+    expect(new Uint8Array(trace)).toEqual(new Uint8Array(bundle.input).reverse());
   });
 
   test("minimises what a killed session couldn't any more", async () => {
@@ -133,6 +141,23 @@ describe("a campaign in one process", () => {
     expect(failure).toBe(`${TESTING} exports no function nothing.`);
   });
 
+  test("keeps other sessions out of its folder", async () => {
+    const path = place();
+    const stop = new AbortController();
+    const first = session(path, { signal: stop.signal });
+    await expect(session(path)).rejects.toThrow(
+      `the corpus ${path} is in use by process ${process.pid}.`,
+    );
+    stop.abort();
+    await first;
+    // A process that is gone keeps nobody out, nor does another one of its id.
+    for (const stale of ["4194305 17\n", `${process.pid} 17\n`, ""]) {
+      writeFileSync(join(path, ".lock"), stale);
+      await session(path, { runs: 10 });
+    }
+    expect(readdirSync(path).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
   test("ends by a signal with all on disk", async () => {
     const path = place();
     const script = `
@@ -185,7 +210,7 @@ describe("several workers", () => {
       await until(() => workers.pids.length === 2 && workers.counts().runs > 0 && kept.size > 10);
       await Bun.sleep(300);
       const before = folder.names();
-      process.kill(workers.pids[round % 2], "SIGKILL");
+      process.kill(workers.pids[round % 2], round === 2 ? "SIGTERM" : "SIGKILL");
       await until(() => workers.replaced === round && workers.pids.length === 2);
       const after = new Set(folder.names());
       for (const name of before) expect(after.has(name)).toBe(true);
@@ -196,6 +221,8 @@ describe("several workers", () => {
     const names = new Set(folder.names());
     for (const name of kept) expect(names.has(name)).toBe(true);
     expect(checkQueue(path)).toBe(names.size);
+    // Who is killed from outside is no find.
+    expect(folder.keys().crashes.filter((key) => key.startsWith("worker"))).toEqual([]);
   }, 60_000);
 
   test("end when their parent is killed", async () => {

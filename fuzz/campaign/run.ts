@@ -198,8 +198,17 @@ class Session {
  * @throws FolderError, ServerError
  */
 export async function fuzz(options: RunOptions): Promise<Outcome> {
-  const { target, engine, digest, library, workers = availableParallelism() } = options;
   const folder = new CampaignFolder(options.folder);
+  const unlock = folder.lock();
+  try {
+    return await fuzzIn(folder, options);
+  } finally {
+    unlock();
+  }
+}
+
+async function fuzzIn(folder: CampaignFolder, options: RunOptions): Promise<Outcome> {
+  const { target, engine, digest, library, workers = availableParallelism() } = options;
   const state = before(folder, options);
   const any = crypto.getRandomValues(new Uint32Array(1))[0];
   const seed = (options.seed ?? state?.seed ?? any) >>> 0;

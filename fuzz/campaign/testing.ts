@@ -21,6 +21,8 @@ export interface TlvOptions {
   /** Whether an edge comes and goes by itself. */
   readonly unstable?: boolean;
   readonly withoutCompares?: boolean;
+  /** Whether it gives traces: the input backwards. */
+  readonly traced?: boolean;
   /** A record of type 6 has the whole process die, or wait for ever. */
   readonly fatal?: "dies" | "waits";
   /** Runs after which it can't go on. */
@@ -48,6 +50,7 @@ export class TlvExecutor implements Executor {
   runs = 0;
   failure?: string;
   compares?: (input: Uint8Array, length: number) => readonly Compare[];
+  trace?: (input: Uint8Array, length: number) => Uint8Array;
   private readonly map = new Uint8Array(MAP);
   private readonly virgin = new Uint8Array(MAP);
   private steps = 0;
@@ -57,6 +60,7 @@ export class TlvExecutor implements Executor {
 
   constructor(private readonly options: TlvOptions = {}) {
     this.maxInput = options.maxInput ?? 64;
+    if (options.traced) this.trace = (input, length) => input.slice(0, length).reverse();
     if (!options.withoutCompares) {
       this.compares = (input, length) => {
         this.tracing = [];
@@ -186,13 +190,13 @@ export function tlv(...records: readonly (readonly [type: number, value: readonl
 
 /** Does nothing with an input. */
 export class IdleExecutor implements Executor {
-  readonly maxInput = 64;
+  readonly maxInput: number = 64;
   readonly mapSize = 65_536;
   readonly edgesSeen = 0;
   runs = 0;
   private readonly none = new Uint32Array(0);
 
-  run(): Verdict {
+  run(_input: Uint8Array, _length: number): Verdict {
     this.runs++;
     return Verdict.DONE;
   }

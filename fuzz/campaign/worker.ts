@@ -13,7 +13,13 @@ export type FromWorker =
   | { readonly entry: { readonly name: string; readonly depth: number; readonly parent?: string } }
   | { readonly counts: Counts }
   /** It did all its runs, was stopped, or can't go on: nothing follows. */
-  | { readonly ended: true; readonly counts?: Counts; readonly failure?: string };
+  | {
+      readonly ended: true;
+      readonly counts?: Counts;
+      readonly failure?: string;
+      /** Somebody else than the parent ended it. */
+      readonly signalled: boolean;
+    };
 
 function tell(message: FromWorker): void {
   if (process.connected) process.send?.(message);
@@ -24,7 +30,7 @@ function message(error: unknown): string {
 }
 
 /** Works until the parent has it stop. */
-async function work(job: Job, stopped: () => boolean): Promise<void> {
+async function work(job: Job, stop: { wanted: boolean; signalled: boolean }): Promise<void> {
   let campaign: Campaign | undefined;
   try {
     const opened = await openCampaign(job, ({ name, depth, parent }) =>
@@ -37,24 +43,29 @@ async function work(job: Job, stopped: () => boolean): Promise<void> {
       told = performance.now();
       tell({ counts: opened.campaign.counts() });
     };
-    await drive(job, campaign, opened.folder, { stopped, between });
-    tell({ ended: true, counts: campaign.counts(), failure: campaign.failure });
+    await drive(job, campaign, opened.folder, { stopped: () => stop.wanted, between });
+    const { signalled } = stop;
+    tell({ ended: true, counts: campaign.counts(), failure: campaign.failure, signalled });
     opened.executor.close?.();
   } catch (error) {
-    tell({ ended: true, counts: campaign?.counts(), failure: message(error) });
+    const failure = message(error);
+    tell({ ended: true, counts: campaign?.counts(), failure, signalled: false });
   }
 }
 
 /** Makes this process a worker. Never returns. */
 export function serveWorker(): void {
-  let stop = false;
+  const stop = { wanted: false, signalled: false };
   process.on("message", (received: ToWorker) => {
-    if ("stop" in received) stop = true;
+    if ("stop" in received) stop.wanted = true;
     // What was told has to be on its way before the line is cut.
-    else void work(received.job, () => stop).finally(() => setTimeout(() => process.exit(0), 20));
+    else void work(received.job, stop).finally(() => setTimeout(() => process.exit(0), 20));
   });
-  process.on("disconnect", () => (stop = true));
+  process.on("disconnect", () => (stop.wanted = true));
   // A terminal's ^C goes to all its processes: the parent says what is to be done then.
   process.on("SIGINT", () => {});
-  process.on("SIGTERM", () => (stop = true));
+  process.on("SIGTERM", () => {
+    if (!stop.wanted) stop.signalled = true;
+    stop.wanted = true;
+  });
 }

@@ -45,6 +45,8 @@ interface Worker {
   readonly process: Bun.Subprocess;
   counts?: Counts;
   ended: boolean;
+  /** A signal from outside ended it, in its own good time. */
+  signalled: boolean;
   /** The run that was under way when somebody looked, and since when. */
   run?: { readonly number: number; readonly since: number };
   /** It was ended because its run didn't. */
@@ -64,6 +66,8 @@ export class Workers implements Crew {
   readonly done: Promise<string | undefined>;
   private readonly workers: (Worker | undefined)[] = [];
   private dead: Counts = NO_COUNTS;
+  /** Of those that were replaced, at each place. */
+  private readonly runsBefore: number[] = [];
   private stillborn = 0;
   private stopping = false;
   private failure: string | undefined;
@@ -161,9 +165,10 @@ export class Workers implements Crew {
       ipc: (message: FromWorker) => this.hear(worker, message),
       onExit: () => this.gone(index, worker),
     });
-    const worker: Worker = { process: child, ended: false, stuck: false };
+    const worker: Worker = { process: child, ended: false, signalled: false, stuck: false };
     this.workers[index] = worker;
-    const runs = this.job.runs === undefined ? undefined : Math.ceil(this.job.runs / this.count);
+    const share = this.job.runs === undefined ? undefined : Math.ceil(this.job.runs / this.count);
+    const runs = share && Math.max(1, share - (this.runsBefore[index] ?? 0));
     const seed = mixSeed(this.job.seed, index + generation * this.count);
     child.send({ job: { ...this.job, runs, seed, inflight, shared: true } } satisfies ToWorker);
   }
@@ -178,7 +183,8 @@ export class Workers implements Crew {
       this.stillborn = 0;
     }
     if (!("ended" in message)) return;
-    worker.ended = true;
+    worker.signalled = message.signalled;
+    worker.ended = !message.signalled;
     if (message.failure === undefined) return;
     this.failure ??= message.failure;
     this.stop();
@@ -189,10 +195,11 @@ export class Workers implements Crew {
     const how = signalCode === null ? `status ${exitCode}` : `signal ${signalCode}`;
     this.workers[index] = undefined;
     if (worker.counts !== undefined) {
+      this.runsBefore[index] = (this.runsBefore[index] ?? 0) + worker.counts.runs;
       this.dead = { ...mergeCounts([this.dead, worker.counts]), cycles: worker.counts.cycles };
     }
     if (!worker.ended && (!this.stopping || worker.stuck)) {
-      const outside = FROM_OUTSIDE.has(signalCode);
+      const outside = worker.signalled || FROM_OUTSIDE.has(signalCode);
       if (worker.stuck || !outside) this.save(index, worker, how);
     }
     rmSync(this.inflight(index), { force: true });
