@@ -62,6 +62,19 @@ test("both sides of what branches are places, on their lines", () => {
   expect(lines(source)).toEqual([1, 2, 2, 3, 6, 8, 8, 8]);
 });
 
+test("what is made for a pool that is empty, and how it is made, is no place", () => {
+  const source = `class A {
+  constructor() {
+    this.b = 1;
+  }
+  take() {
+    return this.pool.pop() ?? new A();
+  }
+}
+`;
+  expect(lines(source)).toEqual([5]);
+});
+
 test("it does what it did", () => {
   const source = `export default function f(a: number, b?: string): unknown {
   let text = "";

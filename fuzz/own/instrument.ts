@@ -70,6 +70,7 @@ class Instrumenter {
   readonly #lines: number[] = [];
   readonly #lineEnds: number[] = [];
   #sites = 0;
+  readonly #uncounted = new Set<Node>();
   /** What comes behind a node, once its parts are done. */
   readonly #closings = new Map<Node, string>();
 
@@ -146,6 +147,10 @@ class Instrumenter {
       case "ArrowFunctionExpression":
         this.#function(node);
         return;
+      case "MethodDefinition":
+        // Whoever makes an object is counted, and objects of a pool are not always made.
+        if (node.kind === "constructor") this.#uncounted.add(node.value as Node);
+        return;
       case "IfStatement":
         this.#countStatement(node.consequent);
         if (isNode(node.alternate)) this.#countStatement(node.alternate);
@@ -192,7 +197,7 @@ class Instrumenter {
 
   #function(node: Node): void {
     const { body } = node;
-    if (!isNode(body)) return;
+    if (!isNode(body) || this.#uncounted.has(node)) return;
     if (node.expression === true) this.#countExpression(body);
     else this.#out.appendLeft(body.start + 1, `${this.#place(body)};`);
   }

@@ -16,14 +16,9 @@ import { applyClock, applyCpu, encodeCpuRecord } from "../../src/vmd/snapshot/cp
 import { loadSnapshots } from "../../src/vmd/snapshot/load.ts";
 import { Choices, ChoicesWriter } from "../own/choices.ts";
 import { must, type Target } from "../own/target.ts";
-import {
-  FuzzBalloon,
-  FuzzDisc,
-  FuzzDisk,
-  FuzzSockets,
-  FuzzTerminal,
-  FuzzWire,
-} from "./backends.ts";
+import { FuzzDisc, FuzzDisk } from "./block-backends.ts";
+import { FuzzSockets, FuzzWire } from "./net-backends.ts";
+import { FuzzBalloon, FuzzTerminal } from "./other-backends.ts";
 import { Guest } from "./guest.ts";
 import { Rig } from "./rig.ts";
 

@@ -1,6 +1,6 @@
 import { type Choices, ChoicesWriter } from "../own/choices.ts";
 import { must, type Target } from "../own/target.ts";
-import { FuzzBalloon } from "./backends.ts";
+import { FuzzBalloon } from "./other-backends.ts";
 import { GuestRun } from "./guest.ts";
 import { RAM, Rig } from "./rig.ts";
 import { guestSeeds } from "./seeds.ts";

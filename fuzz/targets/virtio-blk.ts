@@ -1,7 +1,7 @@
 import type { RateLimits } from "../../src/vmd/virtio/rate-limit.ts";
 import { ChoicesWriter } from "../own/choices.ts";
 import type { Target } from "../own/target.ts";
-import { FuzzDisk } from "./backends.ts";
+import { FuzzDisk } from "./block-backends.ts";
 import { type Guest, GuestRun, type Subject } from "./guest.ts";
 import { Rig } from "./rig.ts";
 import { guestSeeds } from "./seeds.ts";

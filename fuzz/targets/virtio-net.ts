@@ -1,7 +1,7 @@
 import type { RateLimits } from "../../src/vmd/virtio/rate-limit.ts";
 import { type Choices, ChoicesWriter } from "../own/choices.ts";
 import type { Target } from "../own/target.ts";
-import { FuzzWire } from "./backends.ts";
+import { FuzzWire } from "./net-backends.ts";
 import { GuestRun, type Subject } from "./guest.ts";
 import { Rig } from "./rig.ts";
 import { guestSeeds } from "./seeds.ts";

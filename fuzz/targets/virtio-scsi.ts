@@ -1,6 +1,6 @@
 import { type Choices, ChoicesWriter } from "../own/choices.ts";
 import type { Target } from "../own/target.ts";
-import { FuzzDisc } from "./backends.ts";
+import { FuzzDisc } from "./block-backends.ts";
 import { GuestRun } from "./guest.ts";
 import { Rig } from "./rig.ts";
 import { guestSeeds } from "./seeds.ts";

@@ -1,7 +1,7 @@
 import { VsockHeader, VsockOp } from "../../src/vmd/virtio/vsock-packet.ts";
 import { type Choices, ChoicesWriter } from "../own/choices.ts";
 import type { Target } from "../own/target.ts";
-import { FuzzSockets } from "./backends.ts";
+import { FuzzSockets } from "./net-backends.ts";
 import { GuestRun } from "./guest.ts";
 import { Rig } from "./rig.ts";
 import { guestSeeds } from "./seeds.ts";
