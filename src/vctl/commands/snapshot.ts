@@ -83,7 +83,8 @@ Examples:
         const { bytes, pages, paused, differential, rounds } =
           file === "-" ? await carry(client, vm, options) : take(client, vm, path, options);
         const what = differential ? " that changed" : "";
-        const how = rounds === undefined ? "" : ` in ${rounds} ${rounds === 1 ? "round" : "rounds"}`;
+        const how =
+          rounds === undefined ? "" : ` in ${rounds} ${rounds === 1 ? "round" : "rounds"}`;
         const size = `${(bytes / 2 ** 20).toFixed(1)} MiB, ${pages} pages${what}${how}`;
         say(`wrote ${file}: ${size}; the vm stood still for ${Math.round(paused)} ms`);
       } catch (error) {
