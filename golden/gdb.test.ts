@@ -7,24 +7,13 @@ import { Vm, type VmOptions } from "../src/index.ts";
 import { ENGINES, probe } from "../src/vmm/engine.ts";
 import { guestOptions } from "./boot.ts";
 import { linuxAmd64Vmlinux } from "./guests/index.ts";
+import { multiboot } from "./multiboot.ts";
 
 setDefaultTimeout(120_000);
 
 const missing = Bun.which("gdb") === null ? "there is no gdb (package gdb)" : undefined;
 if (missing !== undefined) console.log(`tests with gdb skipped: ${missing}`);
 const noLinux = missing ?? linuxAmd64Vmlinux.missing();
-
-/** A multiboot kernel of one page at 1 MiB, in 32-bit protected mode. */
-function multiboot(code: string): Uint8Array {
-  const bytes = new Uint8Array(4096);
-  const header = [0x1badb002, 0x10000, -(0x1badb002 + 0x10000), 0x100000, 0x100000, 0, 0, 0x100020];
-  new Int32Array(bytes.buffer, 0, 8).set(header);
-  bytes.set(
-    code.split(/\s+/).map((byte) => parseInt(byte, 16)),
-    0x20,
-  );
-  return bytes;
-}
 
 // counter at 0x101000: inc dword [0x101000]; inc eax; jmp back
 const COUNTER = "ff 05 00 10 10 00 40 eb f7";

@@ -156,7 +156,8 @@ function vsock(text: string): VsockOption {
   }
 }
 
-function gdb(text: string): GdbOption {
+/** Where gdb connects, of the command line. */
+export function gdb(text: string): GdbOption {
   try {
     return parseGdb(text);
   } catch (error) {

@@ -199,8 +199,11 @@ const requests = {
     vm,
     /** 128 random bits, hexadecimal: images that were frozen for it bear them. */
     snapshot: v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/)),
-    /** A file that isn't there yet. */
+    /** A file that isn't there yet, or a pipe with a name. */
     path,
+    pipe: flag,
+    /** Memory is copied while the guest runs, which stands still for about so long, ms. */
+    downtime: v.optional(v.pipe(v.number(), v.minValue(1), v.maxValue(60_000))),
     /** Its name in the end, where that is another. */
     as: v.optional(path),
     compress: flag,

@@ -70,6 +70,8 @@ export interface SnapshotRequest {
   differential?: boolean;
   /** The VM ends when it is written; not when it can't be. */
   stop?: boolean;
+  /** Memory is copied while the guest runs, which stands still for about so long, ms. */
+  downtime?: number;
   /** Empty images, based on what a disk's is now; closed by the VM's process. */
   overlays?: readonly { place: number; name: string; descriptor: number }[];
 }
@@ -122,6 +124,8 @@ export class VmHost {
   #messages = 0;
   #second = 0;
   #stopAsked = false;
+  /** A snapshot of a guest that runs is being written. */
+  #copying = false;
 
   /**
    * Starts a VM process. It owns the descriptors from then on: they are closed here.
@@ -255,8 +259,14 @@ export class VmHost {
   async snapshot(
     descriptor: number,
     config: object,
-    { compress = false, differential = false, overlays = [], stop = false }: SnapshotRequest = {},
+    request: SnapshotRequest = {},
   ): Promise<SnapshotResult> {
+    const { compress = false, differential = false, overlays = [], stop = false } = request;
+    if (this.#copying) {
+      for (const one of [descriptor, ...overlays.map((overlay) => overlay.descriptor)])
+        closeSync(one);
+      throw new VmError(`${this.name}: no snapshot: one is being written already`);
+    }
     const message = {
       kind: "snapshot",
       config: JSON.stringify(config),
@@ -264,10 +274,13 @@ export class VmHost {
       differential,
       overlays: overlays.map(({ place, name }) => ({ place, name })),
       stop,
+      downtime: request.downtime,
     } as const;
     if (stop) this.#stopAsked = true;
     const descriptors = [descriptor, ...overlays.map((overlay) => overlay.descriptor)];
-    const { result } = await this.ask(message, "snapshot", descriptors);
+    this.#copying = request.downtime !== undefined;
+    const asked = this.ask(message, "snapshot", descriptors);
+    const { result } = await asked.finally(() => (this.#copying = false));
     if (result.failure !== undefined) throw new VmError(`${this.name}: ${result.failure}`);
     return result;
   }

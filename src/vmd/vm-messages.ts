@@ -53,6 +53,8 @@ export interface SnapshotResult {
   paused: number;
   /** It holds only what changed, and is based on the one before. */
   differential: boolean;
+  /** Of one whose memory was copied while the guest ran: in so many rounds. */
+  rounds?: number;
 }
 
 /** What leads to a VM's files: places in the descriptors of the start message. */
@@ -153,6 +155,8 @@ export type ToVm =
       overlays: { place: number; name: string }[];
       /** The VM ends when it is written. */
       stop: boolean;
+      /** Memory is copied while the guest runs, which stands still for about so long, ms. */
+      downtime?: number;
     }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */
   | { kind: "vsock-answer"; id: number }

@@ -33,7 +33,7 @@ import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
 import { Migration } from "./migration/process.ts";
 import type { Receiver } from "./migration/receiver.ts";
-import { SnapshotTaker } from "./snapshot/taker.ts";
+import { SnapshotTaker, type Taken } from "./snapshot/taker.ts";
 import { receiveLife, restoreLife, waitFor } from "./snapshot/restore-life.ts";
 import { isExpected } from "./expected.ts";
 import type { GdbServer } from "./gdb/server.ts";
@@ -283,7 +283,6 @@ class VmProcess {
     return life;
   }
 
-  /** The guest stands still meanwhile. */
   #snapshot(
     life: VmLife | undefined,
     request: Extract<ToVm, { kind: "snapshot" }>,
@@ -291,9 +290,22 @@ class VmProcess {
   ): void {
     // None while it is settled who runs the guest, nor of one that is being recorded.
     const taken = this.#migration.frozen || this.#recording !== undefined ? undefined : life;
-    const { result, stopped } = this.#taker.take(taken, request, descriptors, this.#devices);
-    if (stopped) this.#stopped = true;
-    this.#post({ kind: "snapshot", result });
+    this.#tell(this.#taker.take(taken, request, descriptors, this.#devices));
+  }
+
+  /** A snapshot is written, or can't be. */
+  #tell(taken: Taken | undefined): void {
+    if (taken === undefined) return;
+    if (taken.stopped) this.#stopped = true;
+    this.#post({ kind: "snapshot", result: taken.result });
+  }
+
+  /** Goes on with a snapshot of a guest that runs. */
+  #copy(): void {
+    if (!this.#taker.copying) return;
+    const later = this.#taker.step(this.#paused);
+    if (typeof later === "number") watchLibrary().vmm_watch_later(Math.ceil(later * 1000));
+    else this.#tell(later);
   }
 
   #live(life: VmLife): Ending {
@@ -331,6 +343,7 @@ class VmProcess {
       }
     } finally {
       this.#migration.abandon();
+      this.#tell(this.#taker.abandon("the guest reset its machine, ended, or was sent"));
       this.#devices.abandon();
       this.#life = undefined;
     }
@@ -376,6 +389,7 @@ class VmProcess {
       this.#virtio.flush();
       // What comes for the guest waits until it is known where it runs.
       if (this.#migration.serve()) continue;
+      this.#copy();
       this.#debug.read(() => true);
       this.#virtioInput(life);
       this.#devices.vsock?.attend();

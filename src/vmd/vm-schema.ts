@@ -87,6 +87,7 @@ const schema = v.variant("kind", [
       pages: count,
       paused: count,
       differential: v.boolean(),
+      rounds: v.optional(count),
     }),
   }),
   v.object({

@@ -30,7 +30,7 @@ import {
   restoreLaunch,
   snapshotConfig,
 } from "./snapshot/restored.ts";
-import { writeSnapshot } from "./snapshot/write.ts";
+import { SNAPSHOT_DOWNTIME, writeSnapshot } from "./snapshot/write.ts";
 import { type OpenedShare, openShares } from "./shares.ts";
 import { GdbHost } from "./gdb-host.ts";
 import { VsockHost } from "./vsock-host.ts";
@@ -223,16 +223,24 @@ export class Vm implements AsyncDisposable {
    * @param path of a file that isn't there yet
    * @param differential only what changed since the VM's last snapshot, whose file then has to stay
    * where it is. The first one that is asked for so holds all, and from then on changes are noted.
+   * @param live memory is copied while the guest runs, which then stands still for about so long, ms,
+   * or 100 ms
    * @throws VmError
    */
   async snapshot(
     path: string,
-    { compress = false, stop = false, differential = false } = {},
+    options: {
+      compress?: boolean;
+      stop?: boolean;
+      differential?: boolean;
+      live?: boolean | number;
+    } = {},
   ): Promise<SnapshotResult> {
     try {
-      const base = this.#base;
-      const options = { compress, stop, differential, base };
-      return await writeSnapshot(this.#host, this.#options, path, options);
+      const { live = false, ...request } = options;
+      const downtime = live === true ? SNAPSHOT_DOWNTIME : live || undefined;
+      const write = { ...request, downtime, base: this.#base };
+      return await writeSnapshot(this.#host, this.#options, path, write);
     } catch (error) {
       throw error instanceof VmError
         ? error

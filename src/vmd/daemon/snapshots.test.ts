@@ -186,6 +186,56 @@ test("differential ones, and one file made of them", async () => {
   expect(existsSync(at("chain.x"))).toBe(false);
 });
 
+test("a live one, into a file and through a pipe", async () => {
+  createQcow2(at("live.qcow2"), 2 ** 20);
+  expect(await start("live", "-d", at("live.qcow2"))).toMatchObject({ code: 0 });
+  expect(await count("live")).toBe(1);
+  const taken = await vmd.vctl(["snapshot", "--live", "live", at("live.snap")]);
+  expect(taken.err).toMatch(
+    /^vctl: wrote .*live.snap: [\d.]+ MiB, \d+ pages in \d+ rounds?; the vm stood still for \d+ ms/,
+  );
+  const vctl = `VMD_SOCKET=${vmd.socket} ${process.execPath} ${join(root, "src/vctl/index.ts")}`;
+  const shell = (line: string) => {
+    const { stderr } = Bun.spawnSync(["sh", "-c", `cd ${vmd.folder}; ${line}`], {
+      timeout: 30_000,
+    });
+    return stderr.toString();
+  };
+  expect(await count("live")).toBe(2);
+  expect(shell(`${vctl} snapshot --live live - | cat >piped.snap`)).toMatch(/ in \d+ rounds?; /);
+  expect(await count("live")).toBe(3);
+  expect(shell(`${vctl} snapshot live - | cat >plain.snap`)).toMatch(/ pages; the vm stood still/);
+  expect(await vmd.vctl(["merge", at("piped.snap"), at("merged.snap")])).toMatchObject({ code: 0 });
+  for (const [file, next] of [
+    ["live.snap", 2],
+    ["piped.snap", 3],
+    ["merged.snap", 3],
+    ["plain.snap", 4],
+  ] as const) {
+    expect(await vmd.vctl(["restore", at(file), "again"])).toMatchObject({ code: 0 });
+    expect(await count("again")).toBe(next);
+    await stop("again");
+  }
+  // Nobody reads it: the guest goes on, on the disk that it had.
+  const images = readdirSync(vmd.folder).filter((name) => name.startsWith("live.qcow2"));
+  expect(images).toHaveLength(4);
+  expect(shell(`${vctl} snapshot --live live - | true`)).toContain(
+    "no snapshot: writing it: EPIPE",
+  );
+  expect(readdirSync(vmd.folder).filter((name) => name.startsWith("live.qcow2"))).toEqual(images);
+  expect(await count("live")).toBe(4);
+  for (const [words, why] of [
+    [["--live", "--stop", "live", at("x")], "--live goes neither with --stop nor"],
+    [["--live", "-d", "live", at("x")], "--live goes neither with --stop nor"],
+    [["-d", "live", "-"], "--differential needs a file"],
+    [["--live", "--downtime", "0", "live", at("x")], "it is 1 to 60000"],
+  ] as const) {
+    const refused = await vmd.vctl(["snapshot", ...words]);
+    expect(refused).toMatchObject({ code: 1, err: expect.stringContaining(why) });
+  }
+  await stop("live");
+});
+
 test("a disk that was frozen is locked as before: it moves with its VM, and belongs to one", async () => {
   createQcow2(at("moving.qcow2"), 2 ** 20);
   expect(await start("moving", "-d", at("moving.qcow2"))).toMatchObject({ code: 0 });

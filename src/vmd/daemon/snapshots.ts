@@ -1,5 +1,5 @@
 /** Snapshots of the daemon's VMs, and VMs that go on from them. */
-import { closeSync, constants } from "node:fs";
+import { closeSync, constants, fstatSync } from "node:fs";
 import * as v from "valibot";
 import { daemonLibrary } from "../../vmm/native.ts";
 import { SnapshotError } from "../../vmm/snapshot/format.ts";
@@ -17,6 +17,7 @@ import { RefusalError } from "./refusal.ts";
 import { type Caller, type InterfaceSettings, openAs, type VmSettings } from "./settings.ts";
 
 const CREATE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+const PIPE = constants.O_WRONLY | constants.O_NONBLOCK;
 
 /**
  * Has a VM write a snapshot into a new file, with the rights of whoever asks.
@@ -24,10 +25,17 @@ const CREATE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
  */
 export async function takeSnapshot(
   vm: ManagedVm,
-  { snapshot, path, as, compress, differential, stop, overlays }: RequestOf<"snapshot">,
+  request: RequestOf<"snapshot">,
   caller: Caller,
 ): Promise<SnapshotResult> {
+  const { snapshot, path, as, pipe, compress, differential, stop, downtime, overlays } = request;
   const { host } = vm;
+  if (differential && pipe) {
+    throw new RefusalError("SNAPSHOT", "what goes through a pipe can't be differential");
+  }
+  if (downtime !== undefined && (stop || differential)) {
+    throw new RefusalError("SNAPSHOT", "a live snapshot is neither differential nor the VM's end");
+  }
   requireNamedDisks(vm.settings);
   const open = (name: string, flags: number) => openOrRefuse(name, flags, caller);
   if (!stop && overlays.length < writable(vm.settings).length) {
@@ -47,9 +55,12 @@ export async function takeSnapshot(
   const opened: number[] = [];
   let again: number | undefined;
   try {
-    const out = open(path, CREATE);
-    again = open(path, constants.O_RDONLY);
+    const out = open(path, pipe ? PIPE : CREATE);
     opened.push(out);
+    if (pipe && !fstatSync(out).isFIFO()) {
+      throw new RefusalError("SNAPSHOT", `${path}: it is no pipe`);
+    }
+    again = pipe ? undefined : open(path, constants.O_RDONLY);
     const images = overlays.map(({ place, path: name }) => {
       const descriptor = open(name, constants.O_RDWR);
       opened.push(descriptor);
@@ -64,14 +75,16 @@ export async function takeSnapshot(
     const locked = lockImages(images);
     let result: SnapshotResult;
     try {
-      const options = { compress, differential, stop, overlays: images };
+      const options = { compress, differential, stop, downtime, overlays: images };
       result = await host.snapshot(out, config, options);
       vm.moving.locks.rebase(locked);
     } finally {
       for (const { descriptor } of locked) closeSync(descriptor);
     }
-    base.written(snapshot, name, result.differential);
-    remember(again);
+    if (again !== undefined) {
+      base.written(snapshot, name, result.differential);
+      remember(again);
+    }
     return result;
   } catch (error) {
     for (const descriptor of opened) closeSync(descriptor);

@@ -19,6 +19,8 @@ export interface TestDaemonOptions {
   user?: number;
   /** In a network namespace of its own; needs root. */
   ownNetwork?: boolean;
+  /** In that of another daemon, with its switches; needs root. */
+  networkOf?: TestDaemon;
   /** Made, but not run yet: see run(). */
   delayed?: boolean;
 }
@@ -42,7 +44,8 @@ export class TestDaemon implements AsyncDisposable {
   readonly #command: string[];
   #process!: Bun.Subprocess<"ignore", "ignore", "pipe">;
 
-  private constructor({ config = "", args = [], user, ownNetwork }: TestDaemonOptions) {
+  private constructor(options: TestDaemonOptions) {
+    const { config = "", args = [], user, ownNetwork, networkOf } = options;
     this.folder = mkdtempSync(join(tmpdir(), "vmd-"));
     if (user !== undefined) chmodSync(this.folder, 0o1777);
     else chmodSync(this.folder, 0o755);
@@ -50,8 +53,8 @@ export class TestDaemon implements AsyncDisposable {
     this.config = join(this.folder, "vm.conf");
     writeFileSync(this.config, config.replaceAll("FOLDER", this.folder));
     const command = [process.execPath, VMD, "-d", "--socket", this.socket, "-f", this.config];
-    const alone = ownNetwork === true ? ["unshare", "--net", "--"] : [];
-    this.#command = [...alone, ...as(user), ...command, ...args];
+    const where = ownNetwork === true ? ["unshare", "--net", "--"] : (networkOf?.inside ?? []);
+    this.#command = [...where, ...as(user), ...command, ...args];
   }
 
   /** Runs it. Resolves when it listens. */
@@ -69,6 +72,11 @@ export class TestDaemon implements AsyncDisposable {
 
   get pid(): number {
     return this.#process.pid;
+  }
+
+  /** Words that run a command in its network namespace. */
+  get inside(): string[] {
+    return ["nsenter", `--net=/proc/${this.pid}/ns/net`, "--"];
   }
 
   get exited(): Promise<number> {

@@ -8,27 +8,21 @@ import { daemonLibrary, processLibrary, ptr } from "../../vmm/native.ts";
 import { Watch } from "../console-hub.ts";
 import type { Stop } from "../vcpu.ts";
 import type { VmLife } from "../vm-life.ts";
+import { Connection } from "./connection.ts";
 import { EngineTarget } from "./engine-target.ts";
-import { PACKET_MAX } from "./packet.ts";
 import { GdbStub } from "./stub.ts";
 
-const EAGAIN = -11;
-/** So much may wait for a client that reads nothing; then it is gone. */
-const OUTPUT_MAX = 8 * PACKET_MAX;
 /** So many readings at a time: the VM's other messages wait meanwhile. */
 const READINGS = 64;
 /** How long the VM process's messages may wait while the guest stands still, ms. */
 const LOOK = 100;
-const INPUT = 4096;
 const POLLIN = 1;
 
 const ATTENTION: Stop = { kind: "attention" };
 
 interface Client {
-  readonly descriptor: number;
+  readonly connection: Connection;
   readonly stub: GdbStub;
-  readonly waiting: Uint8Array[];
-  waitingBytes: number;
 }
 
 export interface GdbServerOptions {
@@ -44,7 +38,6 @@ export interface GdbServerOptions {
 export class GdbServer {
   readonly #options: GdbServerOptions;
   readonly #accepting: (listener: number) => number;
-  readonly #input = new Uint8Array(INPUT);
   #target: EngineTarget | undefined;
   #attention: Int32Array = new Int32Array(1);
   #client: Client | undefined;
@@ -115,19 +108,18 @@ export class GdbServer {
     this.#flush();
     const client = this.#client;
     if (client === undefined) return;
-    const { vmm_read } = processLibrary();
     for (let i = 0; ; i++) {
       if (i === READINGS) {
         Atomics.store(this.#attention, 0, 1);
         break;
       }
-      const length = Number(vmm_read(client.descriptor, ptr(this.#input), INPUT));
-      if (length === EAGAIN) break;
-      if (length <= 0) {
+      const bytes = client.connection.read();
+      if (bytes === "nothing") break;
+      if (bytes === "end") {
         this.#hangUp();
         return;
       }
-      if (client.stub.received(this.#input.subarray(0, length)) && !this.#standing) {
+      if (client.stub.received(bytes) && !this.#standing) {
         this.#stand(target);
         client.stub.stopped({ kind: "interrupt" });
       }
@@ -152,39 +144,24 @@ export class GdbServer {
       }
       // Whoever connects finds the guest standing still.
       if (!this.#standing) this.#stand(target);
-      const waiting: Uint8Array[] = [];
+      const connection = new Connection(descriptor);
       const stub = new GdbStub(target, false, (bytes) => {
-        waiting.push(bytes);
-        client.waitingBytes += bytes.length;
+        connection.write(bytes);
         this.#flush();
       });
-      const client: Client = { descriptor, stub, waiting, waitingBytes: 0 };
-      this.#client = client;
+      this.#client = { connection, stub };
       this.#options.watch(descriptor, Watch.INPUT);
     }
   }
 
   #flush(): void {
-    const client = this.#client;
-    if (client === undefined) return;
-    const { vmm_send } = processLibrary();
-    while (client.waiting.length > 0) {
-      const [bytes] = client.waiting;
-      const sent = Number(vmm_send(client.descriptor, ptr(bytes), bytes.length, null, 0));
-      if (sent < 0 && sent !== EAGAIN) {
-        // Its end is found by reading.
-        client.waiting.length = 0;
-        client.waitingBytes = 0;
+    const connection = this.#client?.connection;
+    switch (connection?.flush()) {
+      case "waits":
+        this.#options.watch(connection.descriptor, Watch.INPUT | Watch.ROOM);
         return;
-      }
-      if (sent === EAGAIN) {
-        if (client.waitingBytes > OUTPUT_MAX) this.#hangUp();
-        else this.#options.watch(client.descriptor, Watch.INPUT | Watch.ROOM);
-        return;
-      }
-      client.waitingBytes -= sent;
-      if (sent === bytes.length) client.waiting.shift();
-      else client.waiting[0] = bytes.subarray(sent);
+      case "full":
+        this.#hangUp();
     }
   }
 
@@ -194,14 +171,14 @@ export class GdbServer {
     if (client === undefined) return;
     this.#client = undefined;
     client.stub.release();
-    this.#options.watch(client.descriptor, Watch.NOTHING);
-    closeSync(client.descriptor);
+    this.#options.watch(client.connection.descriptor, Watch.NOTHING);
+    client.connection[Symbol.dispose]();
   }
 
   #rest(): void {
     if (Atomics.load(this.#attention, 0) !== 0) return;
     const { channel, listener } = this.#options;
-    const descriptors = Int32Array.of(channel, this.#client?.descriptor ?? listener);
+    const descriptors = Int32Array.of(channel, this.#client?.connection.descriptor ?? listener);
     const events = Int32Array.of(POLLIN, POLLIN);
     processLibrary().vmm_poll(ptr(descriptors), ptr(events), 2, LOOK);
   }

@@ -108,6 +108,28 @@ test("what it can do", () => {
   expect(ask("!")).toBe("");
 });
 
+test("a target that goes backwards says so, and where its history ends", () => {
+  const { ask, stub, target, sent, raw } = session();
+  expect(ask("bs")).toBe("");
+  expect(ask("bc")).toBe("");
+  Object.assign(target, {
+    resumeBack: (step: boolean) => target.done.push(step ? "step back" : "continue back"),
+  });
+  expect(ask("qSupported:swbreak+")).toEndWith(";hwbreak+;ReverseStep+;ReverseContinue+");
+  expect(ask("bx")).toBe("");
+  expect(ask("bs")).toBeUndefined();
+  expect(stub.running).toBe(true);
+  raw("");
+  stub.stopped({ kind: "step" });
+  expect(sent()).toContain("$T05thread:01;#");
+  expect(ask("bc")).toBeUndefined();
+  raw("");
+  stub.stopped({ kind: "history", at: "begin" });
+  expect(sent()).toContain("$T05replaylog:begin;thread:01;#");
+  expect(ask("?")).toBe("T05replaylog:begin;thread:01;");
+  expect(target.done).toEqual(["step back", "continue back"]);
+});
+
 test("registers, one and all", () => {
   const { ask, target } = session();
   expect(ask("P0=1122334455667788")).toBe("OK");

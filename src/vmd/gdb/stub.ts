@@ -32,6 +32,7 @@ const SUPPORTED = [
   `PacketSize=${PACKET_MAX.toString(16)}`,
   ...["qXfer:features:read+", "QStartNoAckMode+", "vContSupported+", "swbreak+", "hwbreak+"],
 ].join(";");
+const REVERSE = "ReverseStep+;ReverseContinue+";
 
 /** By the number behind Z and z. */
 const KINDS = [
@@ -178,6 +179,8 @@ export class GdbStub {
       case "S":
         // The signal would be the guest's, which knows none.
         return this.#resume(data[0] === "S", rest.slice(2).replace(/^;/, ""));
+      case "b":
+        return this.#resumeBack(rest);
       case "D":
         this.#leave();
         return "OK";
@@ -211,7 +214,7 @@ export class GdbStub {
     switch (name) {
       case "qSupported":
         this.#knowsBreaks = /[:;]swbreak\+/.test(data);
-        return SUPPORTED;
+        return this.#target.resumeBack === undefined ? SUPPORTED : `${SUPPORTED};${REVERSE}`;
       case "QStartNoAckMode":
         this.#acknowledging = false;
         return "OK";
@@ -330,6 +333,15 @@ export class GdbStub {
     return undefined;
   }
 
+  /** bs and bc. */
+  #resumeBack(how: string): string | undefined {
+    const target = this.#target;
+    if (target.resumeBack === undefined || (how !== "s" && how !== "c")) return "";
+    this.#running = true;
+    target.resumeBack(how === "s");
+    return undefined;
+  }
+
   /** The client is gone, by its own word or not: the target is as if it had never been there. */
   release(): void {
     this.gone = true;
@@ -354,6 +366,8 @@ export class GdbStub {
         return `T${SIGINT}thread:01;`;
       case "step":
         return stop();
+      case "history":
+        return stop(`replaylog:${reason.at};`);
       case "watchpoint": {
         const { kind, address } = reason.breakpoint;
         return stop(`${WATCH_NAMES.get(kind)}:${address.toString(16)};`);

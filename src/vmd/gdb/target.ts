@@ -13,7 +13,9 @@ export type StopReason =
   /** It is about to run the instruction there. */
   | { kind: "breakpoint"; breakpoint: Breakpoint }
   /** It did so. */
-  | { kind: "watchpoint"; breakpoint: Breakpoint };
+  | { kind: "watchpoint"; breakpoint: Breakpoint }
+  /** A recording has no more in this direction. */
+  | { kind: "history"; at: "begin" | "end" };
 
 /** Whether what was asked for is done, can't be done ever, or not with so many. */
 export type Outcome = "done" | "unsupported" | "full" | "invalid";
@@ -34,6 +36,8 @@ export interface DebugTarget {
   setBreakpoints(breakpoints: readonly Breakpoint[]): Outcome;
   /** It runs from now on; with `step`, for one instruction. */
   resume(step: boolean): void;
+  /** The same backwards. Only where the target is a recording. */
+  resumeBack?(step: boolean): void;
   /** Starts again as after power-on, and stands still there. */
   reset(): void;
   /** Ends. */

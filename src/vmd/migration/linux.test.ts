@@ -9,11 +9,9 @@ import { existsSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { deviceGuest } from "../../../golden/guests/devices.ts";
 import { linuxAmd64 } from "../../../golden/guests/linux.ts";
-import { Client } from "../../vctl/client.ts";
-import { connectStream } from "../console-socket.ts";
 import { TestDaemon, until } from "../daemon/testing.ts";
 import { createQcow2 } from "../disk/index.ts";
-import { trip } from "./testing.ts";
+import { followVm, trip } from "./testing.ts";
 
 const TRIPS = Number(process.env.VMD_MIGRATION_TRIPS ?? 4);
 setDefaultTimeout(120_000 + TRIPS * 60_000);
@@ -45,20 +43,6 @@ afterAll(async () => {
   await Promise.all(daemons.map((daemon) => daemon[Symbol.asyncDispose]()));
 });
 
-/** All that a VM prints from its beginning, or its arrival, on. */
-async function follow(daemon: TestDaemon, name: string) {
-  process.env.VMD_SOCKET = daemon.socket;
-  using client = Client.connect();
-  const request = { request: "console", vm: name, lossless: true } as const;
-  const { descriptor } = client.callForDescriptor(request);
-  const { stream, closed } = await connectStream(descriptor);
-  const seen = { text: "", ended: closed };
-  stream.follow((bytes) => {
-    seen.text += new TextDecoder().decode(bytes);
-  });
-  return seen;
-}
-
 const last = (text: string) => Number([...text.matchAll(/count (\d+)\r\n/g)].at(-1)?.[1] ?? 0);
 
 describe.skipIf(missing !== undefined)(`Linux under load on ${engine}`, () => {
@@ -73,7 +57,7 @@ describe.skipIf(missing !== undefined)(`Linux under load on ${engine}`, () => {
     const words = ["start", "--engine", engine, "-m", "128M", "-b", guest.kernel];
     words.push("-i", guest.initrd, "-a", guest.cmdline, "-d", disk, "linux");
     expect((await daemons[0].vctl(words)).err).toContain("started vm");
-    let here = await follow(daemons[0], "linux");
+    let here = await followVm(daemons[0], "linux");
     let all = "";
     const goesOn = async (more: number) => {
       const from = last(all + here.text);
@@ -99,7 +83,7 @@ describe.skipIf(missing !== undefined)(`Linux under load on ${engine}`, () => {
       if (live) times.push(Number(/still for (\d+) ms/.exec(send.err)?.[1]));
       await here.ended;
       all += here.text;
-      here = await follow(to, "linux");
+      here = await followVm(to, "linux");
       await goesOn(2);
     }
     all += here.text;

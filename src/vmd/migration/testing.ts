@@ -1,6 +1,8 @@
 /** Two daemons, and a VM on its way between them through a line that the test holds. For tests. */
 import { join } from "node:path";
+import { Client } from "../../vctl/client.ts";
 import { root } from "../../vmm/root.ts";
+import { connectStream } from "../console-socket.ts";
 import type { TestDaemon } from "../daemon/testing.ts";
 
 const VCTL = join(root, "src/vctl/index.ts");
@@ -90,4 +92,18 @@ async function end(sink: Bun.FileSink): Promise<void> {
   } catch {
     // It was ended.
   }
+}
+
+/** All that a VM prints from its beginning, or its arrival, on. */
+export async function followVm(daemon: TestDaemon, name: string) {
+  process.env.VMD_SOCKET = daemon.socket;
+  using client = Client.connect();
+  const request = { request: "console", vm: name, lossless: true } as const;
+  const { descriptor } = client.callForDescriptor(request);
+  const { stream, closed } = await connectStream(descriptor);
+  const seen = { text: "", ended: closed, stream };
+  stream.follow((bytes) => {
+    seen.text += new TextDecoder().decode(bytes);
+  });
+  return seen;
 }

@@ -3,6 +3,7 @@
  * itself, which the guest's time would count as a block of its own: so each begins at a block of the
  * run itself, from which nothing goes on afterwards, and the session is brought there again.
  */
+import type { Breakpoint } from "../../vmm/engine.ts";
 import { ExitReason } from "../../vmm/exit.ts";
 import type { VmLife } from "../vm-life.ts";
 import {
@@ -14,7 +15,7 @@ import {
 
 /** An engine that runs one instruction for each `enter`, to a DEBUG exit. */
 export interface SteppingEngine {
-  debug(breakpoints: readonly [], step: boolean): number;
+  debug(breakpoints: readonly Breakpoint[], step: boolean): number;
 }
 
 /** A place between two instructions. */
@@ -49,6 +50,8 @@ interface Ahead {
   readonly there: Uint8Array;
   /** There is no instruction in between. */
   readonly empty: boolean;
+  /** It is in the middle of an instruction, which exits. */
+  readonly inside: boolean;
 }
 
 export class InstructionCursor {
@@ -58,6 +61,10 @@ export class InstructionCursor {
   /** Whether the session stands at `position`. */
   #isThere = true;
   #ahead: Ahead | undefined;
+  /** Looked for by `step`, besides: four at most. */
+  watchpoints: readonly Breakpoint[] = [];
+  /** Which of them the last step's instruction met. */
+  watched: Breakpoint | undefined;
 
   /** @throws RangeError where the engine has no steps */
   constructor(session: ReplaySession) {
@@ -82,19 +89,24 @@ export class InstructionCursor {
 
   /** Runs one instruction; one that exits is done with its exit. */
   step(): SessionStop {
+    this.watched = undefined;
     const ahead = (this.#ahead ??= this.#look());
     if (ahead === undefined) return "end";
-    const { next, empty, there } = ahead;
+    const { next, empty, inside, there } = ahead;
     if (empty && this.#steps === 0) {
       // The guest was stopped for a timer, or slept: no instruction was run.
       this.#move(next);
       return this.step();
     }
     if (!this.#isThere) this.seek(this.position);
-    const exits = !this.#one();
+    const exits = !this.#one(this.watchpoints);
     this.#steps++;
     const { life } = this.#session;
-    if (exits || (next.exits === this.#base.exits && isSame(registers(life), there))) {
+    const { run } = life.engine;
+    if (!exits && run.reason === DEBUG) {
+      this.watched = this.watchpoints.find((_, i) => (run.debugDr6 & (1 << i)) !== 0);
+    }
+    if (exits || (!inside && isSame(registers(life), there))) {
       this.seek({ ...next, steps: 0 });
     }
     return "done";
@@ -109,7 +121,8 @@ export class InstructionCursor {
     if (session.stepBlock() === "end") return undefined;
     const next = session.position;
     const there = registers(session.life);
-    return { next, there, empty: next.blocks === this.#base.blocks && isSame(here, there) };
+    const empty = next.blocks === this.#base.blocks && isSame(here, there);
+    return { next, there, empty, inside: isInside(session.life) };
   }
 
   #move(base: Position): void {
@@ -128,7 +141,8 @@ export class InstructionCursor {
     const session = this.#session;
     session.seek(this.#base);
     const here = registers(session.life);
-    const { exits: same, blocks } = this.#base;
+    const inside = isInside(session.life);
+    const { blocks } = this.#base;
     this.#isThere = false;
     if (session.stepBlockBack() === "end") return "end";
     this.#move(session.position);
@@ -137,7 +151,7 @@ export class InstructionCursor {
     }
     let steps = 0;
     while (steps < BLOCK_MAX && this.#one()) {
-      if (this.#base.exits === same && isSame(registers(session.life), here)) break;
+      if (!inside && isSame(registers(session.life), here)) break;
       steps++;
     }
     this.seek({ ...this.#base, steps });
@@ -149,11 +163,11 @@ export class InstructionCursor {
   }
 
   /** Runs one instruction of the block. @returns false where it can't be done without an exit */
-  #one(): boolean {
+  #one(watchpoints: readonly Breakpoint[] = []): boolean {
     const { engine, image, machine, vcpu } = this.#session.life;
     const { run } = engine;
     this.#session.touch();
-    const inside = !vcpu.stoppedEarly && INSIDE.includes(run.reason);
+    const inside = isInside(this.#session.life);
     // As the vCPU's loop does before an entry.
     if (!vcpu.stoppedEarly && machine.interrupts.pending && run.readyForInterrupt) {
       engine.interrupt(machine.interrupts.acknowledge());
@@ -163,18 +177,24 @@ export class InstructionCursor {
     // All instructions of a block see the same time.
     image.clock.setBigUint64(BLOCKS, BigInt(this.#base.blocks), true);
     run.u8[IMMEDIATE_EXIT] = inside ? 1 : 0;
-    (engine as unknown as SteppingEngine).debug([], !inside);
+    (engine as unknown as SteppingEngine).debug(watchpoints, !inside);
     const result = engine.enter();
     run.u8[IMMEDIATE_EXIT] = 0;
     return result === 0 && run.reason === (inside ? ExitReason.INTR : DEBUG);
   }
 }
 
+/** It stands within an instruction, whose exit is answered. */
+export function isInside({ vcpu, engine }: VmLife): boolean {
+  return !vcpu.stoppedEarly && INSIDE.includes(engine.run.reason);
+}
+
 function isStepping(engine: object): boolean {
   return typeof (engine as Partial<SteppingEngine>).debug === "function";
 }
 
-function registers({ engine, image }: VmLife): Uint8Array {
+/** What names an instruction's place in its block: the registers, without what the engine sets. */
+export function registers({ engine, image }: VmLife): Uint8Array {
   engine.saveCpu();
   const { cpu } = image;
   const copy = new Uint8Array(cpu.buffer, cpu.byteOffset, COMPARED).slice();
@@ -183,6 +203,6 @@ function registers({ engine, image }: VmLife): Uint8Array {
   return copy;
 }
 
-function isSame(a: Uint8Array, b: Uint8Array): boolean {
+export function isSame(a: Uint8Array, b: Uint8Array): boolean {
   return Buffer.compare(a, b) === 0;
 }

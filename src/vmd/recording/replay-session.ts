@@ -2,6 +2,8 @@
  * A recording that is gone through in both directions: backwards by a checkpoint, and running again
  * from there. What stands still can be looked at, and is not to be changed: the run would be another.
  */
+import { CPU_LAYOUT } from "../../vmm/cpu-codec.ts";
+import type { Breakpoint } from "../../vmm/engine.ts";
 import type { MachineImage } from "../../vmm/image.ts";
 import type { PageSet } from "../../vmm/snapshot/page-set.ts";
 import { type LoadedState, loadSnapshots } from "../snapshot/load.ts";
@@ -42,11 +44,35 @@ export type SessionStop =
   /** What was asked for is done. */
   | "done";
 
+/** Why `run` returned. */
+export type RunStop =
+  | SessionStop
+  /** An access was made to what is watched. */
+  | "watchpoint"
+  /** `interrupted` said so. */
+  | "interrupted";
+
+/** What `run` stops at, of what a debugger asks for. */
+export interface RunLimits {
+  /** Default: the end. */
+  readonly until?: Position;
+  /** Linear addresses: before a block that holds one. */
+  readonly breakpoints?: readonly bigint[];
+  /** Four at most. The engine's TLB is dropped for them, and the machine is not to go on after one. */
+  readonly watchpoints?: readonly Breakpoint[];
+}
+
+/** So many exits are run before `interrupted` is asked: polls are exits, one for each ms. */
+const SLICE = 64;
+
 // struct vmm_clock
 const BLOCKS = 16;
 const NS_PER_BLOCK = 28;
 // struct kvm_regs
 const RIP = 128;
+// struct kvm_segment
+const CS = CPU_LAYOUT.sregs;
+const CS_LONG = 19;
 
 export class ReplaySession implements Disposable {
   readonly #reader: RecordingReader;
@@ -60,6 +86,8 @@ export class ReplaySession implements Disposable {
   #end: EndRecord | undefined;
   #breakpoints: readonly bigint[] = [];
   #touched = false;
+  /** Asked now and then while `run` and `lastBreak` go on: they end if it is true. */
+  interrupted: () => boolean = () => false;
   /** What was printed up to here is not printed again. */
   #farthest: Position = { exits: 0, blocks: 0 };
 
@@ -110,6 +138,13 @@ export class ReplaySession implements Disposable {
     return this.registers.getBigUint64(RIP, true);
   }
 
+  /** The next instruction's linear address. */
+  get linearPc(): bigint {
+    const { registers } = this;
+    const pc = BigInt.asUintN(64, registers.getBigUint64(CS, true) + this.rip);
+    return registers.getUint8(CS + CS_LONG) !== 0 ? pc : pc & 0xffff_ffffn;
+  }
+
   /** Guest time, ns. */
   get now(): number {
     return this.life.engine.now();
@@ -157,6 +192,10 @@ export class ReplaySession implements Disposable {
     this.seek({ exits, blocks: 0 });
   }
 
+  get breakpoints(): readonly bigint[] {
+    return this.#breakpoints;
+  }
+
   /** Linear addresses. A block that holds one is stopped at before it runs. */
   set breakpoints(addresses: readonly bigint[]) {
     this.#breakpoints = [...addresses];
@@ -198,52 +237,110 @@ export class ReplaySession implements Disposable {
 
   /** Goes back to the last breakpoint before, or the beginning. */
   continueBack(): SessionStop {
-    let until = this.position;
+    const met = this.lastBreak(this.position);
+    if (met === "interrupted") return "done";
+    if (met === undefined) {
+      this.seekExit(0);
+      return "end";
+    }
+    this.seek(met);
+    return "breakpoint";
+  }
+
+  /** Where a block that holds a breakpoint was met last before a place. Another `seek` must follow. */
+  lastBreak(before: Position): Position | "interrupted" | undefined {
+    let until = before;
     for (;;) {
-      const from = this.#checkpoints.before(until.exits) ?? this.#first;
-      this.#restore(from);
+      const first = this.seekCheckpoint(until);
       const start = this.position;
       const met = this.#lastBreak(until);
-      if (met !== undefined) {
-        this.seek(met);
-        return "breakpoint";
-      }
-      if (from === this.#first) {
-        this.seekExit(0);
-        return "end";
-      }
+      if (met !== undefined || first) return met;
       until = start;
     }
   }
 
-  /** Runs from here to a place. @returns where a breakpoint was met last before it */
-  #lastBreak(until: Position): Position | undefined {
-    const { vcpu } = this.life;
-    let met: Position | undefined;
-    this.#breakAt(this.#breakpoints);
-    while (this.#end === undefined && comparePositions(this.position, until) < 0) {
-      if (vcpu.exits < until.exits) this.#run(until.exits);
-      else this.#runBlocks(until.blocks - this.#blocks);
-      const { position } = this;
-      if (comparePositions(position, until) >= 0) break;
-      // Whatever else it stops for is at the place itself.
-      if (vcpu.stoppedEarly) met = position;
-    }
-    this.#breakAt([]);
-    return met;
+  /** Goes to the last checkpoint before a place. @returns whether it is the first */
+  seekCheckpoint({ exits }: Position): boolean {
+    const from = this.#checkpoints.before(exits) ?? this.#first;
+    this.#restore(from);
+    return from === this.#first;
   }
 
-  #run(exits: number): void {
+  /** Runs on to where so many blocks were entered, or a little behind that. */
+  passBlocks(blocks: number): void {
+    this.#breakAt([]);
+    while (this.#end === undefined && this.#blocks < blocks) this.#runBlocks(blocks - this.#blocks);
+  }
+
+  /** Runs on to the next beginning of a block, if this isn't one. */
+  finishBlock(): SessionStop {
+    if (this.#end !== undefined) return "end";
+    this.#breakAt([]);
+    do this.#runBlocks(0);
+    while (this.#end === undefined && !this.life.vcpu.stoppedEarly);
+    this.#note();
+    return this.#end === undefined ? "done" : "end";
+  }
+
+  /** Runs on, also from before a block with a breakpoint, to the first of what `limits` names. */
+  run({ until, breakpoints = [], watchpoints = [] }: RunLimits): RunStop {
+    if (this.#end !== undefined) return "end";
+    const { exits, blocks } = until ?? { exits: Infinity, blocks: Infinity };
+    const { engine } = this.life;
+    this.#breakAt(breakpoints);
+    if (watchpoints.length > 0) {
+      this.touch();
+      engine.debug(watchpoints);
+    }
+    const { vcpu } = this.life;
+    let isSpoilt = false;
+    try {
+      for (;;) {
+        if (comparePositions(this.position, { exits, blocks }) >= 0) return "done";
+        let stop: Stop;
+        if (vcpu.exits < exits) stop = this.#run(Math.min(exits, vcpu.exits + SLICE));
+        else stop = this.#runBlocks(blocks - this.#blocks);
+        if (stop.kind === "debug") {
+          isSpoilt = true;
+          return "watchpoint";
+        }
+        if (this.#end !== undefined) return "end";
+        // Whatever else it stops for is at the place itself, or behind an exit.
+        const isThere = comparePositions(this.position, { exits, blocks }) >= 0;
+        if (vcpu.stoppedEarly && !isThere) return "breakpoint";
+        if (this.interrupted()) return "interrupted";
+      }
+    } finally {
+      this.#breakAt([]);
+      if (watchpoints.length > 0) engine.debug([]);
+      // What stopped it is an exit that the run hasn't.
+      this.#note(isSpoilt ? 1 : 0);
+    }
+  }
+
+  /** Runs from here to a place. @returns where a breakpoint was met last before it */
+  #lastBreak(until: Position): Position | "interrupted" | undefined {
+    let met: Position | undefined;
+    for (;;) {
+      const stop = this.run({ until, breakpoints: this.#breakpoints });
+      if (stop === "interrupted") return stop;
+      if (stop !== "breakpoint") return met;
+      met = this.position;
+    }
+  }
+
+  #run(exits: number): Stop {
     const { vcpu, machine } = this.life;
     vcpu.limit = exits;
     vcpu.stopAfter = Infinity;
     machine.clock.rearmed = true;
     const stop = vcpu.run();
     this.#stopped(stop, vcpu.exits >= exits);
+    return stop;
   }
 
   /** No further than the next exit. */
-  #runBlocks(count: number): void {
+  #runBlocks(count: number): Stop {
     const { vcpu, machine, image } = this.life;
     const { exits } = vcpu;
     vcpu.limit = exits + 1;
@@ -251,10 +348,12 @@ export class ReplaySession implements Disposable {
     machine.clock.rearmed = true;
     const stop = vcpu.run();
     this.#stopped(stop, vcpu.exits > exits);
+    return stop;
   }
 
   #stopped({ kind }: Stop, done: boolean): void {
     const { vcpu, machine } = this.life;
+    if (kind === "debug") return;
     if (kind === "attention" && (done || vcpu.stoppedEarly) && !this.#player.isOver) return;
     machine.flush();
     this.#end = this.#reader.end(this.#player.end());
@@ -277,9 +376,11 @@ export class ReplaySession implements Disposable {
     return comparePositions(this.position, this.#farthest) > 0;
   }
 
-  #note(): void {
+  #note(more = 0): void {
     this.life.machine.flush();
-    if (this.#isNew) this.#farthest = this.position;
+    const { exits, blocks } = this.position;
+    const here = { exits: exits - more, blocks };
+    if (comparePositions(here, this.#farthest) > 0) this.#farthest = here;
   }
 
   #keep(dirty: PageSet): void {

@@ -40,6 +40,16 @@ i=0; while [ $i -lt 100000 ]; do
   [ "$(md5sum </dev/vda)" = "$sum" ] || echo "WRONG"
 done`;
 
+/** Counts, with much memory in use, of which it writes a little and compares all of that. */
+const FILLED = `
+mkdir -p /ram; mount -t tmpfs -o size=150m none /ram
+dd if=/dev/urandom of=/ram/much bs=1M count=80 2>/dev/null
+dd if=/dev/urandom of=/ram/x bs=64k count=8 2>/dev/null; sum=$(md5sum </ram/x)
+i=0; while [ $i -lt 100000 ]; do
+  i=$((i+1)); echo "count $i"
+  cp /ram/x /ram/y$((i%4)); [ "$(md5sum </ram/y$((i%4)))" = "$sum" ] || echo "WRONG"
+done`;
+
 function follow(vm: Vm): { text: string } {
   const seen = { text: "" };
   vm.console.follow((bytes) => {
@@ -146,5 +156,61 @@ describe.skipIf(missing !== undefined)(`snapshots on ${engine}`, () => {
     const one = await run();
     expect(one).toContain("count 400 ");
     expect(await run()).toBe(one);
+  });
+
+  test("its memory is copied while it runs, and it stands still for the rest only", async () => {
+    const guest = await deviceGuest({ name: "filled", modules: ["virtio_blk"], script: FILLED });
+    const disk = join(folder, "filled.qcow2");
+    createQcow2(disk, 4 * MIB);
+    await using vm = await Vm.start({ ...guest, memory: "192M", engine, disks: [disk] });
+    const seen = follow(vm);
+    await reach(seen, /count 2\r/);
+    const plain = await vm.snapshot(join(folder, "plain.snap"));
+    const path = join(folder, "live.snap");
+    const before = numbers(seen.text).length;
+    const live = await vm.snapshot(path, { live: 50 });
+    expect(statSync(path).size).toBe(live.bytes);
+    expect(live.rounds).toBeGreaterThan(0);
+    expect(live.pages).toBeGreaterThan(64 * 256);
+    console.log(
+      `${live.rounds} rounds, ${live.pages} pages: stood still for ${Math.round(live.paused)} ms, ` +
+        `without --live for ${Math.round(plain.paused)} ms`,
+    );
+    await reach(seen, new RegExp(`count ${before + 3}\r`));
+    expect(seen.text).not.toContain("WRONG");
+    await using again = await Vm.restore(path);
+    const other = follow(again);
+    await reach(other, /count \d+\r[^]*count \d+\r[^]*count \d+\r/);
+    const [first, ...rest] = numbers(other.text);
+    expect(first).toBeGreaterThanOrEqual(before);
+    expect(rest.slice(0, 2)).toEqual([first + 1, first + 2]);
+    expect(other.text).not.toContain("WRONG");
+  });
+
+  test("of a live snapshot that fails, nothing is left, and the guest goes on", async () => {
+    const guest = await deviceGuest({
+      name: "counting2",
+      modules: ["virtio_blk"],
+      script: COUNTING,
+    });
+    const disk = join(folder, "failing.qcow2");
+    createQcow2(disk, 4 * MIB);
+    await using vm = await Vm.start({ ...guest, engine, disks: [disk] });
+    const seen = follow(vm);
+    await reach(seen, /count 1\r/);
+    const path = join(folder, "failing.snap");
+    const says = (promise: Promise<unknown>) => promise.catch((error: Error) => error.message);
+    expect(await says(vm.snapshot(path, { live: true, stop: true }))).toContain(
+      "a live snapshot is neither differential nor the VM's end",
+    );
+    const first = vm.snapshot(path, { live: true });
+    expect(await says(vm.snapshot(`${path}.2`))).toContain("one is being written already");
+    await first;
+    const ended = says(vm.snapshot(`${path}.3`, { live: true }));
+    await vm.stop();
+    expect(await ended).toMatch(/no snapshot|ended|stopped/);
+    expect(existsSync(`${path}.2`) || existsSync(`${path}.3`)).toBe(false);
+    expect(readdirSync(folder).filter((name) => name.startsWith("failing.qcow2."))).toHaveLength(1);
+    expect(seen.text).not.toContain("WRONG");
   });
 });

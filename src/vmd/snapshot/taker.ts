@@ -1,14 +1,19 @@
 /** Takes snapshots of a machine, in a VM's process. */
 import { closeSync } from "node:fs";
 import type { DirtyPages } from "../../vmm/dirty-log.ts";
+import { NativeError } from "../../vmm/native.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { descriptorSink, type Wait } from "../../vmm/snapshot/sources.ts";
 import { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
 import type { HostDevices } from "../backend/devices.ts";
 import { isExpected } from "../expected.ts";
+import { BATCH } from "../migration/passes.ts";
 import type { VmLife } from "../vm-life.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
+import { LiveCopy, StreamQueue } from "./live.ts";
 import { machineConfig, quiesce, saveMemory, saveState } from "./save.ts";
+
+const ETIMEDOUT = -110;
 
 /** What is asked for. */
 export interface TakeRequest {
@@ -24,10 +29,32 @@ export interface TakeRequest {
   readonly overlays: readonly { place: number; name: string }[];
   /** The VM ends when it is written. */
   readonly stop: boolean;
+  /**
+   * Memory is copied while the guest runs, which stands still for the rest: for about so long, ms.
+   * Not with `differential` or `stop`.
+   */
+  readonly downtime?: number;
 }
 
 /** What of a VM's devices a snapshot has to do with. */
 export type SnapshotDevices = Pick<HostDevices, "flush" | "states" | "rebase">;
+
+/** What became of a request. */
+export interface Taken {
+  readonly result: SnapshotResult;
+  /** The VM has to end. */
+  readonly stopped: boolean;
+}
+
+/** One whose memory is being copied. */
+interface Copying {
+  readonly life: VmLife;
+  readonly request: TakeRequest;
+  readonly descriptors: readonly number[];
+  readonly devices: SnapshotDevices;
+  readonly writer: SnapshotWriter;
+  readonly copy: LiveCopy;
+}
 
 interface Config {
   readonly id: string;
@@ -39,6 +66,9 @@ export class SnapshotTaker {
   readonly #wait: Wait;
   /** Pages that changed since the last snapshot of this machine. */
   #since: { life: VmLife; id: string; dirty: DirtyPages } | undefined;
+  #copying: Copying | undefined;
+  /** The guest stands still for the rest of it: what is written is waited for. */
+  #finishing = false;
 
   /** @param pagemap descriptor of vmm_pagemap_open */
   constructor(pagemap: number, wait: Wait) {
@@ -47,48 +77,137 @@ export class SnapshotTaker {
   }
 
   /**
-   * The guest stands still meanwhile.
+   * The guest stands still meanwhile; where a `downtime` is given, it runs on, and `step` does it.
    * @param life undefined: there is none that could be taken just now
    * @param descriptors a file or a stream, then the overlays: they are closed here, or the disks' now
-   * @returns with `stopped`: the VM has to end
+   * @returns undefined: later
    */
   take(
     life: VmLife | undefined,
     request: TakeRequest,
-    [descriptor, ...overlays]: readonly number[],
+    descriptors: readonly number[],
     devices: SnapshotDevices,
-  ): { result: SnapshotResult; stopped: boolean } {
+  ): Taken | undefined {
     const start = performance.now();
-    const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0, differential: false };
-    let images = overlays;
-    let stopped = false;
     try {
       if (life === undefined) {
         throw new SnapshotError("the guest is about to start, or is being sent or recorded");
       }
-      quiesce(life);
-      try {
-        devices.flush();
-        this.#write(life, request, descriptor, devices, result);
-        devices.rebase(
-          request.overlays.map(({ place, name }, index) => {
-            return { place, name, format: "qcow2", descriptor: images[index] };
-          }),
-        );
-        images = [];
-        stopped = request.stop;
-        this.#taken(life, request);
-      } finally {
-        if (!stopped) life.machine.proceed();
+      if (this.#copying !== undefined) throw new SnapshotError("one is being written already");
+      if (request.downtime === undefined) {
+        return this.#finish(life, request, descriptors, devices, start);
       }
+      this.#begin(life, request, descriptors, devices, request.downtime);
+      return undefined;
     } catch (error) {
-      if (!isExpected(error)) throw error;
-      result.failure = `no snapshot: ${error.message}`;
-    } finally {
-      for (const one of [descriptor, ...images]) closeSync(one);
+      return failure(error, descriptors);
     }
+  }
+
+  /** Whether a machine's memory is being copied. */
+  get copying(): boolean {
+    return this.#copying !== undefined;
+  }
+
+  /**
+   * Goes on with it. @param hurry the guest doesn't run anyway
+   * @returns what became of it, or ms after which to come again
+   */
+  step(hurry: boolean): Taken | number {
+    const { life, request, descriptors, devices, copy } = this.#copying as Copying;
+    try {
+      const later = copy.step(hurry);
+      if (later !== undefined) return later;
+      const taken = this.#finish(life, request, descriptors, devices, performance.now());
+      this.#end();
+      return taken;
+    } catch (error) {
+      this.#end();
+      return failure(error, descriptors);
+    }
+  }
+
+  /** The machine is about to go. @returns what became of a copy of it */
+  abandon(why: string): Taken | undefined {
+    const copying = this.#copying;
+    this.#end();
+    return copying && failure(new SnapshotError(why), copying.descriptors);
+  }
+
+  #end(): void {
+    this.#copying?.copy[Symbol.dispose]();
+    this.#copying = undefined;
+    this.#finishing = false;
+  }
+
+  #begin(
+    life: VmLife,
+    request: TakeRequest,
+    descriptors: readonly number[],
+    devices: SnapshotDevices,
+    downtime: number,
+  ): void {
+    const { config, compress } = request;
+    const queue = new StreamQueue(descriptors[0]);
+    const sink = (bytes: Uint8Array) => {
+      // The writer uses it again: what waits is a copy.
+      queue.send(bytes.slice());
+      if (this.#finishing) this.#drain(queue, descriptors[0]);
+    };
+    const writer = new SnapshotWriter(sink, { compress, recordPages: BATCH });
+    const { base: _, ...rest } = JSON.parse(config) as Config;
+    writer.json(RecordType.CONFIG, { ...rest, ...machineConfig(life) });
+    const copy = new LiveCopy(life, writer, queue, { pagemap: this.#pagemap, downtime });
+    this.#copying = { life, request, descriptors, devices, writer, copy };
+  }
+
+  /** The guest stands still from here on. */
+  #finish(
+    life: VmLife,
+    request: TakeRequest,
+    descriptors: readonly number[],
+    devices: SnapshotDevices,
+    start: number,
+  ): Taken {
+    const [descriptor, ...images] = descriptors;
+    const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0, differential: false };
+    let stopped = false;
+    quiesce(life);
+    try {
+      devices.flush();
+      if (this.#copying === undefined) this.#write(life, request, descriptor, devices, result);
+      else this.#writeRest(this.#copying, result);
+      devices.rebase(
+        request.overlays.map(({ place, name }, index) => {
+          return { place, name, format: "qcow2", descriptor: images[index] };
+        }),
+      );
+      images.length = 0;
+      stopped = request.stop;
+      this.#taken(life, request);
+    } catch (error) {
+      return failure(error, [descriptor, ...images]);
+    } finally {
+      if (!stopped) life.machine.proceed();
+    }
+    closeSync(descriptor);
     result.paused = performance.now() - start;
     return { result, stopped };
+  }
+
+  #writeRest({ life, writer, copy }: Copying, result: SnapshotResult): void {
+    this.#finishing = true;
+    copy.rest();
+    saveState(life, writer);
+    result.bytes = writer.written;
+    result.pages = writer.pages;
+    result.rounds = copy.rounds;
+  }
+
+  #drain(queue: StreamQueue, descriptor: number): void {
+    while (!queue.flush()) {
+      if (!this.#wait(descriptor, "room")) throw new NativeError("writing it", ETIMEDOUT);
+    }
   }
 
   #write(
@@ -126,4 +245,11 @@ export class SnapshotTaker {
       this.#since = { life, id, dirty: life.dirty.follow() };
     }
   }
+}
+
+function failure(error: unknown, descriptors: readonly number[]): Taken {
+  if (!isExpected(error)) throw error;
+  for (const one of descriptors) closeSync(one);
+  const nothing = { bytes: 0, pages: 0, paused: 0, differential: false };
+  return { result: { ...nothing, failure: `no snapshot: ${error.message}` }, stopped: false };
 }

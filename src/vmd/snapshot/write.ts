@@ -1,6 +1,7 @@
 /** Has a VM's process write a snapshot, for a program that holds the VM. */
 import { closeSync, openSync, unlinkSync } from "node:fs";
 import { hostError, parseDiskArgument } from "../disk/index.ts";
+import { SnapshotError } from "../../vmm/snapshot/format.ts";
 import type { VmHost } from "../vm-host.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
 import type { VcpuOptions } from "../vm-options.ts";
@@ -9,12 +10,17 @@ import { remember } from "./chain.ts";
 import { FrozenDisks } from "./disks.ts";
 import { newId, snapshotConfig } from "./restored.ts";
 
+/** For so long a guest stands still for what is left of a live snapshot, about, ms. */
+export const SNAPSHOT_DOWNTIME = 100;
+
 export interface WriteOptions {
   readonly compress?: boolean;
   /** The VM ends, and its disks stay as they are. */
   readonly stop?: boolean;
   /** Only what changed since the last one. */
   readonly differential?: boolean;
+  /** Memory is copied while the guest runs, which stands still for about so long, ms. */
+  readonly downtime?: number;
   /** The VM's snapshots so far. */
   readonly base: SnapshotBase;
 }
@@ -27,8 +33,11 @@ export async function writeSnapshot(
   host: VmHost,
   options: VcpuOptions,
   path: string,
-  { compress = false, stop = false, differential = false, base }: WriteOptions,
+  { compress = false, stop = false, differential = false, downtime, base }: WriteOptions,
 ): Promise<SnapshotResult> {
+  if (downtime !== undefined && (stop || differential)) {
+    throw new SnapshotError("a live snapshot is neither differential nor the VM's end");
+  }
   const id = newId();
   const disks = (options.disks ?? []).map((disk) =>
     typeof disk === "string" ? parseDiskArgument(disk) : disk,
@@ -50,6 +59,7 @@ export async function writeSnapshot(
       compress,
       differential,
       stop,
+      downtime,
       overlays: overlays.map(({ place, path }) => {
         return { place, name: path, descriptor: openSync(path, "r+") };
       }),
