@@ -284,8 +284,22 @@ struct vmm_coverage {
 	uint64_t block;	  /* struct vmm_block[VMM_COVERAGE_BLOCKS] */
 };
 
-/* NULL: no memory, or no virtual time. */
+/* Where a block of code begins. */
+struct vmm_trap {
+	uint64_t address; /* linear */
+	uint64_t gpa;	  /* where its first byte lies */
+};
+
+/*
+ * NULL: no memory, or it can't be had. With virtual time every block is told of. Without it
+ * (KVM) only those of vmm_coverage_traps are, each when it is entered for the first time
+ * ever: its first byte is another one until then, in the memory of the point, too. The
+ * block's place is its number among the traps, and there are no comparisons and edges.
+ */
 struct vmm_coverage *vmm_coverage_open(struct vmm *, uint32_t places);
+/* Takes the place of earlier traps. There has to be a point. -EINVAL: more than there are
+ * places, or not in memory; -ENOTSUP: the engine needs none. */
+int vmm_coverage_traps(struct vmm *, const struct vmm_trap *, uint32_t count);
 /* A new run begins: nothing is counted yet. */
 void vmm_coverage_begin(struct vmm *);
 /* What of this run was never seen: 0 nothing, 1 a place more or less often (in the buckets

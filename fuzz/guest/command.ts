@@ -82,6 +82,7 @@ function guestOptions(request: Request): GuestOptions {
     ...{ end, crash, coverage, budget, verify },
     type: type?.replaceAll("\\n", "\n"),
     symbols: symbols?.map((name) => resolve(name)),
+    blocks: path(request.blocks),
   };
 }
 
@@ -89,9 +90,9 @@ async function campaign(request: Request, options: GuestOptions, say: Print): Pr
   // What can't be done is said before any worker is started.
   using probe = closing(new GuestExecutor(options));
   const { engine } = probe.value.machine.life;
-  if (engine.name === "kvm") {
+  if (!probe.value.hasCoverage) {
     throw new FuzzError(
-      "engine kvm tells no coverage: campaigns run on unicorn, and --run and --compare on both",
+      `engine ${engine.name} has to be told where blocks of code begin: --blocks`,
     );
   }
   const opening: Opening = {

@@ -14,6 +14,7 @@ import {
   type Novelty,
   Verdict,
 } from "../executor.ts";
+import { readBlocks } from "./blocks.ts";
 import { type Channel, channelOf } from "./channels.ts";
 import { FuzzError, type FuzzMachine, openMachine } from "./machine.ts";
 import { type GuestOptions, parseAddress, parseCrash, parseRange } from "./options.ts";
@@ -98,8 +99,26 @@ export class GuestExecutor implements Executor {
     this.#point.budget = options.budget ?? (virtual ? BUDGET : REAL_BUDGET);
     if (this.#channel.place !== undefined) this.#point.place = this.#channel.place;
     if (virtual) this.#coverage = engine.openCoverage(PLACES);
+    else if (options.blocks !== undefined) this.#coverage = this.#trap(options.blocks, view);
     this.#coverage?.limit((options.coverage ?? []).map((text) => parseRange(text, this.symbols)));
     stack.move();
+  }
+
+  /** Whether runs tell what is new. */
+  get hasCoverage(): boolean {
+    return this.#coverage !== undefined;
+  }
+
+  #trap(file: string, view: GuestView): Coverage {
+    const places = readBlocks(file).flatMap((address) => {
+      const physical = view.physical(address);
+      return physical === undefined ? [] : [{ address, physical }];
+    });
+    if (places.length > PLACES) throw new FuzzError(`${file}: more than ${PLACES} blocks`);
+    if (places.length === 0) throw new FuzzError(`${file}: none of its blocks is in memory`);
+    const coverage = this.machine.life.engine.openCoverage(PLACES);
+    coverage.trap(places);
+    return coverage;
   }
 
   #expect(text: string, view: GuestView): void {

@@ -217,6 +217,38 @@ describe.skipIf(why !== undefined)("vctl fuzz", () => {
     expect(once("first")).toEqual(once("second"));
   }, 60_000);
 
+  const kvm = probe("kvm");
+  if (!kvm.available) console.log(`fuzzing guests on kvm skipped: ${kvm.why}`);
+
+  test.skipIf(!kvm.available)(
+    "an engine that has to be told where blocks begin finds the bug, too",
+    () => {
+      // Where the parser's jumps lead, and what is behind them.
+      const dump = Bun.spawnSync(["objdump", "-d", "--no-show-raw-insn", tlv]).stdout.toString();
+      const code = dump.slice(dump.indexOf("<tlv_parse>:")).split("\n\n")[0];
+      const targets = Array.from(code.matchAll(/\sj\w+\s+([0-9a-f]+)/g), ([, to]) => to);
+      const behind = Array.from(code.matchAll(/\sj\w+ .*\n\s*([0-9a-f]+):/g), ([, next]) => next);
+      writeFileSync(join(folder, "blocks"), [...targets, ...behind].join("\n"));
+      mkdirSync(join(folder, "near"));
+      writeFileSync(join(folder, "near/one"), Uint8Array.from([...BUG.slice(0, -1), 0xdd]));
+      const args = ["-m", "16M", "-y", tlv, "--engine", "kvm", "--seeds", "near", "--seed", "1"];
+      const found = vctl(
+        ...[...args, "-j", "1", "--corpus", "kvm", "--blocks", "blocks", "--json"],
+        ...["--runs", "60000", "--time", "60", tlv],
+      );
+      expect(found.err).toContain("1 new crashes");
+      expect(found.code).toBe(2);
+      expect(vctl(...args, "--corpus", "none", tlv)).toMatchObject({
+        code: 1,
+        err: "vctl: engine kvm has to be told where blocks of code begin: --blocks\n",
+      });
+      const compared = vctl("-m", "16M", "--corpus", "corpus", "--compare", "kvm", tlv);
+      expect(compared.err).toContain("0 end differently on kvm");
+      expect(compared.code).toBe(0);
+    },
+    120_000,
+  );
+
   test("what can't be done is said in a sentence", () => {
     const says = (...args: string[]) => {
       const { code, err } = vctl("-m", "16M", ...args);

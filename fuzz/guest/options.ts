@@ -27,7 +27,9 @@ export interface GuestOptions {
   readonly crash?: readonly string[];
   /** "FROM-TO": only blocks there count. */
   readonly coverage?: readonly string[];
-  /** Blocks of a run. */
+  /** A file of where blocks begin (blocks.ts), which engine kvm needs to tell coverage. */
+  readonly blocks?: string;
+  /** Blocks of a run; on engine kvm ns. */
   readonly budget?: number;
   /** Every so many runs the reset is compared with the point; 0: never. */
   readonly verify?: number;

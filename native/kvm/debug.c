@@ -40,5 +40,15 @@ int vmm_debug(struct vmm *vmm, uint32_t flags, const struct vmm_breakpoint *list
 	}
 	if (flags & VMM_DEBUG_STEP)
 		debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+	vmm->debug = debug;
+	return debug_apply(vmm);
+}
+
+int debug_apply(struct vmm *vmm)
+{
+	struct kvm_guest_debug debug = vmm->debug;
+
+	if (coverage_uses_int3(vmm))
+		debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
 	return ioctl(vmm->cpu, KVM_SET_GUEST_DEBUG, &debug) < 0 ? -errno : 0;
 }

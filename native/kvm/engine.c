@@ -221,6 +221,7 @@ void vmm_close(struct vmm *vmm)
 {
 	if (!vmm)
 		return;
+	coverage_close(vmm);
 	vmm_point_drop(vmm);
 	kick_close(&vmm->kick);
 	if (vmm->run)
@@ -249,11 +250,14 @@ uint32_t vmm_run_size(struct vmm *vmm)
 
 int vmm_run(struct vmm *vmm)
 {
-	__atomic_store_n(&vmm->inside, 1, __ATOMIC_SEQ_CST);
+	int result;
 
-	const int result = ioctl(vmm->cpu, KVM_RUN, 0);
-
-	__atomic_store_n(&vmm->inside, 0, __ATOMIC_RELAXED);
+	do {
+		__atomic_store_n(&vmm->inside, 1, __ATOMIC_SEQ_CST);
+		result = ioctl(vmm->cpu, KVM_RUN, 0);
+		__atomic_store_n(&vmm->inside, 0, __ATOMIC_RELAXED);
+	} while (result == 0 && __builtin_expect(vmm->coverage != NULL, 0) &&
+		 coverage_trapped(vmm));
 	if (result == 0)
 		return 0;
 	if (errno != EINTR && errno != EAGAIN)

@@ -27,7 +27,9 @@ struct vmm {
 	uint32_t msr_count;
 	uint32_t msrs[VMM_MAX_MSRS];
 	uint32_t xsave_size;
-	struct point *point; // NULL: none is taken
+	struct point *point;	   // NULL: none is taken
+	struct coverage *coverage; // NULL: nothing is noted
+	struct kvm_guest_debug debug; // what a debugger wants
 };
 
 #pragma GCC visibility push(hidden)
@@ -40,8 +42,17 @@ void cpu_disable_apic(struct kvm_sregs *);
 /* memory.c: 0 or -errno. */
 int memory_set_slot(struct vmm *, uint32_t index, bool log);
 
-/* point.c: the host wrote memory. */
+/* point.c: the host wrote memory; and where the point has a byte of it, or NULL. */
 void point_written(struct vmm *, uint64_t gpa, uint64_t length);
+uint8_t *point_shadow(struct vmm *, uint64_t gpa);
+
+/* debug.c: tells KVM what a debugger and coverage want. 0 or -errno. */
+int debug_apply(struct vmm *);
+
+/* coverage.c: was the last exit one of its traps? The guest goes on then. */
+bool coverage_trapped(struct vmm *);
+bool coverage_uses_int3(const struct vmm *);
+void coverage_close(struct vmm *);
 
 #pragma GCC visibility pop
 

@@ -287,6 +287,17 @@ int vmm_point_check(struct vmm *vmm, char *why, size_t size)
 	return 0;
 }
 
+uint8_t *point_shadow(struct vmm *vmm, uint64_t gpa)
+{
+	for (uint32_t i = 0; vmm->point && i < vmm->slots; i++) {
+		uint64_t at = gpa - vmm->slot[i].gpa;
+
+		if (at < vmm->slot[i].size && vmm->point->area[i].shadow)
+			return vmm->point->area[i].shadow + at;
+	}
+	return NULL;
+}
+
 // For fuzz.c.
 
 uint8_t *fuzz_memory(struct vmm *vmm, uint64_t gpa, uint64_t *length)
@@ -326,29 +337,4 @@ void fuzz_begin(struct vmm *vmm, double budget)
 double fuzz_spent(struct vmm *vmm)
 {
 	return vmm_now(vmm) - vmm->point->began;
-}
-
-// KVM has no blocks of code to tell of.
-
-struct vmm_coverage *vmm_coverage_open(struct vmm *vmm, uint32_t places)
-{
-	(void)vmm, (void)places;
-	return NULL;
-}
-
-void vmm_coverage_begin(struct vmm *vmm)
-{
-	(void)vmm;
-}
-
-int vmm_coverage_novelty(struct vmm *vmm)
-{
-	(void)vmm;
-	return 0;
-}
-
-uint32_t vmm_coverage_hash(struct vmm *vmm)
-{
-	(void)vmm;
-	return 0;
 }

@@ -12,6 +12,7 @@
  * beside the others, and nothing is translated anew.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -144,6 +145,12 @@ struct vmm_coverage *vmm_coverage_open(struct vmm *vm, uint32_t places)
 		.block = (u64)coverage->block,
 	};
 	return &coverage->shared;
+}
+
+int vmm_coverage_traps(struct vmm *vm, const struct vmm_trap *traps, uint32_t count)
+{
+	(void)vm, (void)traps, (void)count;
+	return -ENOTSUP;
 }
 
 void vmm_coverage_begin(struct vmm *vm)

@@ -1,5 +1,5 @@
 /** Which code a guest enters: struct vmm_coverage of native/vmm.h, which the engine fills. */
-import { type EngineLibrary, hostBuffer, type Pointer } from "./native.ts";
+import { check, type EngineLibrary, hostBuffer, type Pointer, ptr } from "./native.ts";
 
 // struct vmm_coverage
 const FLAGS = 0;
@@ -94,6 +94,22 @@ export class Coverage {
       this.#wide[RANGE / 8 + index * 2 + 1] = to;
     });
     this.#shared[RANGES / 4] = ranges.length;
+  }
+
+  /**
+   * Where blocks of code begin, for an engine that tells of nothing else: of each once, when it is
+   * entered for the first time. Its place in the map is its place in the list. There has to be a point.
+   * @param blocks linear addresses, and where they lie in guest-physical memory
+   * @throws NativeError
+   */
+  trap(blocks: readonly { readonly address: bigint; readonly physical: number }[]): void {
+    const list = new BigUint64Array(Math.max(1, blocks.length) * 2);
+    blocks.forEach(({ address, physical }, index) => {
+      list[index * 2] = address;
+      list[index * 2 + 1] = BigInt(physical);
+    });
+    const result = this.#library.vmm_coverage_traps(this.#vmm, ptr(list), blocks.length);
+    check("blocks to be told of", result);
   }
 
   /** A new run begins. A fuzzer's run does it by itself. */

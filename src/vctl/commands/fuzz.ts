@@ -48,6 +48,7 @@ export function fuzzCommand(): Command {
     )
     .option("-a, --cmdline <text>", "a kernel's arguments")
     .option("--initrd <file>", "a kernel's initial RAM disk")
+    .option("--blocks <file>", "where blocks of code begin, for engine kvm: addresses, or drcov")
     .option("--run <file...>", "run these inputs, or a crash's folder, and nothing else")
     .option("--drcov <file>", "write the code that the corpus covers, for Lighthouse")
     .option("--pages", "with --run: say which pages of memory were written")
