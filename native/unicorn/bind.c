@@ -61,6 +61,7 @@ static const struct {
 	{ "helper_rdmsr_x86_64", (void **)&original.rdmsr },
 	{ "helper_wrmsr_x86_64", (void **)&original.wrmsr },
 	{ "helper_rdtsc_x86_64", NULL },
+	{ "helper_rdpmc_x86_64", NULL },
 	{ "helper_inb_x86_64", NULL },
 	{ "helper_inw_x86_64", NULL },
 	{ "helper_inl_x86_64", NULL },

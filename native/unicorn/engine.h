@@ -89,6 +89,14 @@ struct debugger {
 	u32 hit;       /* watchpoints, as bits of DR6 */
 };
 
+/* TranslatorOps (qemu/include/exec/translator.h): what translates a block. */
+struct translator_ops {
+	void (*init_disas_context)(void *db, void *cs);
+	void *rest[3];
+	void (*translate_insn)(void *db, void *cs);
+	void *last[2];
+};
+
 struct vmm {
 	uc_engine *uc;
 	void *cs;
@@ -181,7 +189,7 @@ struct originals {
 	void (*tlb_protect_code)(void *, u64);
 	void (*tlb_unprotect_code)(void *, u64);
 	void (*tb_flush)(void *);
-	void (*translator_loop)(void *, void *, void *, void *, int);
+	void (*translator_loop)(const void *, void *, void *, void *, int);
 	void *(*temp_new)(void *, int, bool);
 	void *(*tb_gen_code)(void *, u64, u64, u32, u32);
 	void (*raise_interrupt)(void *, int, int);
@@ -302,6 +310,10 @@ void control_update_hflags(void *env);
 bool msr_get(struct vmm *, u32 index, u64 *value);
 bool msr_set(struct vmm *, u32 index, u64 value);
 
+/* decode.c */
+struct translator_ops decode_ops(const struct translator_ops *);
+u32 decode_fault(struct vmm *, u32 error);
+
 /* cpuid.c */
 void cpuid_open(struct vmm *);
 
@@ -328,7 +340,7 @@ void debugger_enter(struct vmm *);
 void debugger_pass(struct vmm *);
 void debugger_refresh(struct vmm *);
 void debugger_report(struct vmm *);
-void debugger_translate(void *ops, void *db, void *cs, void *tb, int max);
+void debugger_translate(const struct translator_ops *ops, void *db, void *cs, void *tb, int max);
 
 /* time.c */
 int time_open(struct vmm *, char *why, size_t size);

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * decode.c: what the library's translator doesn't look at in an instruction.
+ *
+ *  - LOCK where it isn't allowed: #UD (Intel SDM vol. 2A, LOCK). The library
+ *    runs the instruction.
+ *  - A read that is the first half of a read-modify-write faults as a write, as
+ *    processors do it. The library has a read there.
+ *
+ * Both need the same of an instruction: whether it reads, changes and writes an
+ * operand in memory.
+ */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#define LONGEST 15
+
+/* Of DisasContextBase: the linear address of the instruction to translate. */
+#define DB_PC_NEXT 16
+#define PF_WRITE 2u
+#define PF_FETCH 16u
+
+/* Opcodes with a ModRM byte that change their operand, as bits; LOCK may be before the
+ * first kind. By /digit where only some of a group do. */
+enum kind { KIND_NONE, KIND_LOCKABLE, KIND_CHANGES };
+
+struct code {
+	u8 bytes[LONGEST];
+	u32 length;
+};
+
+struct found {
+	bool locked;
+	enum kind kind;
+	bool in_memory;
+	bool whole; /* everything that tells these was there */
+};
+
+static void read_code(struct vmm *vm, u64 va, struct code *code)
+{
+	const u8 *page = NULL;
+
+	for (code->length = 0; code->length < LONGEST; code->length++, va++) {
+		if (!page || !(va & 0xfff)) {
+			u64 gpa = mmu_walk(vm, va);
+			struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+
+			if (!slot)
+				return;
+			page = slot->host + (gpa - slot->gpa) - (va & 0xfff);
+		}
+		code->bytes[code->length] = page[va & 0xfff];
+	}
+}
+
+static bool is_prefix(u8 byte, bool wide)
+{
+	switch (byte) {
+	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+	case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+		return true;
+	}
+	return wide && (byte & 0xf0) == 0x40;
+}
+
+static enum kind kind_of(u8 opcode, u32 digit)
+{
+	if (opcode < 0x38 && (opcode & 7) < 2)
+		return KIND_LOCKABLE; /* ADD OR ADC SBB AND SUB XOR */
+	switch (opcode) {
+	case 0x80: case 0x81: case 0x82: case 0x83:
+		return digit != 7 ? KIND_LOCKABLE : KIND_NONE;
+	case 0x86: case 0x87: /* XCHG */
+		return KIND_LOCKABLE;
+	case 0xf6: case 0xf7: /* NOT NEG */
+		return digit == 2 || digit == 3 ? KIND_LOCKABLE : KIND_NONE;
+	case 0xfe: case 0xff: /* INC DEC */
+		return digit < 2 ? KIND_LOCKABLE : KIND_NONE;
+	case 0xc0: case 0xc1: case 0xd0: case 0xd1: case 0xd2: case 0xd3:
+		return KIND_CHANGES; /* shifts */
+	}
+	return KIND_NONE;
+}
+
+static enum kind kind_of_0f(u8 opcode, u32 digit)
+{
+	switch (opcode) {
+	case 0xab: case 0xb3: case 0xbb: /* BTS BTR BTC */
+	case 0xb0: case 0xb1: case 0xc0: case 0xc1: /* CMPXCHG XADD */
+		return KIND_LOCKABLE;
+	case 0xba:
+		return digit > 4 ? KIND_LOCKABLE : KIND_NONE;
+	case 0xc7: /* CMPXCHG8B, 16B */
+		return digit == 1 ? KIND_LOCKABLE : KIND_NONE;
+	case 0xa4: case 0xa5: case 0xac: case 0xad: /* SHLD SHRD */
+		return KIND_CHANGES;
+	}
+	return KIND_NONE;
+}
+
+static struct found look(const struct code *code, bool wide)
+{
+	struct found found = { 0 };
+	bool escaped = false;
+	u32 at = 0;
+
+	for (; at < code->length && is_prefix(code->bytes[at], wide); at++)
+		found.locked |= code->bytes[at] == 0xf0;
+	if (at < code->length && code->bytes[at] == 0x0f) {
+		escaped = true;
+		at++;
+	}
+	if (at + 1 >= code->length)
+		return found;
+
+	u8 opcode = code->bytes[at], modrm = code->bytes[at + 1];
+	u32 digit = modrm >> 3 & 7;
+
+	found.whole = true;
+	found.kind = escaped ? kind_of_0f(opcode, digit) : kind_of(opcode, digit);
+	found.in_memory = found.kind != KIND_NONE && modrm >> 6 != 3;
+	return found;
+}
+
+/* -------------------------------------------------------------------- LOCK */
+
+static HOT_TLS void (*library_translate)(void *db, void *cs);
+
+static void translate(void *db, void *cs)
+{
+	struct vmm *vm = current;
+	u64 pc = FIELD(db, DB_PC_NEXT, u64);
+	u64 gpa = mmu_walk(vm, pc);
+	struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+	bool wide = HFLAGS(vm->env) & HF_CS64;
+	struct found found;
+	struct code code;
+
+	if (slot && is_prefix(slot->host[gpa - slot->gpa], wide)) {
+		read_code(vm, pc, &code);
+		found = look(&code, wide);
+		if (found.locked && found.whole &&
+		    !(found.kind == KIND_LOCKABLE && found.in_memory))
+			abort_guest(); /* #UD, when it is reached */
+	}
+	library_translate(db, cs);
+}
+
+struct translator_ops decode_ops(const struct translator_ops *ops)
+{
+	struct translator_ops ours = *ops;
+
+	library_translate = ops->translate_insn;
+	ours.translate_insn = translate;
+	return ours;
+}
+
+/* ------------------------------------------------------------- page faults */
+
+/* The error code of a page fault at the instruction of EIP. */
+u32 decode_fault(struct vmm *vm, u32 error)
+{
+	bool wide = HFLAGS(vm->env) & HF_CS64;
+	u64 va = SEG(vm->env, SEG_CS)->base + EIP(vm->env);
+	struct code code;
+
+	if (error & (PF_WRITE | PF_FETCH))
+		return error;
+	read_code(vm, wide ? va : (u32)va, &code);
+	return look(&code, wide).in_memory ? error | PF_WRITE : error;
+}

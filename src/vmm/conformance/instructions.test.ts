@@ -1,0 +1,146 @@
+import { expect, test } from "bun:test";
+import { CPU_LAYOUT } from "../cpu-codec.ts";
+import { ExitReason } from "../exit.ts";
+import {
+  code,
+  CODE,
+  flatState,
+  gate,
+  IDT,
+  longState,
+  machine,
+  type Machine,
+  mapLow,
+  next,
+  nextByte,
+  onEachEngine,
+  STACK,
+} from "./machine.ts";
+
+/** Where handlers of exceptions are, 16 bytes each. */
+const HANDLERS = 0x6000;
+
+/** The exceptions' handlers of 32-bit code: they give the vector to port 0x80. */
+function handlers(m: Machine): void {
+  for (let vector = 0; vector < 32; vector++) {
+    const at = HANDLERS + vector * 16;
+    m.image.memory.write(at, code(`b0 ${vector.toString(16).padStart(2, "0")} e6 80 f4`));
+    gate(m.image, vector, at);
+  }
+}
+
+onEachEngine("instructions", ({ name }) => {
+  // Intel SDM vol. 2A, LOCK. The code before it, and a LOCK that is right, are in the same block.
+  test.each([
+    ["a register as its destination", "f0 01 d8"],
+    ["a comparison", "f0 39 03"],
+    ["CMP by an immediate", "f0 83 3b 01"],
+    ["a load", "f0 8b 03"],
+    ["a shift", "f0 d1 23"],
+    ["SETcc", "f0 0f 94 03"],
+    ["BT", "f0 0f a3 03"],
+    ["IMUL behind another prefix", "66 f0 0f af 03"],
+  ])("LOCK before %s is undefined", (_, program) => {
+    using m = machine(name, `40 f0 ff 03 40 ${program} 40 f4`);
+    handlers(m);
+    m.engine.setCpu(flatState({ rbx: 0x9000 }));
+    expect(nextByte(m.engine)).toBe(6);
+    expect(m.image.memory.read32(STACK - 12)).toBe(CODE + 5);
+    expect(m.image.memory.read32(0x9000)).toBe(1);
+  });
+
+  test.each([
+    ["ADD", "f0 01 03"],
+    ["XOR of an immediate", "f0 83 33 01"],
+    ["XCHG", "f0 87 03"],
+    ["NOT", "f0 f7 13"],
+    ["BTS", "f0 0f ab 03"],
+    ["BTC by an immediate", "f0 0f ba 3b 01"],
+    ["CMPXCHG", "f0 0f b1 03"],
+    ["XADD", "66 f0 0f c1 03"],
+    ["CMPXCHG8B", "f0 0f c7 0b"],
+  ])("LOCK before %s in memory is right", (_, program) => {
+    using m = machine(name, `${program} b0 5a e6 80 f4`);
+    handlers(m);
+    m.engine.setCpu(flatState({ rbx: 0x9000 }));
+    expect(nextByte(m.engine)).toBe(0x5a);
+  });
+
+  // What a processor reads to write it back, it asks for as a write; Intel SDM vol. 3A, 4.7.
+  test.each([
+    ["ADD", "01 03", 2],
+    ["INC", "ff 03", 2],
+    ["a shift", "c1 23 03", 2],
+    ["SHLD", "0f a4 03 01", 2],
+    ["BTS", "0f ab 03", 2],
+    ["XCHG", "87 03", 2],
+    ["CMPXCHG with REX and LOCK", "f0 48 0f b1 03", 2],
+    ["a store", "89 03", 2],
+    ["a load", "8b 03", 0],
+    ["CMP", "39 03", 0],
+    ["CMP by an immediate", "83 3b 01", 0],
+    ["BT", "0f a3 03", 0],
+    ["TEST", "85 03", 0],
+  ])("a page fault of %s says what was asked for", (_, program, expected) => {
+    using m = machine(name, `${program} f4`);
+    mapLow(m.image);
+    const { memory } = m.image;
+    const at = IDT + 14 * 16;
+    memory.write(HANDLERS, code("b0 5a e6 80 f4"));
+    memory.write32(at, ((0x18 << 16) | HANDLERS) >>> 0);
+    memory.write32(at + 4, 0x8e00);
+    m.engine.setCpu(longState({ rbx: 2 ** 40 }));
+    expect(nextByte(m.engine)).toBe(0x5a);
+    m.engine.saveCpu();
+    const rsp = Number(m.image.cpu.getBigUint64(48, true));
+    expect(memory.read32(rsp)).toBe(expected);
+  });
+
+  // Intel SDM vol. 3A, 2.5: they stay clear, and attempts to set them have no effect.
+  test("reserved bits of CR0 stay clear", () => {
+    using m = machine(name, "b8 f1 ff 00 00 0f 22 c0 0f 20 c0 f4");
+    expect(next(m.engine)).toBe("HLT");
+    expect(m.engine.getCpu().rax).toBe(0x31);
+  });
+
+  // Intel SDM vol. 2B, RDPMC: CPUID shows no counter.
+  test("RDPMC of a counter that isn't there faults", () => {
+    using m = machine(name, "b9 ff ff 00 00 0f 33 f4");
+    handlers(m);
+    expect(nextByte(m.engine)).toBe(13);
+  });
+
+  test("the FPU's registers are set whatever they were", () => {
+    using m = machine(name, "f4");
+    const { engine, image } = m;
+    for (const value of [0, 0x5a, 0, 0xa5]) {
+      engine.setCpu(flatState());
+      engine.saveCpu();
+      const fpu = new Uint8Array(image.cpu.buffer, image.cpu.byteOffset + CPU_LAYOUT.fpu, 416);
+      fpu.fill(value, 0, 10);
+      fpu.fill(value, 160, 176);
+      image.cpu.setUint32(CPU_LAYOUT.xsaveSize, 0, true);
+      engine.loadCpu();
+      expect(next(engine)).toBe("HLT");
+      engine.saveCpu();
+      expect(fpu.subarray(0, 10)).toEqual(new Uint8Array(10).fill(value));
+      expect(fpu.subarray(160, 176)).toEqual(new Uint8Array(16).fill(value));
+    }
+  });
+
+  // Each item is an exit of its own: there are more than one wants to wait for.
+  test.each([
+    ["port input downwards", "fd f3 6c f4", ExitReason.IO],
+    ["MMIO", "f3 aa f4", ExitReason.MMIO],
+  ])("a repeated instruction on %s can be dropped", (_, program, reason) => {
+    using m = machine(name, program);
+    const { engine, image } = m;
+    const rdi = reason === ExitReason.IO ? 0x9100 : 0x200000;
+    engine.setCpu(flatState({ rcx: 200, rdx: 0x70, rdi }));
+    next(engine);
+    expect(engine.run.reason).toBe(reason);
+    engine.setCpu(flatState());
+    image.memory.write(CODE, code("b0 5a e6 80 f4"));
+    expect(nextByte(engine)).toBe(0x5a);
+  });
+});
