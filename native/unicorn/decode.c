@@ -18,7 +18,7 @@
 /* Of DisasContextBase: the linear address of the instruction to translate. */
 #define DB_PC_NEXT 16
 #define PF_WRITE 2u
-#define PF_FETCH 16u
+#define ACCESS_LOAD 0 /* MMUAccessType */
 
 /* Opcodes with a ModRM byte that change their operand, as bits; LOCK may be before the
  * first kind. By /digit where only some of a group do. */
@@ -164,7 +164,7 @@ u32 decode_fault(struct vmm *vm, u32 error)
 	u64 va = SEG(vm->env, SEG_CS)->base + EIP(vm->env);
 	struct code code;
 
-	if (error & (PF_WRITE | PF_FETCH))
+	if (vm->fill_access != ACCESS_LOAD || (error & PF_WRITE))
 		return error;
 	read_code(vm, wide ? va : (u32)va, &code);
 	return look(&code, wide).in_memory ? error | PF_WRITE : error;

@@ -131,15 +131,17 @@ onEachEngine("instructions", ({ name }) => {
   // Each item is an exit of its own: there are more than one wants to wait for.
   test.each([
     ["port input downwards", "fd f3 6c f4", ExitReason.IO],
-    ["MMIO", "f3 aa f4", ExitReason.MMIO],
+    ["MMIO", "f3 a4 f4", ExitReason.MMIO],
   ])("a repeated instruction on %s can be dropped", (_, program, reason) => {
     using m = machine(name, program);
     const { engine, image } = m;
-    const rdi = reason === ExitReason.IO ? 0x9100 : 0x200000;
-    engine.setCpu(flatState({ rcx: 200, rdx: 0x70, rdi }));
+    engine.saveCpu();
+    const start = image.state.slice();
+    engine.setCpu(flatState({ rcx: 200, rdx: 0x70, rdi: 0x9100, rsi: 0x200000 }));
     next(engine);
     expect(engine.run.reason).toBe(reason);
-    engine.setCpu(flatState());
+    image.state.set(start);
+    engine.loadCpu();
     image.memory.write(CODE, code("b0 5a e6 80 f4"));
     expect(nextByte(engine)).toBe(0x5a);
   });
