@@ -46,6 +46,7 @@ export class Campaign implements Disposable {
   readonly a: Target;
   readonly b: Target;
   readonly #generator: Generator;
+  readonly #engines: readonly [EngineName, EngineName];
 
   /** @throws EngineError */
   constructor(
@@ -53,6 +54,7 @@ export class Campaign implements Disposable {
     seed: number,
     modes: readonly Mode[] = MODES,
   ) {
+    this.#engines = engines;
     this.a = new Target(engines[0]);
     this.b = new Target(engines[1]);
     this.#generator = new Generator(seed, modes);
@@ -74,7 +76,7 @@ export class Campaign implements Disposable {
       totals.same++;
       return undefined;
     }
-    const found = explain(a, b, it);
+    const found = explain(a, b, it, this.#engines);
     if (found === undefined) {
       totals.undefinedOnly++;
       return undefined;
@@ -104,7 +106,8 @@ export class Campaign implements Disposable {
 
 function keyOf({ mnemonic, differences, endings }: Finding): string {
   const what = differences.map((one) => one.what).join(" ");
-  const ends = what === "vector" || what === "ending" ? ` ${short(endings[0])}/${short(endings[1])}` : "";
+  const ends =
+    what === "vector" || what === "ending" ? ` ${short(endings[0])}/${short(endings[1])}` : "";
   return `${mnemonic} ${what}${ends}`;
 }
 

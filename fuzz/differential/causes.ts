@@ -53,3 +53,5 @@ export function causeOf(found: Finding): Cause | undefined {
 export function stateCauseOf(difference: Difference): Cause | undefined {
   return STATE_CAUSES.find((cause) => cause.covers(difference));
 }
+
+export const ALL_CAUSES: readonly Cause[] = [...STATE_CAUSES, ...CAUSES];

@@ -2,6 +2,7 @@
  * Which instruction a difference comes from: the shortest beginning of the sequence that shows it ends
  * with that instruction.
  */
+import type { EngineName } from "../../src/vmm/engine.ts";
 import type { Case } from "./case.ts";
 import { type Cause, stateCauseOf } from "./causes.ts";
 import { type Difference, differences, endingText, FLAGS, isSame } from "./compare.ts";
@@ -16,6 +17,9 @@ export interface Finding {
   readonly form: string;
   readonly text: string;
   readonly bytes: Uint8Array;
+  /** Its address. */
+  readonly at: number;
+  readonly engines: readonly [EngineName, EngineName];
   readonly mode: Mode;
   readonly cpl: number;
   /** What differs, without what the architecture leaves undefined. */
@@ -42,7 +46,12 @@ export function masked(found: readonly Difference[], mask: number): Difference[]
  * @returns undefined where nothing but undefined flags differs; a cause where that explains it all
  *   whatever the instructions are; else what to look for a cause by.
  */
-export function explain(a: Target, b: Target, it: Case): Finding | Cause | undefined {
+export function explain(
+  a: Target,
+  b: Target,
+  it: Case,
+  engines: readonly [EngineName, EngineName],
+): Finding | Cause | undefined {
   const all = differences(a, b, it);
   if (all.length === 0) return undefined;
   const decoded = decode(it.code, bitness(it.mode), it.at);
@@ -56,7 +65,7 @@ export function explain(a: Target, b: Target, it: Case): Finding | Cause | undef
   if (decoded.length > 1) {
     before = run(a, b, it, 0);
     const at0 = ofInstructions(before);
-    if (at0.length > 0) return finding(a, b, it, undefined, at0, false);
+    if (at0.length > 0) return finding(a, b, it, engines, undefined, at0, false);
   }
   for (const one of decoded) {
     mask |= one.undefinedFlags;
@@ -64,11 +73,11 @@ export function explain(a: Target, b: Target, it: Case): Finding | Cause | undef
     const found = decoded.length === 1 ? all : run(a, b, it, one.end);
     const here = ofInstructions(masked(found, mask));
     const carried = ofInstructions(before).length > 0;
-    if (here.length > 0) return finding(a, b, it, one, here, carried);
+    if (here.length > 0) return finding(a, b, it, engines, one, here, carried);
     before = found;
   }
   run(a, b, it, it.code.length);
-  return finding(a, b, it, undefined, left, false);
+  return finding(a, b, it, engines, undefined, left, false);
 }
 
 function ofInstructions(found: readonly Difference[]): Difference[] {
@@ -92,6 +101,7 @@ function finding(
   a: Target,
   b: Target,
   it: Case,
+  engines: readonly [EngineName, EngineName],
   one: Decoded | undefined,
   found: readonly Difference[],
   carried: boolean,
@@ -101,6 +111,8 @@ function finding(
     form: one?.form ?? "",
     text: one?.text ?? "",
     bytes: one?.bytes ?? new Uint8Array(),
+    at: it.at + (one?.end ?? 0) - (one?.bytes.length ?? 0),
+    engines,
     mode: it.mode,
     cpl: it.cpl,
     differences: found,
