@@ -104,11 +104,14 @@ export class Campaign implements Disposable {
   }
 }
 
-function keyOf({ mnemonic, differences, endings }: Finding): string {
+// Fine enough that a cause of one is a cause of all.
+function keyOf(found: Finding): string {
+  const { mnemonic, differences, endings, mode, at } = found;
   const what = differences.map((one) => one.what).join(" ");
-  const ends =
-    what === "vector" || what === "ending" ? ` ${short(endings[0])}/${short(endings[1])}` : "";
-  return `${mnemonic} ${what}${ends}`;
+  const ends = endings.map(short).join("/");
+  const rip = differences.find((one) => one.what === "frame.rip");
+  const at0 = rip === undefined ? "" : ` at ${[rip.a, rip.b].map((one) => Number(one) === at)}`;
+  return `${mnemonic} ${what} ${ends}${at0} ${mode}`;
 }
 
 // An exit without its operands.

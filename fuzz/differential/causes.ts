@@ -6,6 +6,9 @@
  * where the processor is AMD's.
  */
 import type { Difference } from "./compare.ts";
+import { EMULATOR_CAUSES } from "./causes-emulator.ts";
+import { OPEN_CAUSES } from "./causes-open.ts";
+import { UNICORN_CAUSES } from "./causes-unicorn.ts";
 import type { Finding } from "./explain.ts";
 
 export interface Cause {
@@ -30,19 +33,21 @@ export const STATE_CAUSES: readonly StateCause[] = [
     name: "flags of rings",
     by: "kvm_pvm",
     explanation:
-      "kvm_pvm keeps no IOPL and no NT of a guest at CPL 3, and clears AC when it delivers an exception.",
+      "kvm_pvm keeps no IOPL and no NT of a guest in ring 3, and clears AC when it delivers an exception.",
     covers: ({ what }) => /^(frame\.)?rflags\.(IOPL|AC|NT)$/.test(what),
   },
   {
-    name: "accessed bits ahead",
-    by: "KVM's instruction emulator",
+    name: "accessed and dirty bits",
+    by: "the manuals",
     explanation:
-      "It fetches 15 bytes, so the next page's accessed bit is set too; a processor may prefetch and set it likewise (SDM vol. 3A, 4.8).",
+      "KVM's emulator fetches 15 bytes, so the next page's accessed bit may be set. A processor may set accessed bits ahead, too (SDM vol. 3A, 4.8).",
     covers: ({ what }) => what === "memory.tables",
   },
 ];
 
-export const CAUSES: readonly InstructionCause[] = [];
+const CAUSES: readonly InstructionCause[] = [...OPEN_CAUSES, ...EMULATOR_CAUSES, ...UNICORN_CAUSES];
+
+export const ALL_CAUSES: readonly Cause[] = [...STATE_CAUSES, ...CAUSES];
 
 /** The first cause of the table that a difference has; undefined: it has to be looked at. */
 export function causeOf(found: Finding): Cause | undefined {
@@ -53,5 +58,3 @@ export function causeOf(found: Finding): Cause | undefined {
 export function stateCauseOf(difference: Difference): Cause | undefined {
   return STATE_CAUSES.find((cause) => cause.covers(difference));
 }
-
-export const ALL_CAUSES: readonly Cause[] = [...STATE_CAUSES, ...CAUSES];

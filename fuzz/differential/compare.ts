@@ -143,8 +143,8 @@ function segments(a: Target, b: Target, found: Difference[]): void {
     if (hidden || (wide && name !== "tr" && name !== "ldt")) continue;
     add("limit", va.getUint32(at + 8, true), vb.getUint32(at + 8, true));
     for (const [field, offset] of SEGMENT_FIELDS) {
-      // The accessed bit of what is loaded is set whether or not the descriptor says so.
-      const mask = field === "type" ? 0xe : 0xff;
+      // What is loaded is accessed, or busy, whether or not its descriptor says so.
+      const mask = field !== "type" ? 0xff : name === "tr" ? 0xd : 0xe;
       add(field, va.getUint8(at + offset) & mask, vb.getUint8(at + offset) & mask);
     }
   }

@@ -1,7 +1,8 @@
 /** What a run found, as data and as a table. */
 import type { EngineName } from "../../src/vmm/engine.ts";
 import type { Campaign, Group, Totals } from "./campaign.ts";
-import { ALL_CAUSES } from "./causes.ts";
+import { ALL_CAUSES, causeOf } from "./causes.ts";
+import type { Finding } from "./explain.ts";
 import type { Mode } from "./layout.ts";
 
 export interface RunOptions {
@@ -21,6 +22,8 @@ export interface ReportGroup {
   readonly first: number;
   /** The first case's instruction and what differed, for people. */
   readonly example: string;
+  /** Of one without a cause, so that a later table of causes can find it. */
+  readonly finding?: Omit<Finding, "bytes">;
 }
 
 export interface Report {
@@ -44,13 +47,27 @@ export function report(campaign: Campaign, options: RunOptions): Report {
   return { engines, modes, seconds, totals: { ...campaign.totals }, groups: sorted(groups) };
 }
 
+function withoutBytes({ bytes: _, ...rest }: Finding): Omit<Finding, "bytes"> {
+  return rest;
+}
+
+/** Looks again for causes, as the table is now. */
+function explained(group: ReportGroup): ReportGroup {
+  if (group.finding === undefined) return group;
+  const cause = causeOf({ ...group.finding, bytes: new Uint8Array() });
+  if (cause === undefined) return group;
+  const { finding: _, ...rest } = group;
+  return { ...rest, cause: cause.name, key: cause.name };
+}
+
 /** Adds runs up; those of other engines are not to be among them. */
 export function merge(reports: readonly Report[]): Report {
   const [first, ...others] = reports;
   const result: Report = { ...first, totals: { ...first.totals }, groups: [] };
   const groups = new Map<string, ReportGroup>();
   for (const { groups: more } of reports) {
-    for (const group of more) {
+    for (const one of more) {
+      const group = explained(one);
       const known = groups.get(group.key);
       if (known !== undefined) known.count += group.count;
       else groups.set(group.key, { ...group });
@@ -61,6 +78,8 @@ export function merge(reports: readonly Report[]): Report {
     for (const name of Object.keys(totals) as (keyof Totals)[]) result.totals[name] += totals[name];
   }
   result.groups.push(...sorted([...groups.values()]));
+  const left = result.groups.filter((group) => group.cause === undefined);
+  result.totals.unexplained = left.reduce((sum, group) => sum + group.count, 0);
   return result;
 }
 

@@ -28,6 +28,11 @@ import {
 import type { Random } from "./random.ts";
 
 const APIC_OFF = 0xfee00100;
+/**
+ * A busy TSS; in the lab one that isn't: QEMU's emulation of AMD-V ends with "invalid tss type" when a
+ * guest that starts with a busy one of 32 bits changes its ring.
+ */
+const LEGACY_TSS = process.env.VMD_LAB === undefined ? 0x8b : 0x89;
 // CF PF AF ZF SF OF, each by chance.
 const ARITHMETIC = 0x8d5;
 const RFLAGS = { FIXED: 2, TF: 0x100, IF: 0x200, DF: 0x400, NT: 0x4000, AC: 0x40000, ID: 0x200000 };
@@ -213,7 +218,7 @@ function segments(random: Random, view: DataView, { mode, cpl }: Case): void {
       if (random.chance(50)) set64(view, segmentAt(name), random.below(0x1000));
     }
   }
-  const tss = { base: TSS, limit: TSS_LIMIT, access: 0x8b };
+  const tss = { base: TSS, limit: TSS_LIMIT, access: isLong(mode) ? 0x8b : LEGACY_TSS };
   segment(view, "tr", SELECTOR.TSS, tss);
   segment(view, "ldt", SELECTOR.LDT, { base: LDT, limit: 0x1f, access: 0x82 });
 }

@@ -6,9 +6,11 @@
  *    runs the instruction.
  *  - A read that is the first half of a read-modify-write faults as a write, as
  *    processors do it. The library has a read there.
- *
- * Both need the same of an instruction: whether it reads, changes and writes an
- * operand in memory.
+ *  - Far calls and jumps through a register: #UD. The library reads memory.
+ *  - LAHF and SAHF behind REX: the library takes SPL for AH.
+ *  - LOCK NEG: the library sets flags by the operand, not by the result.
+ *  - CMPXCHG8B and 16B keep all flags but ZF. The library takes them from before
+ *    the last instruction that set some.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -34,6 +36,8 @@ struct found {
 	enum kind kind;
 	bool in_memory;
 	bool whole; /* everything that tells these was there */
+	bool undefined;
+	u32 skip; /* prefixes that are to be left out */
 };
 
 static void read_code(struct vmm *vm, u64 va, struct code *code)
@@ -110,6 +114,8 @@ static struct found look(const struct code *code, bool wide)
 		escaped = true;
 		at++;
 	}
+	if (at < code->length && (code->bytes[at] == 0x9e || code->bytes[at] == 0x9f))
+		found.skip = at;
 	if (at + 1 >= code->length)
 		return found;
 
@@ -119,10 +125,22 @@ static struct found look(const struct code *code, bool wide)
 	found.whole = true;
 	found.kind = escaped ? kind_of_0f(opcode, digit) : kind_of(opcode, digit);
 	found.in_memory = found.kind != KIND_NONE && modrm >> 6 != 3;
+	if (!escaped && opcode == 0xff && (digit == 3 || digit == 5))
+		found.undefined = modrm >> 6 == 3;
+	if (found.locked && !(found.kind == KIND_LOCKABLE && found.in_memory))
+		found.undefined = true;
+	/* There is one processor: who locks a bus is alone on it. */
+	if (!escaped && (opcode == 0xf6 || opcode == 0xf7) && digit == 3)
+		found.skip = code->bytes[0] == 0xf0;
 	return found;
 }
 
-/* -------------------------------------------------------------------- LOCK */
+static bool needs_look(u8 byte, bool wide)
+{
+	return byte == 0xff || is_prefix(byte, wide);
+}
+
+/* ----------------------------------------------------------- the translator */
 
 static HOT_TLS void (*library_translate)(void *db, void *cs);
 
@@ -136,12 +154,12 @@ static void translate(void *db, void *cs)
 	struct found found;
 	struct code code;
 
-	if (slot && is_prefix(slot->host[gpa - slot->gpa], wide)) {
+	if (slot && needs_look(slot->host[gpa - slot->gpa], wide)) {
 		read_code(vm, pc, &code);
 		found = look(&code, wide);
-		if (found.locked && found.whole &&
-		    !(found.kind == KIND_LOCKABLE && found.in_memory))
+		if (found.undefined || (found.locked && found.skip > 1))
 			abort_guest(); /* #UD, when it is reached */
+		FIELD(db, DB_PC_NEXT, u64) += found.skip;
 	}
 	library_translate(db, cs);
 }
@@ -153,6 +171,38 @@ struct translator_ops decode_ops(const struct translator_ops *ops)
 	library_translate = ops->translate_insn;
 	ours.translate_insn = translate;
 	return ours;
+}
+
+/* ------------------------------------------------------------------- flags */
+
+/* The flags' state is in the translator's hands: what restores it at a fault does it here. */
+static void restore_flags(void *env, uintptr_t ra)
+{
+	cpu_restore_state_x86_64(cs_of(env), ra, false);
+}
+
+INTERPOSED void helper_cmpxchg8b_x86_64(void *env, u64 address)
+{
+	restore_flags(env, CALLER);
+	original.cmpxchg8b(env, address);
+}
+
+INTERPOSED void helper_cmpxchg8b_unlocked_x86_64(void *env, u64 address)
+{
+	restore_flags(env, CALLER);
+	original.cmpxchg8b_unlocked(env, address);
+}
+
+INTERPOSED void helper_cmpxchg16b_x86_64(void *env, u64 address)
+{
+	restore_flags(env, CALLER);
+	original.cmpxchg16b(env, address);
+}
+
+INTERPOSED void helper_cmpxchg16b_unlocked_x86_64(void *env, u64 address)
+{
+	restore_flags(env, CALLER);
+	original.cmpxchg16b_unlocked(env, address);
 }
 
 /* ------------------------------------------------------------- page faults */

@@ -206,6 +206,10 @@ struct originals {
 	void (*reset_request)(void *);
 	void (*rdmsr)(void *);
 	void (*wrmsr)(void *);
+	void (*cmpxchg8b)(void *, u64);
+	void (*cmpxchg8b_unlocked)(void *, u64);
+	void (*cmpxchg16b)(void *, u64);
+	void (*cmpxchg16b_unlocked)(void *, u64);
 };
 extern struct originals original;
 

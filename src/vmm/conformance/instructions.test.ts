@@ -96,6 +96,54 @@ onEachEngine("instructions", ({ name }) => {
     expect(memory.read32(rsp)).toBe(expected);
   });
 
+  // Intel SDM vol. 2A: it affects ZF alone. What set the others may be in its block or before.
+  test.each([
+    ["CMPXCHG8B", "0f c7 0b"],
+    ["LOCK CMPXCHG8B", "f0 0f c7 0b"],
+  ])("%s keeps the other flags", (_, instruction) => {
+    for (const [before, flags] of [
+      ["31 c0", 0x44], // XOR EAX, EAX: ZF, PF
+      ["b0 7f 04 01", 0x890], // ADD AL, 1: OF, SF, AF
+      ["b0 ff 04 02", 0x11], // ADD AL, 2: CF, AF
+    ] as const) {
+      using m = machine(name, `${before} ${instruction} 9c 58 f4`);
+      m.image.memory.write64(0x9000, 0x12345678);
+      m.engine.setCpu(flatState({ rbx: 0x9000 }));
+      expect(next(m.engine)).toBe("HLT");
+      expect(m.engine.getCpu().rax & 0x8d5).toBe(flags & ~0x40);
+    }
+  });
+
+  // Intel SDM vol. 2A, LAHF: AH, whatever prefix there is.
+  test("LAHF and SAHF behind REX are of AH", () => {
+    // STC; REX.W LAHF; MOV AL, AH; XOR AH, AH; REX SAHF; SETC BL
+    using m = machine(name, "f9 48 9f 88 e0 30 e4 40 9e 0f 92 c3 f4");
+    mapLow(m.image);
+    m.engine.setCpu(longState({ rbx: 0xff }));
+    expect(next(m.engine)).toBe("HLT");
+    const { rax, rbx, rsp } = m.engine.getCpu();
+    expect({ rax: rax & 1, rbx, rsp }).toEqual({ rax: 1, rbx: 0, rsp: STACK });
+  });
+
+  test("LOCK NEG sets flags by its result", () => {
+    using m = machine(name, "f0 f7 1b 9c 58 f4");
+    m.image.memory.write32(0x9000, 1);
+    m.engine.setCpu(flatState({ rbx: 0x9000 }));
+    expect(next(m.engine)).toBe("HLT");
+    // SF, PF, AF, CF
+    expect(m.engine.getCpu().rax & 0x8d5).toBe(0x95);
+    expect(m.image.memory.read32(0x9000)).toBe(0xffffffff);
+  });
+
+  test.each([
+    ["call", "ff d8"],
+    ["jump", "66 ff eb"],
+  ])("a far %s through a register is undefined", (_, program) => {
+    using m = machine(name, `40 ${program} f4`);
+    handlers(m);
+    expect(nextByte(m.engine)).toBe(6);
+  });
+
   // Intel SDM vol. 3A, 2.5: they stay clear, and attempts to set them have no effect.
   test("reserved bits of CR0 stay clear", () => {
     using m = machine(name, "b8 f1 ff 00 00 0f 22 c0 0f 20 c0 f4");

@@ -1,0 +1,113 @@
+/** Causes of KVM's instruction emulator, of which kvm_pvm runs whole guests, and of kvm_pvm itself. */
+import type { InstructionCause } from "./causes.ts";
+import { difference, endingOf, faultOf, isBranch, names, only, valueOf } from "./finding.ts";
+
+const by = "KVM's instruction emulator";
+
+/** What the emulator has no code for, or only for real mode: it gives #UD. */
+const NOT_EMULATED =
+  /^(V?ERR|VERW|LAR|LSL|ARPL|CRC32|MOVBE|POPCNT|DAA|AAA|AAS|INT|INT1|INT3|INTO|IRET.*|SYSENTER|SYSEXIT.*|SYSCALL|SYSRET.*|ENTER|BOUND|RESERVEDNOP|PREFETCH.*|RSM|XLATB|SALC|CMPXCHG16B|RET|CALL|JMP|LEAVE|LSS|LFS|LGS|LDS|LES|CLFLUSH|CPUID|MOV|UD.*|RDPMC|SGDT|SIDT|SLDT|STR|SMSW)$/;
+const IS_SIMD =
+  /^(P[A-Z]|MOV[A-Z]|CVT|F[A-Z0-9]|[A-Z]+[SP][SDSB]$|EMMS|LDMXCSR|STMXCSR|MASK|EXTR|INSERT|BLEND|ROUND|DPP|MPSAD|LDDQU|MAX|MIN|SQRT|ADD|SUB|MUL|DIV|AND|OR|XOR|UNPCK|SHUF|RCP|RSQRT|CMP|COMI|UCOMI|HADD|HSUB|WAIT)/;
+
+export const EMULATOR_CAUSES: readonly InstructionCause[] = [
+  {
+    name: "states that KVM refuses",
+    by: "kvm_pvm",
+    explanation: "KVM_RUN or KVM_SET_SREGS doesn't take the state.",
+    matches: (found) => /NativeError|errno/.test(endingOf(found, "kvm")),
+  },
+  {
+    name: "not emulated",
+    by,
+    explanation:
+      "The emulator has no code for the instruction, or for real mode only, and raises #UD; SIMD instructions look for #UD before #NM and #GP.",
+    matches: (found) =>
+      faultOf(found, "kvm") === 6 &&
+      faultOf(found, "unicorn") !== 6 &&
+      (NOT_EMULATED.test(found.mnemonic) || IS_SIMD.test(found.mnemonic)),
+  },
+  {
+    name: "reserved encodings with operands",
+    by,
+    explanation:
+      "Of an encoding that is reserved the emulator reads the operand first, or runs it; a processor raises #UD before that.",
+    matches: (found) => found.mnemonic === "INVALID" && endingOf(found, "unicorn") === "#6",
+  },
+  {
+    name: "delivery of double faults",
+    by: "kvm_pvm",
+    explanation:
+      "kvm_pvm shuts down, or stays with another CR2 or SS, where an exception in an exception's delivery makes a double fault.",
+    matches: (found) =>
+      endingOf(found, "kvm") === "SHUTDOWN" ||
+      endingOf(found, "kvm") === "#8" ||
+      (endingOf(found, "unicorn") === "#8" && only(found, /^(vector|ending|ss\..*|cr2)$/)),
+  },
+  {
+    name: "CR2 and SS after delivery",
+    by: "kvm_pvm",
+    explanation:
+      "CR2 isn't the last page fault's, and SS keeps its selector where a stack of the interrupt stack table is taken.",
+    matches: (found) => only(found, /^(cr2|ss\..*)$/),
+  },
+  {
+    name: "no code of the selector",
+    by,
+    explanation:
+      "Loads of segments and far transfers that fail give the error code 0, not the selector's (SDM vol. 3A, 6.13).",
+    matches: (found) =>
+      only(found, /^frame\.code$/) &&
+      [10, 11, 12, 13].some((vector) => endingOf(found, "kvm") === `#${vector}`),
+  },
+  {
+    name: "order of checks of segment loads",
+    by,
+    explanation:
+      "Segment loads and far transfers check in another order, so another exception comes.",
+    matches: (found) =>
+      /^(MOV|POP|L[DEFGS]S|LSS|LTR|LLDT|LGDT|LIDT|IRET.*|RET|RETF|CALL|JMP|SYSRET.*|SYSEXIT.*|SYSENTER|SYSCALL|INT|INTO)$/.test(
+        found.mnemonic,
+      ) && only(found, /^vector$/),
+  },
+  {
+    name: "flags of AAM and AAD",
+    by,
+    explanation: "SF, ZF and PF are set by more than AL.",
+    matches: (found) =>
+      /^AA[DM]$/.test(found.mnemonic) && only(found, /^(frame\.)?rflags\.[SZP]F$/),
+  },
+  {
+    name: "more or wider accesses",
+    by,
+    explanation:
+      "The emulator reads destinations that are only written (SLDT, STR, SMSW, SETcc), and INS and OUTS in pieces of its own.",
+    matches: ({ endings, differences }) =>
+      differences[0]?.what === "ending" &&
+      endings.every((ending) => /^(read|write|in|out) /.test(ending)) &&
+      endings[0].split(" ")[0] !== endings[1].split(" ")[0],
+  },
+  {
+    name: "steps",
+    by,
+    explanation:
+      "Under TF it runs a repeated string instruction to its end and pushes RF; HLT and what ends behind it leave BS in DR6 set.",
+    matches: (found) =>
+      (names(found).includes("dr6") && only(found, /^(dr6|memory\.stack)$/)) ||
+      endingOf(found, "kvm") === "#1" ||
+      endingOf(found, "unicorn") === "#1" ||
+      names(found).includes("frame.rflags.RF") ||
+      names(found).includes("rflags.RF"),
+  },
+  {
+    name: "targets of branches that can't be",
+    by: "the manuals",
+    explanation:
+      "Where a branch leads out of CS, or to no canonical address, Intel's processors fault at the branch, AMD's and libunicorn at the target.",
+    matches: (found) =>
+      isBranch(found) &&
+      (difference(found, "frame.rip") !== undefined ||
+        [12, 13, 14].includes(faultOf(found, "kvm")) ||
+        valueOf(found, "rip", "kvm") !== undefined),
+  },
+];

@@ -1,0 +1,90 @@
+/** Causes of libunicorn 2.0.1, that are known and left as they are. */
+import type { InstructionCause } from "./causes.ts";
+import { endingOf, faultOf, only, usesMemory } from "./finding.ts";
+
+const by = "libunicorn";
+
+// "read 0x10325/4" → [read, 0x10325, 4].
+function access(ending: string): { kind: string; at: number; size: number } | undefined {
+  const found = /^(read|write) 0x([0-9a-f]+)\/(\d)/.exec(ending);
+  if (found === null) return undefined;
+  return { kind: found[1], at: parseInt(found[2], 16), size: Number(found[3]) };
+}
+
+const IS_FLOATING =
+  /^(st\d|xmm\d+|fsw|ftw|fcw|mxcsr|(frame\.)?rflags\.[CZPASO]F|memory\.(data|stack|code))$/;
+
+export const UNICORN_CAUSES: readonly InstructionCause[] = [
+  {
+    name: "segments aren't checked",
+    by,
+    explanation:
+      "No access is checked against a segment's limit and type, and none is refused for a null selector: #GP and #SS for that don't come, but for what loads the segments.",
+    matches: (found) =>
+      found.mode !== "long" &&
+      [12, 13].includes(faultOf(found, "kvm")) &&
+      ![12, 13].includes(faultOf(found, "unicorn")) &&
+      usesMemory(found),
+  },
+  {
+    name: "#SS and #GP of addresses that aren't canonical",
+    by,
+    explanation:
+      "An address through RSP or RBP that isn't canonical is #SS(0); there it is #GP(0).",
+    matches: (found) => endingOf(found, "kvm") === "#12" && endingOf(found, "unicorn") === "#13",
+  },
+  {
+    name: "alignment isn't checked",
+    by,
+    explanation:
+      "CR0.AM and RFLAGS.AC make no #AC; SSE's operands of 16 bytes aren't checked either.",
+    matches: (found) => faultOf(found, "kvm") === 17,
+  },
+  {
+    name: "MMIO in aligned pieces",
+    by,
+    explanation:
+      "An access to MMIO that isn't aligned, or is larger than 4 bytes, exits as aligned reads that hold it, or as single bytes written.",
+    matches: (found) => {
+      const [a, b] = [endingOf(found, "kvm"), endingOf(found, "unicorn")].map(access);
+      if (a === undefined || b === undefined || a.kind !== b.kind) return false;
+      return Math.abs(a.at - b.at) < 8;
+    },
+  },
+  {
+    name: "TEST by /1",
+    by,
+    explanation:
+      "F6 /1 and F7 /1 are TEST, too (AMD APM vol. 3, appendix A); here they are undefined.",
+    matches: (found) => found.mnemonic === "TEST" && faultOf(found, "unicorn") === 6,
+  },
+  {
+    name: "INS writes before it reads",
+    by,
+    explanation: "INS stores a zero first, to fault before the port is read; the exit shows it.",
+    matches: (found) =>
+      /^INS/.test(found.mnemonic) &&
+      (only(found, /^memory\./) || /^(in|write) /.test(endingOf(found, "unicorn"))),
+  },
+  {
+    name: "accessed bit of code",
+    by,
+    explanation:
+      "A far transfer doesn't set the accessed bit in the descriptor of its code segment.",
+    matches: (found) => only(found, /^memory\.descriptors$/),
+  },
+  {
+    name: "CLFLUSH touches nothing",
+    by,
+    explanation: "CLFLUSH and the prefetches don't translate their address, so fault nowhere.",
+    matches: (found) => /^(CLFLUSH|PREFETCH)/.test(found.mnemonic),
+  },
+  {
+    name: "floating point",
+    by,
+    explanation:
+      "x87 stack faults and unmasked exceptions don't come, and status bits, NaN payloads and denormals differ in places.",
+    matches: (found) =>
+      only(found, IS_FLOATING) && /^(F|WAIT|CVT|[A-Z]+[SP][SD]$)/.test(found.mnemonic),
+  },
+];
