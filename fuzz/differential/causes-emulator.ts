@@ -110,4 +110,70 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
         [12, 13, 14].includes(faultOf(found, "kvm")) ||
         valueOf(found, "rip", "kvm") !== undefined),
   },
+  {
+    name: "I/O and flags of ring 3",
+    by: "kvm_pvm",
+    explanation:
+      "With no IOPL in ring 3, CLI, STI, POPF, PUSHF and port instructions do as with IOPL 0; IF is not the guest's.",
+    matches: (found) =>
+      found.cpl === 3 && /^(POPF|PUSHF|CLI|STI|IN|OUT|INS|OUTS|IRET)/.test(found.mnemonic),
+  },
+  {
+    name: "PUSHF and POPF",
+    by: "kvm_pvm",
+    explanation: "RF, IF and VIF of what is pushed and popped aren't those of the guest.",
+    matches: (found) =>
+      /^(POPF|PUSHF)/.test(found.mnemonic) && only(found, /^(memory\.|(frame\.)?rflags)/),
+  },
+  {
+    name: "ENTER",
+    by,
+    explanation:
+      "ENTER is done for one nesting level only, with the stack's width for the operand's.",
+    matches: (found) => found.mnemonic === "ENTER",
+  },
+  {
+    name: "paging outside of long mode",
+    by: "kvm_pvm",
+    explanation: "CR0.PG can't be set outside of long mode: #GP, or the guest ends.",
+    matches: (found) => /^(mov cr[034]|lmsw)/.test(found.text),
+  },
+  {
+    name: "MSRs and debug registers",
+    by: "the host",
+    explanation: "Which there are, and which values they take, is the processor's.",
+    matches: (found) => /^(RDMSR|WRMSR)$/.test(found.mnemonic) || /\bdr\d/.test(found.text),
+  },
+  {
+    name: "order of SIMD's checks",
+    by,
+    explanation: "Operands are looked at before #UD and #NM for CR0 and CR4.",
+    matches: (found) => IS_SIMD.test(found.mnemonic) && [6, 7].includes(faultOf(found, "unicorn")),
+  },
+  {
+    name: "system calls outside of 64-bit mode",
+    by,
+    explanation:
+      "SYSCALL, SYSRET, SYSENTER and SYSEXIT go by the host's vendor, and by mode another way.",
+    matches: (found) => /^SYS/.test(found.mnemonic),
+  },
+  {
+    name: "interrupts of real mode",
+    by,
+    explanation:
+      "INT behind an operand-size prefix pushes 32 bits, and ESP's upper half is cleared.",
+    matches: (found) =>
+      found.mode === "real" &&
+      (found.mnemonic.startsWith("INT") || names(found).includes("rsp")) &&
+      only(found, /^(rsp|memory\..*|frame\..*)$/),
+  },
+  {
+    name: "hint NOPs",
+    by,
+    explanation: "NOPs of 0F 19 to 0F 1F are undefined or have no ModRM byte.",
+    matches: (found) =>
+      found.mnemonic === "RESERVEDNOP" &&
+      only(found, /^(rip|frame\.rip|vector|ending|r..|memory\..*)$/) &&
+      faultOf(found, "unicorn") !== 6,
+  },
 ];

@@ -1,9 +1,11 @@
 /** Causes that are nobody's fault: what the manuals leave open, and what only hosts differ in. */
 import type { InstructionCause } from "./causes.ts";
-import { only } from "./finding.ts";
+import { isBranch, only } from "./finding.ts";
 
 const REGISTERS = /^(r[a-ds][xip]|r[sbd][pi]|r\d+)$/;
 const RESULT = /^(r[a-ds][xip]|r[sbd][pi]|r\d+|(frame\.)?rflags\..F|memory\..*)$/;
+
+const lower = (value: string) => BigInt(value) & 0xffffffffn;
 
 export const OPEN_CAUSES: readonly InstructionCause[] = [
   {
@@ -18,10 +20,36 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
       ),
   },
   {
+    name: "code that changed itself",
+    by: "the sequence",
+    explanation:
+      "What ran isn't the sequence any more but bytes that it wrote over itself: one of the other causes.",
+    matches: ({ changedItself }) => changedItself,
+  },
+  {
+    name: "order of two operands",
+    by: "the manuals",
+    explanation: "Of CMPS's and MOVS's two addresses either may fault or exit first.",
+    matches: (found) =>
+      /^(CMPS|MOVS)[BWDQ]$/.test(found.mnemonic) &&
+      only(found, /^(cr2|frame\.code|vector|ending|memory\..*)$/) &&
+      found.endings.every((ending) => /^(#1[234]|read|write)/.test(ending)),
+  },
+  {
+    name: "upper halves outside of 64-bit mode",
+    by: "the manuals",
+    explanation:
+      "What bits 32 to 63 of registers are after other modes is undefined (SDM vol. 1, 3.4.1.1).",
+    matches: (found) =>
+      found.mode !== "long" &&
+      found.differences.every(({ what, a, b }) => REGISTERS.test(what) && lower(a) === lower(b)),
+  },
+  {
     name: "BSWAP of 16 bits",
     by: "the manuals",
     explanation: "The result is undefined (SDM vol. 2A, BSWAP).",
-    matches: (found) => found.mnemonic === "BSWAP" && only(found, REGISTERS),
+    matches: (found) =>
+      found.mnemonic === "BSWAP" && only(found, /^(r.*|.*memory.*|vector|ending|cr2|frame.*)$/),
   },
   {
     name: "shifts by more than the operand",
@@ -66,5 +94,13 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     by: "the host",
     explanation: "RDTSC, and RDMSR of the TSC, tell the time.",
     matches: (found) => /^(RDTSC|RDTSCP|RDMSR)$/.test(found.mnemonic) && only(found, REGISTERS),
+  },
+  {
+    name: "what branches lead to",
+    by: "the sequence",
+    explanation:
+      "A branch into memory of other content runs what lies there: one of the other causes.",
+    matches: (found) =>
+      isBranch(found) && found.endings.some((ending) => !/^#(12|13|14)$/.test(ending)),
   },
 ];

@@ -87,4 +87,31 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     matches: (found) =>
       only(found, IS_FLOATING) && /^(F|WAIT|CVT|[A-Z]+[SP][SD]$)/.test(found.mnemonic),
   },
+  {
+    name: "reserved encodings run",
+    by,
+    explanation:
+      "Encodings that are reserved, as SSE's memory-only instructions with a register, run as if they had a meaning, or look at #NM and operands before #UD.",
+    matches: (found) => found.mnemonic === "INVALID" && endingOf(found, "kvm") === "#6",
+  },
+  {
+    name: "prefetches of a register",
+    by,
+    explanation: "0F 0D and 0F 18 with a register are undefined here, and NOPs on processors.",
+    matches: (found) =>
+      /^(RESERVEDNOP|PREFETCH.*)$/.test(found.mnemonic) && faultOf(found, "unicorn") === 6,
+  },
+  {
+    name: "CMPXCHG of unequal registers",
+    by,
+    explanation:
+      "With an operand of 32 bits in a register that isn't equal, the register's upper half is cleared; processors leave it.",
+    matches: (found) => found.mnemonic === "CMPXCHG" && only(found, /^r/),
+  },
+  {
+    name: "INS looks at memory first",
+    by,
+    explanation: "INS and OUTS fault on their memory before the port, or the other way round.",
+    matches: (found) => /^(INS|OUTS)/.test(found.mnemonic),
+  },
 ];

@@ -7,6 +7,7 @@
  */
 import type { Difference } from "./compare.ts";
 import { EMULATOR_CAUSES } from "./causes-emulator.ts";
+import { ALL_LAB_CAUSES, LAB_CAUSES, LAB_STATE_CAUSES } from "./causes-lab.ts";
 import { OPEN_CAUSES } from "./causes-open.ts";
 import { UNICORN_CAUSES } from "./causes-unicorn.ts";
 import type { Finding } from "./explain.ts";
@@ -45,9 +46,21 @@ export const STATE_CAUSES: readonly StateCause[] = [
   },
 ];
 
-const CAUSES: readonly InstructionCause[] = [...OPEN_CAUSES, ...EMULATOR_CAUSES, ...UNICORN_CAUSES];
+const CAUSES: readonly InstructionCause[] = [
+  ...LAB_CAUSES,
+  ...OPEN_CAUSES,
+  ...EMULATOR_CAUSES,
+  ...UNICORN_CAUSES,
+];
 
-export const ALL_CAUSES: readonly Cause[] = [...STATE_CAUSES, ...CAUSES];
+/** Of all hosts. */
+export const ALL_CAUSES: readonly Cause[] = [
+  ...STATE_CAUSES,
+  ...OPEN_CAUSES,
+  ...EMULATOR_CAUSES,
+  ...UNICORN_CAUSES,
+  ...ALL_LAB_CAUSES,
+];
 
 /** The first cause of the table that a difference has; undefined: it has to be looked at. */
 export function causeOf(found: Finding): Cause | undefined {
@@ -56,5 +69,5 @@ export function causeOf(found: Finding): Cause | undefined {
 
 /** The cause that has nothing to do with the instruction, if it has one. */
 export function stateCauseOf(difference: Difference): Cause | undefined {
-  return STATE_CAUSES.find((cause) => cause.covers(difference));
+  return [...STATE_CAUSES, ...LAB_STATE_CAUSES].find((cause) => cause.covers(difference));
 }

@@ -10,6 +10,10 @@ import {
 } from "iced-x86";
 import { LONGEST_SEQUENCE } from "./generate.ts";
 
+/** What follows a sequence. */
+const HLT = 0xf4;
+const LONGEST_INSTRUCTION = 15;
+
 /** iced's bits, and those of RFLAGS. */
 const UNDEFINED: readonly (readonly [bit: number, rflags: number])[] = [
   [RflagsBits.CF, 0x1],
@@ -40,11 +44,13 @@ export interface Decoded {
  * @returns as many as a sequence has at most; the last may be INVALID.
  */
 export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
-  const decoder = new Decoder(bits, code, DecoderOptions.None);
+  const padded = new Uint8Array(code.length + LONGEST_INSTRUCTION).fill(HLT);
+  padded.set(code);
+  const decoder = new Decoder(bits, padded, DecoderOptions.None);
   decoder.ip = BigInt(at);
   const formatter = new Formatter(FormatterSyntax.Intel);
   const found: Decoded[] = [];
-  while (decoder.canDecode && found.length < LONGEST_SEQUENCE) {
+  while (decoder.position < code.length && found.length < LONGEST_SEQUENCE) {
     const from = decoder.position;
     const instruction = decoder.decode();
     const bits = instruction.rflagsUndefined;
@@ -57,7 +63,7 @@ export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
       text: formatter.format(instruction),
       end,
       undefinedFlags,
-      bytes: code.slice(from, end),
+      bytes: padded.slice(from, end),
     });
     const isInvalid = instruction.isInvalid;
     instruction.free();

@@ -28,6 +28,8 @@ export interface Finding {
   readonly endings: readonly [a: string, b: string];
   /** Flags that are undefined differed already before the instruction, which may have read them. */
   readonly carried: boolean;
+  /** The code in memory is no longer the sequence. */
+  readonly changedItself: boolean;
 }
 
 const FLAG_BITS = new Map(FLAGS);
@@ -85,7 +87,8 @@ function ofInstructions(found: readonly Difference[]): Difference[] {
 }
 
 function run(a: Target, b: Target, it: Case, length: number): Difference[] {
-  const code = it.code.subarray(0, length);
+  // An instruction that random bytes end in goes on into the HLTs.
+  const code = it.code.subarray(0, Math.min(length, it.code.length));
   a.run(it, code);
   b.run(it, code);
   if (!isComparable(a, b)) return [];
@@ -118,5 +121,10 @@ function finding(
     differences: found,
     endings: [endingText(a), endingText(b)],
     carried,
+    changedItself: [a, b].some(({ memory }) => changed(memory, it, one?.end ?? it.code.length)),
   };
+}
+
+function changed(memory: Uint8Array, it: Case, length: number): boolean {
+  return it.code.subarray(0, length).some((byte, i) => memory[it.at + i] !== byte);
 }

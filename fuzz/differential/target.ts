@@ -22,6 +22,8 @@ const SYNC_EVENTS = SYNC + STATE_SIZE;
 const EVENTS_VALID = 5;
 const EVENTS_FLAGS = 20;
 
+const SWAPGS = Buffer.of(0x0f, 0x01, 0xf8);
+
 /** How a case ended. */
 export const Ending = {
   /** HLT: of the sequence's end, of its own, or of an exception's handler. */
@@ -103,8 +105,9 @@ export class Target implements Disposable {
         this.#stale = true;
         return;
       }
-      this.#stale = it.deep;
+      this.#stale = it.deep || touchesMore(it, code);
     } else {
+      this.#stale = touchesMore(it, code);
       const sync = this.#sync;
       sync.set(it.state);
       sync.fill(0, STATE_SIZE);
@@ -195,6 +198,16 @@ export class Target implements Disposable {
     this.engine[Symbol.dispose]();
     this.image[Symbol.dispose]();
   }
+}
+
+/** SWAPGS changes an MSR; TF, and ICEBP, a debug register. */
+function touchesMore(it: Case, code: Uint8Array): boolean {
+  const stepped = (it.state[STATE.rflags + 1] & 1) !== 0;
+  return (
+    stepped ||
+    code.includes(0xf1) ||
+    Buffer.from(code.buffer, code.byteOffset, code.length).includes(SWAPGS)
+  );
 }
 
 /** An exit with what the guest asks for in it: its first item. */
