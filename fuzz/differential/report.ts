@@ -42,6 +42,7 @@ export function report(campaign: Campaign, options: RunOptions): Report {
     seed: options.seed,
     first: group.first,
     example: exampleOf(group),
+    ...(group.cause === undefined ? { finding: withoutBytes(group.example!) } : {}),
   }));
   const { engines, modes, seconds } = options;
   return { engines, modes, seconds, totals: { ...campaign.totals }, groups: sorted(groups) };
