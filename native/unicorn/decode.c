@@ -114,7 +114,8 @@ static struct found look(const struct code *code, bool wide)
 		escaped = true;
 		at++;
 	}
-	if (at < code->length && (code->bytes[at] == 0x9e || code->bytes[at] == 0x9f))
+	if (!escaped && at < code->length &&
+	    (code->bytes[at] == 0x9e || code->bytes[at] == 0x9f))
 		found.skip = at;
 	if (at + 1 >= code->length)
 		return found;

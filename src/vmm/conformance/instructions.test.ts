@@ -125,6 +125,15 @@ onEachEngine("instructions", ({ name }) => {
     expect({ rax: rax & 1, rbx, rsp }).toEqual({ rax: 1, rbx: 0, rsp: STACK });
   });
 
+  test("SETcc behind REX is no LAHF", () => {
+    using m = machine(name, "31 c0 41 0f 9e c0 41 0f 9f c1 f4"); // XOR; SETLE R8B; SETG R9B
+    mapLow(m.image);
+    m.engine.setCpu(longState({ r8: 0x55, r9: 0x55 }));
+    expect(next(m.engine)).toBe("HLT");
+    const { rax, r8, r9 } = m.engine.getCpu();
+    expect({ rax, r8, r9 }).toEqual({ rax: 0, r8: 1, r9: 0 });
+  });
+
   test("LOCK NEG sets flags by its result", () => {
     using m = machine(name, "f0 f7 1b 9c 58 f4");
     m.image.memory.write32(0x9000, 1);
