@@ -176,4 +176,21 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
       only(found, /^(rip|frame\.rip|vector|ending|r..|memory\..*)$/) &&
       faultOf(found, "unicorn") !== 6,
   },
+  {
+    name: "selectors of ring 3",
+    by: "kvm_pvm",
+    explanation:
+      "In ring 3 of long mode the host's processor runs the code, with selectors and descriptors of the host's.",
+    matches: (found) =>
+      found.cpl === 3 &&
+      found.mode !== "real" &&
+      (/\b[c-gs]s$/.test(found.text) ||
+        /^(LSL|LAR|VER|SLDT|STR|SMSW|SGDT|SIDT|PUSH)/.test(found.mnemonic)),
+  },
+  {
+    name: "writes over two pages",
+    by,
+    explanation: "A write that spans two pages of which the second faults has written the first.",
+    matches: (found) => endingOf(found, "kvm") === "#14" && only(found, /^memory\./),
+  },
 ];

@@ -103,4 +103,17 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     matches: (found) =>
       isBranch(found) && found.endings.some((ending) => !/^#(12|13|14)$/.test(ending)),
   },
+  {
+    name: "BSF and BSR of zero",
+    by: "the manuals",
+    explanation: "The destination is undefined (SDM vol. 2A, BSF).",
+    matches: (found) => /^BS[FR]$/.test(found.mnemonic) && only(found, REGISTERS),
+  },
+  {
+    name: "features that aren't offered",
+    by: "the host",
+    explanation:
+      "LZCNT, TZCNT and POPCNT run where the processor has them, whatever CPUID says; else they are BSR, BSF or undefined.",
+    matches: (found) => /^(LZCNT|TZCNT|POPCNT|CLDEMOTE|ADCX|ADOX|ENDBR|RDSSP)/.test(found.mnemonic),
+  },
 ];

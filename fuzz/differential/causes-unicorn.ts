@@ -114,4 +114,42 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     explanation: "INS and OUTS fault on their memory before the port, or the other way round.",
     matches: (found) => /^(INS|OUTS)/.test(found.mnemonic),
   },
+  {
+    name: "MMX leaves exponents",
+    by,
+    explanation:
+      "A write of an MMX register sets bits 64 to 79 of its x87 register (SDM vol. 1, 9.2.3) and marks all as valid; here they stay.",
+    matches: (found) =>
+      /\bmm\d/.test(found.text) && only(found, /^(st\d|ftw|fsw|memory\..*|frame.*|rflags.*)$/),
+  },
+  {
+    name: "which page of two",
+    by,
+    explanation:
+      "Where an access spans two pages and neither may be accessed so, the second is the one that faults.",
+    matches: (found) =>
+      endingOf(found, "kvm") === "#14" && only(found, /^(cr2|frame\.code|memory\..*|r..)$/),
+  },
+  {
+    name: "alignment of 16 bytes",
+    by,
+    explanation: "SSE's and FXSAVE's operands needn't be aligned: no #GP, or not before #PF.",
+    matches: (found) =>
+      found.text.includes("[") &&
+      /^(FX|MOV[ADN]|[A-Z]+[SP][SD]$|P[A-Z]+|CVT|LDDQU|MASK)/.test(found.mnemonic) &&
+      (faultOf(found, "kvm") === 13 || faultOf(found, "unicorn") === 13),
+  },
+  {
+    name: "LOCK NEG behind another prefix",
+    by,
+    explanation: "LOCK NEG sets flags by its operand, unless LOCK is its first byte.",
+    matches: (found) => found.mnemonic === "NEG" && only(found, /^(frame\.)?rflags\..F$/),
+  },
+  {
+    name: "long instructions",
+    by,
+    explanation:
+      "An instruction of more than 15 bytes is #GP; the decoder's limit is looked at elsewhere.",
+    matches: (found) => found.bytes.length > 14 && only(found, /^(vector|ending|frame\..*)$/),
+  },
 ];

@@ -22,6 +22,8 @@ const SYNC_EVENTS = SYNC + STATE_SIZE;
 const EVENTS_VALID = 5;
 const EVENTS_FLAGS = 20;
 
+const HLT = 0xf4;
+const TAIL = 16;
 const SWAPGS = Buffer.of(0x0f, 0x01, 0xf8);
 
 /** How a case ended. */
@@ -127,6 +129,8 @@ export class Target implements Disposable {
     memory.set(this.#templates.get(it.mode)!);
     for (const { at, bytes } of it.patches) memory.set(bytes, at);
     memory.set(code, it.at);
+    // What follows a sequence, or a part of one, ends it.
+    memory.fill(HLT, it.at + code.length, it.at + it.code.length + TAIL);
     if (!this.#virtual) return;
     // Told once for all, as only translations go by it; those of the handlers stay.
     const { memory: guest } = this.image;
