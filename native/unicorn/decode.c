@@ -9,6 +9,8 @@
  *  - Far calls and jumps through a register: #UD. The library reads memory.
  *  - LAHF and SAHF behind REX: the library takes SPL for AH.
  *  - LOCK NEG: the library sets flags by the operand, not by the result.
+ *  - SETcc, RCL and RCR bring the flags to another form before they fault; what
+ *    restores them then takes them for what they were before.
  *  - CMPXCHG8B and 16B keep all flags but ZF. The library takes them from before
  *    the last instruction that set some.
  */
@@ -17,8 +19,19 @@
 
 #define LONGEST 15
 
+/* enum CCOp */
+enum {
+	CC_OP_DYNAMIC,
+	CC_OP_EFLAGS,
+	CC_OP_SUBB = 14,
+	CC_OP_SUBQ = 17,
+	CC_OP_ADOX = 47,
+};
+
 /* Of DisasContextBase: the linear address of the instruction to translate. */
 #define DB_PC_NEXT 16
+/* Of DisasContext: in which form the flags are. */
+#define DB_CC_OP 0x74
 #define PF_WRITE 2u
 #define ACCESS_LOAD 0 /* MMUAccessType */
 
@@ -37,6 +50,9 @@ struct found {
 	bool in_memory;
 	bool whole; /* everything that tells these was there */
 	bool undefined;
+	bool sets;    /* SETcc to memory, */
+	u8 condition; /* ... of this one */
+	bool rotates; /* through carry, in memory */
 	u32 skip; /* prefixes that are to be left out */
 };
 
@@ -126,6 +142,10 @@ static struct found look(const struct code *code, bool wide)
 	found.whole = true;
 	found.kind = escaped ? kind_of_0f(opcode, digit) : kind_of(opcode, digit);
 	found.in_memory = found.kind != KIND_NONE && modrm >> 6 != 3;
+	found.sets = escaped && (opcode & 0xf0) == 0x90 && modrm >> 6 != 3;
+	found.condition = opcode & 15;
+	found.rotates = !escaped && found.kind == KIND_CHANGES && found.in_memory &&
+			(digit == 2 || digit == 3);
 	if (!escaped && opcode == 0xff && (digit == 3 || digit == 5))
 		found.undefined = modrm >> 6 == 3;
 	if (found.locked && !(found.kind == KIND_LOCKABLE && found.in_memory))
@@ -165,12 +185,49 @@ static void translate(void *db, void *cs)
 	library_translate(db, cs);
 }
 
+/* Does SETcc compute all flags? As the library's gen_prepare_cc has it. */
+static bool computes_flags(u32 condition, u32 cc_op)
+{
+	switch (condition >> 1 & 7) {
+	case 0: /* O */
+		return cc_op < CC_OP_ADOX;
+	case 1: /* B */
+		return false;
+	case 2: /* Z */
+	case 4: /* S */
+		return cc_op == CC_OP_DYNAMIC;
+	case 5: /* P */
+		return true;
+	}
+	return cc_op < CC_OP_SUBB || cc_op > CC_OP_SUBQ; /* BE L LE */
+}
+
+static HOT_TLS void (*library_insn_start)(void *db, void *cs);
+
+/* What is noted at an instruction's start is how its fault restores the flags. */
+static void insn_start(void *db, void *cs)
+{
+	struct vmm *vm = current;
+	u32 *cc_op = &FIELD(db, DB_CC_OP, u32), was = *cc_op;
+	struct found found;
+	struct code code;
+
+	read_code(vm, FIELD(db, DB_PC_NEXT, u64), &code);
+	found = look(&code, HFLAGS(vm->env) & HF_CS64);
+	if (found.rotates || (found.sets && computes_flags(found.condition, was)))
+		*cc_op = CC_OP_EFLAGS;
+	library_insn_start(db, cs);
+	*cc_op = was;
+}
+
 struct translator_ops decode_ops(const struct translator_ops *ops)
 {
 	struct translator_ops ours = *ops;
 
 	library_translate = ops->translate_insn;
+	library_insn_start = ops->insn_start;
 	ours.translate_insn = translate;
+	ours.insn_start = insn_start;
 	return ours;
 }
 

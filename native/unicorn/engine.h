@@ -92,7 +92,9 @@ struct debugger {
 /* TranslatorOps (qemu/include/exec/translator.h): what translates a block. */
 struct translator_ops {
 	void (*init_disas_context)(void *db, void *cs);
-	void *rest[3];
+	void *tb_start;
+	void (*insn_start)(void *db, void *cs);
+	void *breakpoint_check;
 	void (*translate_insn)(void *db, void *cs);
 	void *last[2];
 };

@@ -153,6 +153,34 @@ onEachEngine("instructions", ({ name }) => {
     expect(nextByte(m.engine)).toBe(6);
   });
 
+  // The flags that a fault pushes are those that the instruction is done again with.
+  test.each([
+    ["SETL of a sum", "b0 7f 04 01", "0f 9c 03", 0x890],
+    ["SETNO of a difference", "b0 80 2c 01", "0f 91 03", 0x810],
+    ["SETP of a product", "b0 40 f6 e0", "0f 9a 03", 0x801],
+    ["SETLE of AND", "30 c0", "0f 9e 03", 0x44],
+    ["SETA of DEC", "30 c0 fe c8", "0f 97 03", 0x94],
+    ["SETB of a sum", "b0 ff 04 02", "0f 92 03", 0x11],
+    ["SETS with REX", "b0 7f 04 01", "40 0f 98 03", 0x890],
+    ["RCL of a sum", "b0 7f 04 01", "d1 13", 0x890],
+    ["RCR by CL of a difference", "b0 80 2c 01", "d3 1b", 0x810],
+  ])("%s keeps the flags when it faults", (_, before, instruction, flags) => {
+    using m = machine(name, `${before} ${instruction} f4`);
+    mapLow(m.image);
+    const { memory } = m.image;
+    const at = IDT + 14 * 16;
+    memory.write(HANDLERS, code("f4"));
+    memory.write32(at, ((0x18 << 16) | HANDLERS) >>> 0);
+    memory.write32(at + 4, 0x8e00);
+    m.engine.setCpu(longState({ rbx: 2 ** 40, rcx: 1 }));
+    expect(next(m.engine)).toBe("HLT");
+    const { rsp, rip } = m.engine.getCpu();
+    expect(rip).toBe(HANDLERS + 1);
+    // MUL leaves all but CF and OF undefined.
+    const mask = before.endsWith("f6 e0") ? 0x801 : 0x8d5;
+    expect(memory.read32(rsp + 24) & mask).toBe(flags);
+  });
+
   // Intel SDM vol. 3A, 2.5: they stay clear, and attempts to set them have no effect.
   test("reserved bits of CR0 stay clear", () => {
     using m = machine(name, "b8 f1 ff 00 00 0f 22 c0 0f 20 c0 f4");
