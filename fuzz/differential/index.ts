@@ -3,17 +3,22 @@
  *
  *   bun fuzz/differential/index.ts --cases 100000 --seed 1
  *   bun fuzz/differential/index.ts --seed 1 --case 4711        one case, with its instructions
+ *   bun fuzz/differential/index.ts --trace boot.trace          the accesses of a recorded boot
  */
 import { parseArgs } from "node:util";
 import { ENGINES, EngineError, type EngineName, probe } from "../../src/vmm/engine.ts";
+import { Trace, TraceError } from "../../src/vmm/trace.ts";
 import { Campaign } from "./campaign.ts";
+import { endingText } from "./compare.ts";
 import { modesOf } from "./modes.ts";
 import { MODES, type Mode } from "./layout.ts";
 import { merge, report, type Report, toMarkdown } from "./report.ts";
+import { seedsOf } from "./seeds.ts";
 import { showCase } from "./show.ts";
+import { Target } from "./target.ts";
 
 const USAGE = `usage: bun fuzz/differential/index.ts [--cases N] [--seed S] [--from N] [--case N]
-         [--engines a,b] [--modes a,b,…] [--time seconds] [--json] [--markdown] [--merge file …]`;
+         [--engines a,b] [--modes a,b,…] [--time seconds] [--json] [--markdown] [--merge file …] [--trace file]`;
 
 class UsageError extends Error {}
 
@@ -28,6 +33,7 @@ const OPTIONS = {
   json: { type: "boolean", default: false },
   markdown: { type: "boolean", default: false },
   merge: { type: "string", multiple: true },
+  trace: { type: "string" },
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
@@ -36,8 +42,9 @@ export async function main(words: readonly string[]): Promise<number> {
   try {
     return await run(words);
   } catch (error) {
-    if (!(error instanceof UsageError || error instanceof EngineError)) throw error;
-    console.error(`differential: ${error.message}`);
+    const known = [UsageError, EngineError, TraceError].some((kind) => error instanceof kind);
+    if (!known) throw error;
+    console.error(`differential: ${(error as Error).message}`);
     return 2;
   }
 }
@@ -60,6 +67,7 @@ async function run(words: readonly string[]): Promise<number> {
     console.log(showCase(engines, seed, modes, index));
     return 0;
   }
+  if (options.trace !== undefined) return replayTrace(options.trace, engines);
   const from = whole("--from", options.from, 0, Number.MAX_SAFE_INTEGER);
   const cases = whole("--cases", options.cases, 1, Number.MAX_SAFE_INTEGER);
   const seconds = options.time === undefined ? Infinity : whole("--time", options.time, 1, 1e9);
@@ -71,6 +79,23 @@ async function run(words: readonly string[]): Promise<number> {
   }
   const elapsed = (Bun.nanoseconds() - started) / 1e9;
   return print(report(campaign, { engines, seed, from, modes, seconds: elapsed }), options);
+}
+
+/** Each engine must exit as the recorded one did. */
+function replayTrace(path: string, engines: readonly EngineName[]): number {
+  const seeds = [...seedsOf(Trace.open(path))];
+  let different = 0;
+  for (const name of engines) {
+    using target = new Target(name);
+    for (const { it, expected } of seeds) {
+      target.run(it);
+      if (target.what === expected) continue;
+      different++;
+      console.log(`${name}: ${endingText(target)}, recorded was ${expected}`);
+    }
+  }
+  console.log(`${seeds.length} different accesses of ${path}: ${different} not as recorded`);
+  return different > 0 ? 1 : 0;
 }
 
 type Options = ReturnType<typeof parse>;
