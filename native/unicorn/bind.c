@@ -60,6 +60,8 @@ static const struct {
 	{ "helper_sysenter_x86_64", NULL },
 	{ "helper_rdmsr_x86_64", (void **)&original.rdmsr },
 	{ "helper_wrmsr_x86_64", (void **)&original.wrmsr },
+	{ "helper_pcmpestri_xmm_x86_64", (void **)&original.pcmpestri },
+	{ "helper_pcmpestrm_xmm_x86_64", (void **)&original.pcmpestrm },
 	{ "helper_cmpxchg8b_x86_64", (void **)&original.cmpxchg8b },
 	{ "helper_cmpxchg8b_unlocked_x86_64", (void **)&original.cmpxchg8b_unlocked },
 	{ "helper_cmpxchg16b_x86_64", (void **)&original.cmpxchg16b },

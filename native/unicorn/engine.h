@@ -208,6 +208,8 @@ struct originals {
 	void (*reset_request)(void *);
 	void (*rdmsr)(void *);
 	void (*wrmsr)(void *);
+	void (*pcmpestri)(void *, void *, void *, u32);
+	void (*pcmpestrm)(void *, void *, void *, u32);
 	void (*cmpxchg8b)(void *, u64);
 	void (*cmpxchg8b_unlocked)(void *, u64);
 	void (*cmpxchg16b)(void *, u64);

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { CR4 } from "../cpu.ts";
 import { CPU_LAYOUT } from "../cpu-codec.ts";
 import { ExitReason } from "../exit.ts";
 import {
@@ -29,7 +30,7 @@ function handlers(m: Machine): void {
   }
 }
 
-onEachEngine("instructions", ({ name }) => {
+onEachEngine("instructions", ({ name, full }) => {
   // Intel SDM vol. 2A, LOCK. The code before it, and a LOCK that is right, are in the same block.
   test.each([
     ["a register as its destination", "f0 01 d8"],
@@ -151,6 +152,30 @@ onEachEngine("instructions", ({ name }) => {
     using m = machine(name, `40 ${program} f4`);
     handlers(m);
     expect(nextByte(m.engine)).toBe(6);
+  });
+
+  // Intel SDM vol. 2B, PCMPESTRI: lengths saturate. RCX is the number of characters if none is found.
+  full("lengths of strings can be anything", () => {
+    for (const [instruction, characters] of [
+      ["66 0f 3a 61 c1 00", 16], // PCMPESTRI XMM0, XMM1, bytes that are equal to any
+      ["66 0f 3a 61 c1 01", 8],
+      ["66 48 0f 3a 61 c1 00", 16],
+      ["66 0f 3a 60 c1 00", undefined], // PCMPESTRM
+    ] as const) {
+      for (const length of [0x80000000, 0x7fffffff, 0xffffffff, 17, 2 ** 40]) {
+        using m = machine(name, `0f 57 c0 0f 57 c9 ${instruction} f4`);
+        mapLow(m.image);
+        const cr4 = CR4.PAE | CR4.OSFXSR;
+        m.engine.setCpu(longState({ rax: length, rdx: length, rcx: 77, cr4 }));
+        expect(next(m.engine)).toBe("HLT");
+        const { rcx, rax, rdx } = m.engine.getCpu();
+        expect([rax, rdx]).toEqual([length, length]);
+        // Equal ones are found at once where there is a character at all.
+        const has = instruction.includes("48") || length % 2 ** 32 !== 0;
+        if (characters !== undefined) expect(rcx).toBe(has ? 0 : characters);
+        else expect(rcx).toBe(77);
+      }
+    }
   });
 
   // The flags that a fault pushes are those that the instruction is done again with.
