@@ -75,7 +75,7 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
     by,
     explanation: "SF, ZF and PF are set by more than AL.",
     matches: (found) =>
-      /^AA[DM]$/.test(found.mnemonic) && only(found, /^(frame\.)?rflags\.[SZP]F$/),
+      /^AA[DM]$/.test(found.mnemonic) && only(found, /^(rax|(frame\.)?rflags\.[SZP]F)$/),
   },
   {
     name: "more or wider accesses",
@@ -155,7 +155,7 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
     by,
     explanation:
       "SYSCALL, SYSRET, SYSENTER and SYSEXIT go by the host's vendor, and by mode another way.",
-    matches: (found) => /^SYS/.test(found.mnemonic),
+    matches: (found) => found.mnemonic.startsWith("SYS"),
   },
   {
     name: "interrupts of real mode",
@@ -170,11 +170,10 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
   {
     name: "hint NOPs",
     by,
-    explanation: "NOPs of 0F 19 to 0F 1F are undefined or have no ModRM byte.",
+    explanation:
+      "NOPs of 0F 19 to 0F 1F are undefined or have no ModRM byte, whose bytes run then.",
     matches: (found) =>
-      found.mnemonic === "RESERVEDNOP" &&
-      only(found, /^(rip|frame\.rip|vector|ending|r..|memory\..*)$/) &&
-      faultOf(found, "unicorn") !== 6,
+      /^(RESERVEDNOP|CLDEMOTE)$/.test(found.mnemonic) && endingOf(found, "unicorn") !== "#6",
   },
   {
     name: "selectors of ring 3",
@@ -192,5 +191,13 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
     by,
     explanation: "A write that spans two pages of which the second faults has written the first.",
     matches: (found) => endingOf(found, "kvm") === "#14" && only(found, /^memory\./),
+  },
+  {
+    name: "16 bits to memory",
+    by,
+    explanation:
+      "MOV of a segment register, SLDT, STR and SMSW write 16 bits to memory, whatever the operand's size (SDM vol. 2); the emulator writes as many as that.",
+    matches: (found) =>
+      /^(MOV|SLDT|STR|SMSW)$/.test(found.mnemonic) && only(found, /^(memory\..*|frame\..*)$/),
   },
 ];

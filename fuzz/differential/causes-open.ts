@@ -72,9 +72,9 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     explanation:
       "With an operand of 32 or 64 bits either all of it is written or the lower 16 bits (SDM vol. 2B, PUSH).",
     matches: (found) =>
-      /^PUSH/.test(found.mnemonic) &&
+      found.mnemonic.startsWith("PUSH") &&
       /push [c-gs]s$/.test(found.text) &&
-      only(found, /^memory\.(stack|data)$/),
+      only(found, /^memory\./),
   },
   {
     name: "SLDT, STR and SMSW of wide registers",

@@ -11,6 +11,17 @@ function access(ending: string): { kind: string; at: number; size: number } | un
   return { kind: found[1], at: parseInt(found[2], 16), size: Number(found[3]) };
 }
 
+// F6 or F7, and a ModRM byte of /1.
+function isByOne(bytes: Uint8Array): boolean {
+  return bytes.some((byte, i) => (byte & 0xfe) === 0xf6 && ((bytes[i + 1] >> 3) & 7) === 1);
+}
+
+// A REX with another prefix behind it, which makes it void.
+function hasVoidRex(bytes: Uint8Array): boolean {
+  const prefixes = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+  return bytes.some((byte, i) => (byte & 0xf0) === 0x40 && prefixes.includes(bytes[i + 1]));
+}
+
 const IS_FLOATING =
   /^(st\d|xmm\d+|fsw|ftw|fcw|mxcsr|(frame\.)?rflags\.[CZPASO]F|memory\.(data|stack|code))$/;
 
@@ -56,14 +67,15 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     by,
     explanation:
       "F6 /1 and F7 /1 are TEST, too (AMD APM vol. 3, appendix A); here they are undefined.",
-    matches: (found) => found.mnemonic === "TEST" && faultOf(found, "unicorn") === 6,
+    matches: (found) =>
+      found.mnemonic === "TEST" && (faultOf(found, "unicorn") === 6 || isByOne(found.bytes)),
   },
   {
     name: "INS writes before it reads",
     by,
     explanation: "INS stores a zero first, to fault before the port is read; the exit shows it.",
     matches: (found) =>
-      /^INS/.test(found.mnemonic) &&
+      found.mnemonic.startsWith("INS") &&
       (only(found, /^memory\./) || /^(in|write) /.test(endingOf(found, "unicorn"))),
   },
   {
@@ -151,5 +163,12 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     explanation:
       "An instruction of more than 15 bytes is #GP; the decoder's limit is looked at elsewhere.",
     matches: (found) => found.bytes.length > 14 && only(found, /^(vector|ending|frame\..*)$/),
+  },
+  {
+    name: "REX before another prefix",
+    by,
+    explanation:
+      "REX counts only right before the opcode (SDM vol. 2A, 2.2.1); here it counts anywhere.",
+    matches: (found) => found.mode === "long" && hasVoidRex(found.bytes),
   },
 ];

@@ -34,7 +34,7 @@ export const STATE_CAUSES: readonly StateCause[] = [
     name: "flags of rings",
     by: "kvm_pvm",
     explanation:
-      "kvm_pvm keeps no IOPL and no NT of a guest in ring 3, and clears AC when it delivers an exception.",
+      "In ring 3 kvm_pvm keeps no IOPL and no NT of the guest, and it clears AC when it delivers an exception.",
     covers: ({ what }) => /^(frame\.)?rflags\.(IOPL|AC|NT)$/.test(what),
   },
   {
