@@ -94,7 +94,8 @@ export class Generator {
     const random = this.#random;
     const { mode } = it;
     let encoding = random.pick(it.deep && random.chance(75) ? ANY_DEEP : ANY);
-    while (encoding.legacy && mode === "long" && !random.chance(3)) encoding = random.pick(ANY);
+    const isRefused = ({ legacy }: Encoding) => legacy && mode === "long" && !random.chance(3);
+    while (isRefused(encoding)) encoding = random.pick(ANY);
     const start = this.#length;
     const sizes = this.#prefixes(encoding, mode);
     for (const byte of encoding.opcode) this.#byte(byte);

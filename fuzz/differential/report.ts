@@ -13,6 +13,9 @@ export interface RunOptions {
   readonly seconds: number;
 }
 
+/** A finding whose bytes are hexadecimal digits. */
+type SavedFinding = Omit<Finding, "bytes"> & { readonly bytes: string };
+
 export interface ReportGroup {
   /** Of causes.ts; undefined where it has none. */
   readonly cause?: string;
@@ -23,7 +26,7 @@ export interface ReportGroup {
   /** The first case's instruction and what differed, for people. */
   readonly example: string;
   /** Of one without a cause, so that a later table of causes can find it. */
-  readonly finding?: Omit<Finding, "bytes">;
+  readonly finding?: SavedFinding;
 }
 
 export interface Report {
@@ -42,23 +45,21 @@ export function report(campaign: Campaign, options: RunOptions): Report {
     seed: options.seed,
     first: group.first,
     example: exampleOf(group),
-    ...(group.cause === undefined ? { finding: withoutBytes(group.example!) } : {}),
+    ...(group.cause === undefined
+      ? { finding: { ...group.example!, bytes: group.example!.bytes.toHex() } }
+      : {}),
   }));
   const { engines, modes, seconds } = options;
   return { engines, modes, seconds, totals: { ...campaign.totals }, groups: sorted(groups) };
 }
 
-function withoutBytes({ bytes: _, ...rest }: Finding): Omit<Finding, "bytes"> {
-  return rest;
-}
-
 /** Looks again for causes, as the table is now. */
 function explained(group: ReportGroup): ReportGroup {
   if (group.finding === undefined) return group;
-  const cause = causeOf({ ...group.finding, bytes: new Uint8Array() });
+  const cause = causeOf({ ...group.finding, bytes: Uint8Array.fromHex(group.finding.bytes ?? "") });
   if (cause === undefined) return group;
-  const { finding: _, ...rest } = group;
-  return { ...rest, cause: cause.name, key: cause.name };
+  const { count, seed, first, example } = group;
+  return { count, seed, first, example, cause: cause.name, key: cause.name };
 }
 
 /** Adds runs up; those of other engines are not to be among them. */
