@@ -165,17 +165,33 @@ static bool needs_look(u8 byte, bool wide)
 
 static HOT_TLS void (*library_translate)(void *db, void *cs);
 
+/* The page that a block's code was last in, while it is translated. */
+static HOT_TLS u64 page_va;
+static HOT_TLS const u8 *page_host;
+
+/* The code at `pc`, to the end of its page; NULL: it isn't in memory. */
+static const u8 *code_at(struct vmm *vm, u64 pc)
+{
+	if ((pc & ~0xfffull) != page_va) {
+		u64 gpa = mmu_walk(vm, pc & ~0xfffull);
+		struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+
+		page_va = pc & ~0xfffull;
+		page_host = slot ? slot->host + (gpa - slot->gpa) : NULL;
+	}
+	return page_host ? page_host + (pc & 0xfff) : NULL;
+}
+
 static void translate(void *db, void *cs)
 {
 	struct vmm *vm = current;
 	u64 pc = FIELD(db, DB_PC_NEXT, u64);
-	u64 gpa = mmu_walk(vm, pc);
-	struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+	const u8 *at = code_at(vm, pc);
 	bool wide = HFLAGS(vm->env) & HF_CS64;
 	struct found found;
 	struct code code;
 
-	if (slot && needs_look(slot->host[gpa - slot->gpa], wide)) {
+	if (at && needs_look(*at, wide)) {
 		read_code(vm, pc, &code);
 		found = look(&code, wide);
 		if (found.undefined || (found.locked && found.skip > 1))
@@ -202,6 +218,12 @@ static bool computes_flags(u32 condition, u32 cc_op)
 	return cc_op < CC_OP_SUBB || cc_op > CC_OP_SUBQ; /* BE L LE */
 }
 
+/* By its first byte: SETcc, a rotation, or what may be one. */
+static bool may_compute_flags(u8 byte, bool wide)
+{
+	return byte == 0x0f || kind_of(byte, 0) == KIND_CHANGES || is_prefix(byte, wide);
+}
+
 static HOT_TLS void (*library_insn_start)(void *db, void *cs);
 
 /* What is noted at an instruction's start is how its fault restores the flags. */
@@ -209,11 +231,18 @@ static void insn_start(void *db, void *cs)
 {
 	struct vmm *vm = current;
 	u32 *cc_op = &FIELD(db, DB_CC_OP, u32), was = *cc_op;
+	u64 pc = FIELD(db, DB_PC_NEXT, u64);
+	const u8 *at = code_at(vm, pc);
+	bool wide = HFLAGS(vm->env) & HF_CS64;
 	struct found found;
 	struct code code;
 
-	read_code(vm, FIELD(db, DB_PC_NEXT, u64), &code);
-	found = look(&code, HFLAGS(vm->env) & HF_CS64);
+	if (!at || !may_compute_flags(*at, wide)) {
+		library_insn_start(db, cs);
+		return;
+	}
+	read_code(vm, pc, &code);
+	found = look(&code, wide);
 	if (found.rotates || (found.sets && computes_flags(found.condition, was)))
 		*cc_op = CC_OP_EFLAGS;
 	library_insn_start(db, cs);
@@ -224,6 +253,7 @@ struct translator_ops decode_ops(const struct translator_ops *ops)
 {
 	struct translator_ops ours = *ops;
 
+	page_va = ~0ull;
 	library_translate = ops->translate_insn;
 	library_insn_start = ops->insn_start;
 	ours.translate_insn = translate;
