@@ -132,7 +132,8 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     explanation:
       "A write of an MMX register sets bits 64 to 79 of its x87 register (SDM vol. 1, 9.2.3) and marks all as valid; here they stay.",
     matches: (found) =>
-      /\bmm\d/.test(found.text) && only(found, /^(st\d|ftw|fsw|memory\..*|frame.*|rflags.*)$/),
+      (/\bmm\d/.test(found.text) || found.mnemonic === "EMMS") &&
+      only(found, /^(st\d|ftw|fsw|memory\..*|frame.*|rflags.*)$/),
   },
   {
     name: "which page of two",
@@ -170,5 +171,12 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     explanation:
       "REX counts only right before the opcode (SDM vol. 2A, 2.2.1); here it counts anywhere.",
     matches: (found) => found.mode === "long" && hasVoidRex(found.bytes),
+  },
+  {
+    name: "LGDT and LIDT take any base",
+    by,
+    explanation: "A base that isn't canonical is loaded; it is #GP (SDM vol. 2A, LGDT/LIDT).",
+    matches: (found) =>
+      /^L[GI]DT$/.test(found.mnemonic) && found.mode === "long" && faultOf(found, "kvm") === 13,
   },
 ];

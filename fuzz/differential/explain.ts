@@ -72,7 +72,9 @@ export function explain(
   for (const one of decoded) {
     mask |= one.undefinedFlags;
     // The whole has been run already.
-    const found = decoded.length === 1 ? all : run(a, b, it, one.end);
+    // How long a reserved encoding is nobody knows: all that is left is its.
+    const end = one.mnemonic === "INVALID" ? it.code.length : one.end;
+    const found = decoded.length === 1 ? all : run(a, b, it, end);
     const here = ofInstructions(masked(found, mask));
     const carried = ofInstructions(before).length > 0;
     if (here.length > 0) return finding(a, b, it, engines, one, here, carried);
