@@ -159,7 +159,9 @@ onEachEngine("instructions", ({ name, full }) => {
   });
 
   // Intel SDM vol. 2B, PCMPESTRI: lengths saturate. RCX is the number of characters if none is found.
-  full("lengths of strings can be anything", () => {
+  const onProcessor = inLab ? test.skip : full;
+
+  onProcessor("lengths of strings can be anything", () => {
     for (const [comparison, characters] of [
       ["66 0f 3a 61 c1 00", 16], // PCMPESTRI XMM0, XMM1, bytes that are equal to any
       ["66 0f 3a 61 c1 01", 8],
