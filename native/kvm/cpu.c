@@ -11,8 +11,16 @@
 
 #define APIC_ENABLE (1ull << 11) // in IA32_APIC_BASE
 
-// In an XSAVE area; Intel SDM vol. 1, 13.4.
+// In an XSAVE area; Intel SDM vol. 1, 10.5.1 and 13.4.
+#define XSAVE_FCW 0
+#define XSAVE_FSW 2
+#define XSAVE_FTW 4
+#define XSAVE_FOP 6
+#define XSAVE_FIP 8
+#define XSAVE_FDP 16
 #define XSAVE_MXCSR 24
+#define XSAVE_ST 32
+#define XSAVE_XMM 160
 #define XSAVE_COMPONENTS 512
 
 // What a snapshot keeps of a CPU, where the host's KVM has it.
@@ -57,16 +65,28 @@ void cpu_disable_apic(struct kvm_sregs *sregs)
 	sregs->apic_base &= ~APIC_ENABLE;
 }
 
+static int end_repetition(struct vmm *vmm)
+{
+	struct kvm_regs regs;
+
+	if (ioctl(vmm->cpu, KVM_GET_REGS, &regs) < 0)
+		return -1;
+	regs.rcx = 1;
+	return ioctl(vmm->cpu, KVM_SET_REGS, &regs);
+}
+
 /*
  * An I/O, MMIO or MSR exit is only done when KVM_RUN is called again (5.,
  * "kvm_run"): until then its registers are of no use, and what the kernel still
  * wants to do would spoil new ones. Enters just for that.
+ * drop: nobody wants the instruction's outcome.
  */
-static int finish_instruction(struct vmm *vmm)
+static int finish_instruction(struct vmm *vmm, bool drop)
 {
 	struct kvm_run *run = vmm->run;
 
-	// One instruction touches a handful of pieces at most.
+	// One instruction touches a handful of pieces at most, but for a repeated one: KVM does
+	// its next round with the registers that it is given.
 	for (int i = 0; i < 16; i++) {
 		switch (run->exit_reason) {
 		case KVM_EXIT_IO:
@@ -77,6 +97,8 @@ static int finish_instruction(struct vmm *vmm)
 		default:
 			return 0;
 		}
+		if (drop && end_repetition(vmm) < 0)
+			return -errno;
 		run->immediate_exit = 1;
 		if (ioctl(vmm->cpu, KVM_RUN, 0) == 0)
 			continue;
@@ -93,7 +115,7 @@ static int finish_instruction(struct vmm *vmm)
 
 int vmm_get_cpu(struct vmm *vmm, struct vmm_cpu *cpu)
 {
-	int error = finish_instruction(vmm);
+	int error = finish_instruction(vmm, false);
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry entry[VMM_MAX_MSRS];
@@ -130,28 +152,36 @@ int vmm_get_cpu(struct vmm *vmm, struct vmm_cpu *cpu)
 	return 0;
 }
 
-// KVM_SET_FPU, which leaves MXCSR alone, and MXCSR.
+// KVM_SET_FPU leaves MXCSR alone, and where x87 or SSE is in its initial state its registers
+// are not shown by KVM_GET_XSAVE: so they go to that area themselves.
 static int set_fpu(struct vmm *vmm, const struct kvm_fpu *fpu)
 {
 	struct kvm_xsave xsave;
+	uint8_t *area = (uint8_t *)&xsave;
 	uint64_t components;
 
-	if (ioctl(vmm->cpu, KVM_SET_FPU, fpu) < 0)
-		return -errno;
 	if (!vmm->xsave_size)
-		return 0;
+		return ioctl(vmm->cpu, KVM_SET_FPU, fpu) < 0 ? -errno : 0;
 	if (ioctl(vmm->cpu, KVM_GET_XSAVE, &xsave) < 0)
 		return -errno;
-	memcpy((uint8_t *)&xsave + XSAVE_MXCSR, &fpu->mxcsr, 4);
-	memcpy(&components, (uint8_t *)&xsave + XSAVE_COMPONENTS, 8);
+	memcpy(area + XSAVE_FCW, &fpu->fcw, 2);
+	memcpy(area + XSAVE_FSW, &fpu->fsw, 2);
+	memcpy(area + XSAVE_FTW, &fpu->ftwx, 1);
+	memcpy(area + XSAVE_FOP, &fpu->last_opcode, 2);
+	memcpy(area + XSAVE_FIP, &fpu->last_ip, 8);
+	memcpy(area + XSAVE_FDP, &fpu->last_dp, 8);
+	memcpy(area + XSAVE_MXCSR, &fpu->mxcsr, 4);
+	memcpy(area + XSAVE_ST, fpu->fpr, sizeof(fpu->fpr));
+	memcpy(area + XSAVE_XMM, fpu->xmm, sizeof(fpu->xmm));
+	memcpy(&components, area + XSAVE_COMPONENTS, 8);
 	components |= 3; // x87, SSE: as above
-	memcpy((uint8_t *)&xsave + XSAVE_COMPONENTS, &components, 8);
+	memcpy(area + XSAVE_COMPONENTS, &components, 8);
 	return ioctl(vmm->cpu, KVM_SET_XSAVE, &xsave) < 0 ? -errno : 0;
 }
 
 int vmm_set_cpu(struct vmm *vmm, const struct vmm_cpu *cpu)
 {
-	int error = finish_instruction(vmm);
+	int error = finish_instruction(vmm, true);
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry entry[VMM_MAX_MSRS];

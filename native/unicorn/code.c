@@ -157,12 +157,19 @@ void code_written(struct vmm *vm, u64 flat, u64 end)
  */
 INTERPOSED void translator_loop_x86_64(void *ops, void *db, void *cs, void *tb, int max)
 {
-	if (unlikely(current && current->translating_step)) {
-		debugger_translate(ops, db, cs, tb, max);
+	struct translator_ops ours;
+
+	if (max > MAX_INSTRUCTIONS)
+		max = MAX_INSTRUCTIONS;
+	if (unlikely(!current || current->cs != cs)) {
+		original.translator_loop(ops, db, cs, tb, max);
 		return;
 	}
-	original.translator_loop(ops, db, cs, tb, max < MAX_INSTRUCTIONS ? max :
-									   MAX_INSTRUCTIONS);
+	ours = decode_ops(ops);
+	if (unlikely(current->translating_step))
+		debugger_translate(&ours, db, cs, tb, max);
+	else
+		original.translator_loop(&ours, db, cs, tb, max);
 }
 
 INTERPOSED void *tcg_temp_new_internal_x86_64(void *tcg, int type, bool local)

@@ -13,6 +13,8 @@
 #define CR0_NW 0x20000000u
 #define CR0_CD 0x40000000u
 #define CR0_PG 0x80000000u
+/* PE MP EM TS ET NE WP AM NW CD PG; the others stay 0 whatever is written. */
+#define CR0_KNOWN 0xe005003full
 #define CR4_PAE 0x20u
 /* VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT SMEP SMAP */
 #define CR4_KNOWN 0x3007ffull
@@ -110,6 +112,8 @@ INTERPOSED void helper_write_crN_x86_64(void *env, int reg, u64 value)
 {
 	if (!cr_is_valid(env, reg, value))
 		engine_fault(env, 13, 0, CALLER);
+	if (reg == 0)
+		value &= CR0_KNOWN;
 	if (reg == 8)
 		current->cr8 = value;
 	else
@@ -119,6 +123,12 @@ INTERPOSED void helper_write_crN_x86_64(void *env, int reg, u64 value)
 INTERPOSED u64 helper_read_crN_x86_64(void *env, int reg)
 {
 	return reg == 8 ? current->cr8 : original.read_cr(env, reg);
+}
+
+/* There are no counters (CPUID leaf 10): whichever is asked for, #GP. The library has #UD. */
+INTERPOSED void helper_rdpmc_x86_64(void *env)
+{
+	engine_fault(env, 13, 0, CALLER);
 }
 
 static void load_flat(void *env, int index, u32 selector, u32 flags)

@@ -29,11 +29,6 @@
 #define DR6_BS 0x4000u
 #define VECTOR_DB 1
 
-/* The library's; translator.h */
-struct translator_ops {
-	void (*init_disas_context)(void *db, void *cs);
-	void *rest[6];
-};
 
 int cpu_breakpoint_insert_x86_64(void *cs, u64 pc, int flags, void **breakpoint);
 void cpu_breakpoint_remove_all_x86_64(void *cs, int mask);
@@ -192,9 +187,9 @@ static void init_step(void *db, void *cs)
 	library_ops->init_disas_context(db, cs);
 }
 
-void debugger_translate(void *ops, void *db, void *cs, void *tb, int max)
+void debugger_translate(const struct translator_ops *ops, void *db, void *cs, void *tb, int max)
 {
-	struct translator_ops stepping = *(const struct translator_ops *)ops;
+	struct translator_ops stepping = *ops;
 
 	library_ops = ops;
 	stepping.init_disas_context = init_step;

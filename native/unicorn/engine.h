@@ -90,6 +90,16 @@ struct debugger {
 	u32 hit;       /* watchpoints, as bits of DR6 */
 };
 
+/* TranslatorOps (qemu/include/exec/translator.h): what translates a block. */
+struct translator_ops {
+	void (*init_disas_context)(void *db, void *cs);
+	void *tb_start;
+	void (*insn_start)(void *db, void *cs);
+	void *breakpoint_check;
+	void (*translate_insn)(void *db, void *cs);
+	void *last[2];
+};
+
 struct vmm {
 	uc_engine *uc;
 	void *cs;
@@ -185,7 +195,7 @@ struct originals {
 	void (*tlb_protect_code)(void *, u64);
 	void (*tlb_unprotect_code)(void *, u64);
 	void (*tb_flush)(void *);
-	void (*translator_loop)(void *, void *, void *, void *, int);
+	void (*translator_loop)(const void *, void *, void *, void *, int);
 	void *(*temp_new)(void *, int, bool);
 	void *(*tb_gen_code)(void *, u64, u64, u32, u32);
 	void (*raise_interrupt)(void *, int, int);
@@ -202,6 +212,12 @@ struct originals {
 	void (*reset_request)(void *);
 	void (*rdmsr)(void *);
 	void (*wrmsr)(void *);
+	void (*pcmpestri)(void *, void *, void *, u32);
+	void (*pcmpestrm)(void *, void *, void *, u32);
+	void (*cmpxchg8b)(void *, u64);
+	void (*cmpxchg8b_unlocked)(void *, u64);
+	void (*cmpxchg16b)(void *, u64);
+	void (*cmpxchg16b_unlocked)(void *, u64);
 };
 extern struct originals original;
 
@@ -331,6 +347,10 @@ void control_update_hflags(void *env);
 bool msr_get(struct vmm *, u32 index, u64 *value);
 bool msr_set(struct vmm *, u32 index, u64 value);
 
+/* decode.c */
+struct translator_ops decode_ops(const struct translator_ops *);
+u32 decode_fault(struct vmm *, u32 error);
+
 /* cpuid.c */
 void cpuid_open(struct vmm *);
 
@@ -358,7 +378,7 @@ void debugger_pass(struct vmm *);
 void debugger_refresh(struct vmm *);
 void debugger_report(struct vmm *);
 void debugger_single(struct vmm *);
-void debugger_translate(void *ops, void *db, void *cs, void *tb, int max);
+void debugger_translate(const struct translator_ops *ops, void *db, void *cs, void *tb, int max);
 
 /* time.c */
 int time_open(struct vmm *, char *why, size_t size);

@@ -15,6 +15,7 @@
 #include "engine.h"
 
 #define EXCEPTION_NONE (-1)
+#define VECTOR_PF 14
 #define RFLAGS_RF 0x10000ull
 #define RFLAGS_IF 0x200ull
 
@@ -265,6 +266,9 @@ static void on_exception(uc_engine *uc, u32 vector, void *data)
 			EIP(env) = vm->int_eip;
 	} else if (pushes_rf(vector)) {
 		EFLAGS(env) |= RFLAGS_RF;
+		if (vector == VECTOR_PF)
+			FIELD(env, ENV_ERROR_CODE, u32) =
+				decode_fault(vm, FIELD(env, ENV_ERROR_CODE, u32));
 	}
 	vm->int_set = false;
 	/* May longjmp to the main loop with a nested fault. */

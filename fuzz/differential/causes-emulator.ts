@@ -1,0 +1,203 @@
+/** Causes of KVM's instruction emulator, of which kvm_pvm runs whole guests, and of kvm_pvm itself. */
+import type { InstructionCause } from "./causes.ts";
+import { difference, endingOf, faultOf, isBranch, names, only, valueOf } from "./finding.ts";
+
+const by = "KVM's instruction emulator";
+
+/** What the emulator has no code for, or only for real mode: it gives #UD. */
+const NOT_EMULATED =
+  /^(V?ERR|VERW|LAR|LSL|ARPL|CRC32|MOVBE|POPCNT|DAA|AAA|AAS|INT|INT1|INT3|INTO|IRET.*|SYSENTER|SYSEXIT.*|SYSCALL|SYSRET.*|ENTER|BOUND|RESERVEDNOP|PREFETCH.*|RSM|XLATB|SALC|CMPXCHG16B|RET|CALL|JMP|LEAVE|LSS|LFS|LGS|LDS|LES|CLFLUSH|CPUID|MOV|UD.*|RDPMC|SGDT|SIDT|SLDT|STR|SMSW)$/;
+const IS_SIMD =
+  /^(P[A-Z]|MOV[A-Z]|CVT|F[A-Z0-9]|[A-Z]+[SP][SDSB]$|EMMS|LDMXCSR|STMXCSR|MASK|EXTR|INSERT|BLEND|ROUND|DPP|MPSAD|LDDQU|MAX|MIN|SQRT|ADD|SUB|MUL|DIV|AND|OR|XOR|UNPCK|SHUF|RCP|RSQRT|CMP|COMI|UCOMI|HADD|HSUB|WAIT)/;
+
+export const EMULATOR_CAUSES: readonly InstructionCause[] = [
+  {
+    name: "states that KVM refuses",
+    by: "kvm_pvm",
+    explanation: "KVM_RUN or KVM_SET_SREGS doesn't take the state.",
+    matches: (found) => /NativeError|errno/.test(endingOf(found, "kvm")),
+  },
+  {
+    name: "not emulated",
+    by,
+    explanation:
+      "The emulator has no code for the instruction, or for real mode only, and raises #UD; SIMD instructions look for #UD before #NM and #GP.",
+    matches: (found) =>
+      faultOf(found, "kvm") === 6 &&
+      faultOf(found, "unicorn") !== 6 &&
+      (NOT_EMULATED.test(found.mnemonic) || IS_SIMD.test(found.mnemonic)),
+  },
+  {
+    name: "reserved encodings with operands",
+    by,
+    explanation:
+      "Of an encoding that is reserved the emulator reads the operand first, or runs it; a processor raises #UD before that.",
+    matches: (found) => found.mnemonic === "INVALID" && endingOf(found, "unicorn") === "#6",
+  },
+  {
+    name: "delivery of double faults",
+    by: "kvm_pvm",
+    explanation:
+      "kvm_pvm shuts down, or stays with another CR2 or SS, where an exception in an exception's delivery makes a double fault.",
+    matches: (found) =>
+      endingOf(found, "kvm") === "SHUTDOWN" ||
+      endingOf(found, "kvm") === "#8" ||
+      (endingOf(found, "unicorn") === "#8" && only(found, /^(vector|ending|ss\..*|cr2)$/)),
+  },
+  {
+    name: "CR2 and SS after delivery",
+    by: "kvm_pvm",
+    explanation:
+      "CR2 isn't the last page fault's, and SS keeps its selector where a stack of the interrupt stack table is taken.",
+    matches: (found) => only(found, /^(cr2|ss\..*)$/),
+  },
+  {
+    name: "no code of the selector",
+    by,
+    explanation:
+      "Loads of segments and far transfers that fail give the error code 0, not the selector's (SDM vol. 3A, 6.13).",
+    matches: (found) =>
+      only(found, /^frame\.code$/) &&
+      [10, 11, 12, 13].some((vector) => endingOf(found, "kvm") === `#${vector}`),
+  },
+  {
+    name: "order of checks of segment loads",
+    by,
+    explanation:
+      "Segment loads and far transfers check in another order, so another exception comes.",
+    matches: (found) =>
+      /^(MOV|POP|L[DEFGS]S|LSS|LTR|LLDT|LGDT|LIDT|IRET.*|RET|RETF|CALL|JMP|SYSRET.*|SYSEXIT.*|SYSENTER|SYSCALL|INT|INTO)$/.test(
+        found.mnemonic,
+      ) && only(found, /^vector$/),
+  },
+  {
+    name: "flags of AAM and AAD",
+    by,
+    explanation: "SF, ZF and PF are set by more than AL.",
+    matches: (found) =>
+      /^AA[DM]$/.test(found.mnemonic) && only(found, /^(rax|(frame\.)?rflags\.[SZP]F)$/),
+  },
+  {
+    name: "more or wider accesses",
+    by,
+    explanation:
+      "The emulator reads destinations that are only written (SLDT, STR, SMSW, SETcc), and INS and OUTS in pieces of its own.",
+    matches: ({ endings, differences }) =>
+      differences[0]?.what === "ending" &&
+      endings.every((ending) => /^(read|write|in|out) /.test(ending)) &&
+      endings[0].split(" ")[0] !== endings[1].split(" ")[0],
+  },
+  {
+    name: "steps",
+    by,
+    explanation:
+      "Under TF it runs a repeated string instruction to its end and pushes RF; HLT and what ends behind it leave BS in DR6 set.",
+    matches: (found) =>
+      (names(found).includes("dr6") && only(found, /^(dr6|memory\.stack)$/)) ||
+      endingOf(found, "kvm") === "#1" ||
+      endingOf(found, "unicorn") === "#1" ||
+      names(found).includes("frame.rflags.RF") ||
+      names(found).includes("rflags.RF"),
+  },
+  {
+    name: "targets of branches that can't be",
+    by: "the manuals",
+    explanation:
+      "Where a branch leads out of CS, or to no canonical address, Intel's processors fault at the branch, AMD's and libunicorn at the target.",
+    matches: (found) =>
+      isBranch(found) &&
+      (difference(found, "frame.rip") !== undefined ||
+        [12, 13, 14].includes(faultOf(found, "kvm")) ||
+        valueOf(found, "rip", "kvm") !== undefined),
+  },
+  {
+    name: "I/O and flags of ring 3",
+    by: "kvm_pvm",
+    explanation:
+      "With no IOPL in ring 3, CLI, STI, POPF, PUSHF and port instructions do as with IOPL 0; IF is not the guest's.",
+    matches: (found) =>
+      found.cpl === 3 && /^(POPF|PUSHF|CLI|STI|IN|OUT|INS|OUTS|IRET)/.test(found.mnemonic),
+  },
+  {
+    name: "PUSHF and POPF",
+    by: "kvm_pvm",
+    explanation: "RF, IF and VIF of what is pushed and popped aren't those of the guest.",
+    matches: (found) =>
+      /^(POPF|PUSHF)/.test(found.mnemonic) && only(found, /^(memory\.|(frame\.)?rflags)/),
+  },
+  {
+    name: "ENTER",
+    by,
+    explanation:
+      "ENTER is done for one nesting level only, with the stack's width for the operand's.",
+    matches: (found) => found.mnemonic === "ENTER",
+  },
+  {
+    name: "paging outside of long mode",
+    by: "kvm_pvm",
+    explanation: "CR0.PG can't be set outside of long mode: #GP, or the guest ends.",
+    matches: (found) => /^(mov cr[034]|lmsw)/.test(found.text),
+  },
+  {
+    name: "MSRs and debug registers",
+    by: "the host",
+    explanation: "Which there are, and which values they take, is the processor's.",
+    matches: (found) => /^(RDMSR|WRMSR)$/.test(found.mnemonic) || /\bdr\d/.test(found.text),
+  },
+  {
+    name: "order of SIMD's checks",
+    by,
+    explanation: "Operands are looked at before #UD and #NM for CR0 and CR4.",
+    matches: (found) => IS_SIMD.test(found.mnemonic) && [6, 7].includes(faultOf(found, "unicorn")),
+  },
+  {
+    name: "system calls outside of 64-bit mode",
+    by,
+    explanation:
+      "SYSCALL, SYSRET, SYSENTER and SYSEXIT go by the host's vendor, and by mode another way.",
+    matches: (found) => found.mnemonic.startsWith("SYS"),
+  },
+  {
+    name: "interrupts of real mode",
+    by,
+    explanation:
+      "INT behind an operand-size prefix pushes 32 bits, and ESP's upper half is cleared.",
+    matches: (found) =>
+      found.mode === "real" &&
+      (found.mnemonic.startsWith("INT") || names(found).includes("rsp")) &&
+      only(found, /^(rsp|memory\..*|frame\..*)$/),
+  },
+  {
+    name: "hint NOPs",
+    by,
+    explanation:
+      "NOPs of 0F 19 to 0F 1F are undefined or have no ModRM byte, whose bytes run then.",
+    matches: (found) =>
+      /^(RESERVEDNOP|CLDEMOTE)$/.test(found.mnemonic) && endingOf(found, "unicorn") !== "#6",
+  },
+  {
+    name: "selectors of ring 3",
+    by: "kvm_pvm",
+    explanation:
+      "In ring 3 of long mode the host's processor runs the code, with selectors and descriptors of the host's.",
+    matches: (found) =>
+      found.cpl === 3 &&
+      found.mode !== "real" &&
+      (/\b[c-gs]s$/.test(found.text) ||
+        /^(LSL|LAR|VER|SLDT|STR|SMSW|SGDT|SIDT|PUSH)/.test(found.mnemonic)),
+  },
+  {
+    name: "writes over two pages",
+    by,
+    explanation: "A write that spans two pages of which the second faults has written the first.",
+    matches: (found) => endingOf(found, "kvm") === "#14" && only(found, /^memory\./),
+  },
+  {
+    name: "16 bits to memory",
+    by,
+    explanation:
+      "MOV of a segment register, SLDT, STR and SMSW write 16 bits to memory, whatever the operand's size (SDM vol. 2); the emulator writes as many as that.",
+    matches: (found) =>
+      /^(MOV|SLDT|STR|SMSW)$/.test(found.mnemonic) && only(found, /^(memory\..*|frame\..*)$/),
+  },
+];

@@ -1,0 +1,182 @@
+/** Causes of libunicorn 2.0.1, that are known and left as they are. */
+import type { InstructionCause } from "./causes.ts";
+import { endingOf, faultOf, only, usesMemory } from "./finding.ts";
+
+const by = "libunicorn";
+
+// "read 0x10325/4" → [read, 0x10325, 4].
+function access(ending: string): { kind: string; at: number; size: number } | undefined {
+  const found = /^(read|write) 0x([0-9a-f]+)\/(\d)/.exec(ending);
+  if (found === null) return undefined;
+  return { kind: found[1], at: parseInt(found[2], 16), size: Number(found[3]) };
+}
+
+// F6 or F7, and a ModRM byte of /1.
+function isByOne(bytes: Uint8Array): boolean {
+  return bytes.some((byte, i) => (byte & 0xfe) === 0xf6 && ((bytes[i + 1] >> 3) & 7) === 1);
+}
+
+// A REX with another prefix behind it, which makes it void.
+function hasVoidRex(bytes: Uint8Array): boolean {
+  const prefixes = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+  return bytes.some((byte, i) => (byte & 0xf0) === 0x40 && prefixes.includes(bytes[i + 1]));
+}
+
+const IS_FLOATING =
+  /^(st\d|xmm\d+|fsw|ftw|fcw|mxcsr|(frame\.)?rflags\.[CZPASO]F|memory\.(data|stack|code))$/;
+
+export const UNICORN_CAUSES: readonly InstructionCause[] = [
+  {
+    name: "segments aren't checked",
+    by,
+    explanation:
+      "No access is checked against a segment's limit and type, and none is refused for a null selector: #GP and #SS for that don't come, but for what loads the segments.",
+    matches: (found) =>
+      found.mode !== "long" &&
+      [12, 13].includes(faultOf(found, "kvm")) &&
+      ![12, 13].includes(faultOf(found, "unicorn")) &&
+      usesMemory(found),
+  },
+  {
+    name: "#SS and #GP of addresses that aren't canonical",
+    by,
+    explanation:
+      "An address through RSP or RBP that isn't canonical is #SS(0); there it is #GP(0).",
+    matches: (found) => endingOf(found, "kvm") === "#12" && endingOf(found, "unicorn") === "#13",
+  },
+  {
+    name: "alignment isn't checked",
+    by,
+    explanation:
+      "CR0.AM and RFLAGS.AC make no #AC; SSE's operands of 16 bytes aren't checked either.",
+    matches: (found) => faultOf(found, "kvm") === 17,
+  },
+  {
+    name: "MMIO in aligned pieces",
+    by,
+    explanation:
+      "An access to MMIO that isn't aligned, or is larger than 4 bytes, exits as aligned reads that hold it, or as single bytes written.",
+    matches: (found) => {
+      const [a, b] = [endingOf(found, "kvm"), endingOf(found, "unicorn")].map(access);
+      if (a === undefined || b === undefined || a.kind !== b.kind) return false;
+      return Math.abs(a.at - b.at) < 8;
+    },
+  },
+  {
+    name: "TEST by /1",
+    by,
+    explanation:
+      "F6 /1 and F7 /1 are TEST, too (AMD APM vol. 3, appendix A); here they are undefined.",
+    matches: (found) =>
+      found.mnemonic === "TEST" && (faultOf(found, "unicorn") === 6 || isByOne(found.bytes)),
+  },
+  {
+    name: "INS writes before it reads",
+    by,
+    explanation: "INS stores a zero first, to fault before the port is read; the exit shows it.",
+    matches: (found) =>
+      found.mnemonic.startsWith("INS") &&
+      (only(found, /^memory\./) || /^(in|write) /.test(endingOf(found, "unicorn"))),
+  },
+  {
+    name: "accessed bit of code",
+    by,
+    explanation:
+      "A far transfer doesn't set the accessed bit in the descriptor of its code segment.",
+    matches: (found) => only(found, /^memory\.descriptors$/),
+  },
+  {
+    name: "CLFLUSH touches nothing",
+    by,
+    explanation: "CLFLUSH and the prefetches don't translate their address, so fault nowhere.",
+    matches: (found) => /^(CLFLUSH|PREFETCH)/.test(found.mnemonic),
+  },
+  {
+    name: "floating point",
+    by,
+    explanation:
+      "x87 stack faults and unmasked exceptions don't come, and status bits, NaN payloads and denormals differ in places.",
+    matches: (found) =>
+      only(found, IS_FLOATING) && /^(F|WAIT|CVT|[A-Z]+[SP][SD]$)/.test(found.mnemonic),
+  },
+  {
+    name: "reserved encodings run",
+    by,
+    explanation:
+      "Encodings that are reserved, as SSE's memory-only instructions with a register, run as if they had a meaning, or look at #NM and operands before #UD.",
+    matches: (found) => found.mnemonic === "INVALID" && endingOf(found, "kvm") === "#6",
+  },
+  {
+    name: "prefetches of a register",
+    by,
+    explanation: "0F 0D and 0F 18 with a register are undefined here, and NOPs on processors.",
+    matches: (found) =>
+      /^(RESERVEDNOP|PREFETCH.*)$/.test(found.mnemonic) && faultOf(found, "unicorn") === 6,
+  },
+  {
+    name: "CMPXCHG of unequal registers",
+    by,
+    explanation:
+      "With an operand of 32 bits in a register that isn't equal, the register's upper half is cleared; processors leave it.",
+    matches: (found) => found.mnemonic === "CMPXCHG" && only(found, /^r/),
+  },
+  {
+    name: "INS looks at memory first",
+    by,
+    explanation: "INS and OUTS fault on their memory before the port, or the other way round.",
+    matches: (found) => /^(INS|OUTS)/.test(found.mnemonic),
+  },
+  {
+    name: "MMX leaves exponents",
+    by,
+    explanation:
+      "A write of an MMX register sets bits 64 to 79 of its x87 register (SDM vol. 1, 9.2.3) and marks all as valid; here they stay.",
+    matches: (found) =>
+      (/\bmm\d/.test(found.text) || found.mnemonic === "EMMS") &&
+      only(found, /^(st\d|ftw|fsw|memory\..*|frame.*|rflags.*)$/),
+  },
+  {
+    name: "which page of two",
+    by,
+    explanation:
+      "Where an access spans two pages and neither may be accessed so, the second is the one that faults.",
+    matches: (found) =>
+      endingOf(found, "kvm") === "#14" && only(found, /^(cr2|frame\.code|memory\..*|r..)$/),
+  },
+  {
+    name: "alignment of 16 bytes",
+    by,
+    explanation: "SSE's and FXSAVE's operands needn't be aligned: no #GP, or not before #PF.",
+    matches: (found) =>
+      found.text.includes("[") &&
+      /^(FX|MOV[ADN]|[A-Z]+[SP][SD]$|P[A-Z]+|CVT|LDDQU|MASK)/.test(found.mnemonic) &&
+      (faultOf(found, "kvm") === 13 || faultOf(found, "unicorn") === 13),
+  },
+  {
+    name: "LOCK NEG behind another prefix",
+    by,
+    explanation: "LOCK NEG sets flags by its operand, unless LOCK is its first byte.",
+    matches: (found) => found.mnemonic === "NEG" && only(found, /^(frame\.)?rflags\..F$/),
+  },
+  {
+    name: "long instructions",
+    by,
+    explanation:
+      "An instruction of more than 15 bytes is #GP; the decoder's limit is looked at elsewhere.",
+    matches: (found) => found.bytes.length > 14 && only(found, /^(vector|ending|frame\..*)$/),
+  },
+  {
+    name: "REX before another prefix",
+    by,
+    explanation:
+      "REX counts only right before the opcode (SDM vol. 2A, 2.2.1); here it counts anywhere.",
+    matches: (found) => found.mode === "long" && hasVoidRex(found.bytes),
+  },
+  {
+    name: "LGDT and LIDT take any base",
+    by,
+    explanation: "A base that isn't canonical is loaded; it is #GP (SDM vol. 2A, LGDT/LIDT).",
+    matches: (found) =>
+      /^L[GI]DT$/.test(found.mnemonic) && found.mode === "long" && faultOf(found, "kvm") === 13,
+  },
+];

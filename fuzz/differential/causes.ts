@@ -1,0 +1,73 @@
+/**
+ * Why engines differ: the table of causes. Each has a name, whose it is, and an explanation; what none of
+ * them has is unexplained.
+ *
+ * The oracle is the architecture: Intel SDM (vol. 2 for instructions, vol. 3A for the system), AMD APM
+ * where the processor is AMD's.
+ */
+import type { Difference } from "./compare.ts";
+import { EMULATOR_CAUSES } from "./causes-emulator.ts";
+import { ALL_LAB_CAUSES, LAB_CAUSES, LAB_STATE_CAUSES } from "./causes-lab.ts";
+import { OPEN_CAUSES } from "./causes-open.ts";
+import { UNICORN_CAUSES } from "./causes-unicorn.ts";
+import type { Finding } from "./explain.ts";
+
+export interface Cause {
+  readonly name: string;
+  /** Whose it is: who differs from the manuals, or the manuals themselves. */
+  readonly by: string;
+  readonly explanation: string;
+}
+
+/** A cause that has nothing to do with the instruction: a difference is left out for it. */
+export interface StateCause extends Cause {
+  readonly covers: (difference: Difference) => boolean;
+}
+
+/** A cause of what an instruction did. */
+export interface InstructionCause extends Cause {
+  readonly matches: (found: Finding) => boolean;
+}
+
+export const STATE_CAUSES: readonly StateCause[] = [
+  {
+    name: "flags of rings",
+    by: "kvm_pvm",
+    explanation:
+      "In ring 3 kvm_pvm keeps no IOPL and no NT of the guest, and it clears AC when it delivers an exception.",
+    covers: ({ what }) => /^(frame\.)?rflags\.(IOPL|AC|NT)$/.test(what),
+  },
+  {
+    name: "accessed and dirty bits",
+    by: "the manuals",
+    explanation:
+      "KVM's emulator fetches 15 bytes, so the next page's accessed bit may be set. A processor may set accessed bits ahead, too (SDM vol. 3A, 4.8).",
+    covers: ({ what }) => what === "memory.tables",
+  },
+];
+
+const CAUSES: readonly InstructionCause[] = [
+  ...LAB_CAUSES,
+  ...OPEN_CAUSES,
+  ...EMULATOR_CAUSES,
+  ...UNICORN_CAUSES,
+];
+
+/** Of all hosts. */
+export const ALL_CAUSES: readonly Cause[] = [
+  ...STATE_CAUSES,
+  ...OPEN_CAUSES,
+  ...EMULATOR_CAUSES,
+  ...UNICORN_CAUSES,
+  ...ALL_LAB_CAUSES,
+];
+
+/** The first cause of the table that a difference has; undefined: it has to be looked at. */
+export function causeOf(found: Finding): Cause | undefined {
+  return CAUSES.find((cause) => cause.matches(found));
+}
+
+/** The cause that has nothing to do with the instruction, if it has one. */
+export function stateCauseOf(difference: Difference): Cause | undefined {
+  return [...STATE_CAUSES, ...LAB_STATE_CAUSES].find((cause) => cause.covers(difference));
+}

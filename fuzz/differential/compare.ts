@@ -1,0 +1,261 @@
+/** What differs between two engines' ends of a case, by name. */
+import { CPU_LAYOUT, SEGMENTS } from "../../src/vmm/cpu-codec.ts";
+import { type Case, GENERAL, segmentAt, STATE } from "./case.ts";
+import { GDT, IDT, isLong, LDT, MEMORY_SIZE, TABLES, TSS } from "./layout.ts";
+import { Ending, type Target } from "./target.ts";
+
+/** RFLAGS' bits by name: arithmetic ones may be undefined (undefined.ts), the others never. */
+export const FLAGS: readonly (readonly [name: string, bit: number])[] = [
+  ["CF", 0x1],
+  ["PF", 0x4],
+  ["AF", 0x10],
+  ["ZF", 0x40],
+  ["SF", 0x80],
+  ["TF", 0x100],
+  ["IF", 0x200],
+  ["DF", 0x400],
+  ["OF", 0x800],
+  ["IOPL", 0x3000],
+  ["NT", 0x4000],
+  ["RF", 0x10000],
+  ["VM", 0x20000],
+  ["AC", 0x40000],
+  ["VIF", 0x180000],
+  ["ID", 0x200000],
+];
+
+/** Exceptions with an error code; Intel SDM vol. 3A, table 6-1. */
+const WITH_CODE = new Set([8, 10, 11, 12, 13, 14, 17]);
+
+export interface Difference {
+  /** "rax", "rflags.CF", "cs.base", "vector", "frame.code", "memory.data", "ending" … */
+  readonly what: string;
+  readonly a: string;
+  readonly b: string;
+}
+
+const hex = (value: number | bigint) => `0x${value.toString(16)}`;
+
+/** Quick: whether nothing at all differs. */
+export function isSame(a: Target, b: Target, it: Case): boolean {
+  if (a.ending !== b.ending || a.what !== b.what) return false;
+  if (a.ending !== Ending.HALT) {
+    return a.ending !== Ending.EXIT || a.memory.equals(b.memory);
+  }
+  const [state, other] = [a.words, b.words];
+  // Registers, RIP, RFLAGS.
+  for (let i = 0; i < 36; i++) if (state[i] !== other[i]) return false;
+  // Selectors, bases and limits are in the first 14 bytes of a segment: sameState looks at them all.
+  for (let i = 36; i < 92; i++) if (state[i] !== other[i]) return sameState(a, b, it);
+  for (let i = 92; i < 104; i++) if (state[i] !== other[i]) return false;
+  if (!a.memory.equals(b.memory)) return false;
+  return !it.deep || deepDifferences(a, b).length === 0;
+}
+
+function sameState(a: Target, b: Target, it: Case): boolean {
+  return differences(a, b, it).length === 0;
+}
+
+/** All that differs. Nothing is left out here for being undefined. */
+export function differences(a: Target, b: Target, it: Case): Difference[] {
+  if (a.ending !== b.ending || a.what !== b.what) {
+    return [{ what: "ending", a: endingText(a), b: endingText(b) }];
+  }
+  if (a.ending === Ending.EXIT) return memory(a, b, 0, 0);
+  if (a.ending !== Ending.HALT) return [];
+  if (a.vector !== b.vector) {
+    return [{ what: "vector", a: endingText(a), b: endingText(b) }];
+  }
+  const found: Difference[] = [];
+  registers(a, b, found);
+  segments(a, b, found);
+  control(a, b, found);
+  let frame = [0, 0];
+  if (a.vector >= 0) frame = frames(a, b, it, found);
+  found.push(...memory(a, b, frame[0], frame[1]));
+  if (it.deep) found.push(...deepDifferences(a, b));
+  return found;
+}
+
+/** "halt", "#13", "out 0x80/1 5a", … */
+export function endingText(target: Target): string {
+  if (target.ending === Ending.HALT) return target.vector < 0 ? "halt" : `#${target.vector}`;
+  if (target.ending === Ending.BUDGET) return "endless";
+  return target.what;
+}
+
+function views(a: Uint8Array, b: Uint8Array): [DataView, DataView] {
+  return [a, b].map((bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)) as [
+    DataView,
+    DataView,
+  ];
+}
+
+function flags(a: number, b: number, prefix: string, found: Difference[]): void {
+  for (const [name, bit] of FLAGS) {
+    if (((a ^ b) & bit) === 0) continue;
+    found.push({ what: `${prefix}.${name}`, a: hex(a & bit), b: hex(b & bit) });
+  }
+}
+
+function registers(a: Target, b: Target, found: Difference[]): void {
+  const [va, vb] = views(a.state, b.state);
+  [...GENERAL, "rip"].forEach((what, i) => {
+    const [x, y] = [va.getBigUint64(i * 8, true), vb.getBigUint64(i * 8, true)];
+    if (x !== y) found.push({ what, a: hex(x), b: hex(y) });
+  });
+  const at = STATE.rflags;
+  flags(va.getUint32(at, true), vb.getUint32(at, true), "rflags", found);
+}
+
+// Offsets and widths in struct kvm_segment.
+const SEGMENT_FIELDS = [
+  ["type", 14],
+  ["present", 15],
+  ["dpl", 16],
+  ["db", 17],
+  ["s", 18],
+  ["l", 19],
+  ["g", 20],
+  ["avl", 21],
+] as const;
+
+// Hidden parts of a null segment, of CS.limit in 64-bit mode and the like are nobody's to see.
+function segments(a: Target, b: Target, found: Difference[]): void {
+  const [va, vb] = views(a.state, b.state);
+  const long = (va.getUint32(STATE.efer, true) & 0x400) !== 0;
+  const wide = long && va.getUint8(segmentAt("cs") + 19) === 1;
+  for (const name of SEGMENTS) {
+    const at = segmentAt(name);
+    const add = (field: string, x: number | bigint, y: number | bigint) => {
+      if (x !== y) found.push({ what: `${name}.${field}`, a: hex(x), b: hex(y) });
+    };
+    add("selector", va.getUint16(at + 12, true), vb.getUint16(at + 12, true));
+    const hidden = [va, vb].some(
+      (view) => view.getUint8(at + 22) !== 0 || view.getUint8(at + 15) === 0,
+    );
+    const based = name === "fs" || name === "gs";
+    if (!hidden || (wide && based)) {
+      if (!wide || based || name === "tr" || name === "ldt") {
+        add("base", va.getBigUint64(at, true), vb.getBigUint64(at, true));
+      }
+    }
+    if (hidden || (wide && name !== "tr" && name !== "ldt")) continue;
+    add("limit", va.getUint32(at + 8, true), vb.getUint32(at + 8, true));
+    for (const [field, offset] of SEGMENT_FIELDS) {
+      // What is loaded is accessed, or busy, whether or not its descriptor says so.
+      const mask = field !== "type" ? 0xff : name === "tr" ? 0xd : 0xe;
+      add(field, va.getUint8(at + offset) & mask, vb.getUint8(at + offset) & mask);
+    }
+  }
+}
+
+function control(a: Target, b: Target, found: Difference[]): void {
+  const [va, vb] = views(a.state, b.state);
+  for (const table of ["gdt", "idt"] as const) {
+    const [x, y] = [va.getBigUint64(STATE[table], true), vb.getBigUint64(STATE[table], true)];
+    if (x !== y) found.push({ what: `${table}.base`, a: hex(x), b: hex(y) });
+    const [m, n] = [va.getUint16(STATE[table] + 8, true), vb.getUint16(STATE[table] + 8, true)];
+    if (m !== n) found.push({ what: `${table}.limit`, a: hex(m), b: hex(n) });
+  }
+  for (const name of ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"] as const) {
+    const [x, y] = [va.getBigUint64(STATE[name], true), vb.getBigUint64(STATE[name], true)];
+    if (x !== y) found.push({ what: name, a: hex(x), b: hex(y) });
+  }
+}
+
+/** What the handler finds on its stack. @returns where that lies: from, to. */
+function frames(a: Target, b: Target, it: Case, found: Difference[]): number[] {
+  const [va, vb] = views(a.state, b.state);
+  const [ma, mb] = views(a.memory, b.memory);
+  const width = it.mode === "real" ? 2 : isLong(it.mode) ? 8 : 4;
+  const base = isLong(it.mode) ? 0 : va.getUint32(segmentAt("ss"), true);
+  const from = (base + va.getUint32(STATE.rsp, true)) >>> 0;
+  if (va.getUint32(STATE.rsp, true) !== vb.getUint32(STATE.rsp, true)) return [0, 0];
+  let at = from;
+  const word = (view: DataView) =>
+    at + width > MEMORY_SIZE
+      ? 0
+      : width === 2
+        ? view.getUint16(at, true)
+        : view.getUint32(at, true);
+  const next = (what: string) => {
+    const [x, y] = [word(ma), word(mb)];
+    if (what === "frame.rflags") flags(x, y, what, found);
+    else if (x !== y) found.push({ what, a: hex(x), b: hex(y) });
+    at += width;
+  };
+  if (width > 2 && WITH_CODE.has(a.vector)) next("frame.code");
+  next("frame.rip");
+  next("frame.cs");
+  next("frame.rflags");
+  return [from, Math.min(at, MEMORY_SIZE)];
+}
+
+function regionOf(at: number): string {
+  if (at < 0x400) return "vectors";
+  if (at >= GDT && at < LDT + 0x100) return "descriptors";
+  if (at >= TSS && at < IDT) return "tss";
+  if (at >= TABLES && at < TABLES + 0x4000) return "tables";
+  if (at >= 0x8000 && at < 0xa000) return "code";
+  if (at >= 0xe000) return "stack";
+  return "data";
+}
+
+// But for what lies between `from` and `to`.
+function memory(a: Target, b: Target, from: number, to: number): Difference[] {
+  if (a.memory.equals(b.memory)) return [];
+  const found = new Map<string, Difference>();
+  for (let at = 0; at < MEMORY_SIZE; at++) {
+    if (a.memory[at] === b.memory[at] || (at >= from && at < to)) continue;
+    const what = `memory.${regionOf(at)}`;
+    if (found.has(what)) continue;
+    const show = (bytes: Uint8Array) => `${hex(at)}: ${bytes.subarray(at, at + 8).toHex()}`;
+    found.set(what, { what, a: show(a.memory), b: show(b.memory) });
+  }
+  return [...found.values()];
+}
+
+// struct kvm_fpu without the last instruction's opcode and addresses, which processors keep or don't.
+const FPU_FIELDS = [
+  ["fcw", 128, 2],
+  ["fsw", 130, 2],
+  ["ftw", 132, 1],
+  ["mxcsr", 408, 4],
+] as const;
+
+/** Of FPU, debug registers and MSRs. The TSC runs on, so it isn't compared. */
+function deepDifferences(a: Target, b: Target): Difference[] {
+  const found: Difference[] = [];
+  const [fa, fb] = [a.fpu, b.fpu];
+  const add = (what: string, from: number, length: number) => {
+    const [x, y] = [fa, fb].map((bytes) => bytes.subarray(from, from + length).toHex());
+    if (x !== y) found.push({ what, a: x, b: y });
+  };
+  for (let i = 0; i < 8; i++) add(`st${i}`, i * 16, 10);
+  for (const [what, at, length] of FPU_FIELDS) add(what, at, length);
+  for (let i = 0; i < 16; i++) add(`xmm${i}`, 160 + i * 16, 16);
+  const [va, vb] = views(a.cpu, b.cpu);
+  ["dr0", "dr1", "dr2", "dr3", "dr6", "dr7"].forEach((what, i) => {
+    const at = CPU_LAYOUT.debugregs + i * 8;
+    const [x, y] = [va.getBigUint64(at, true), vb.getBigUint64(at, true)];
+    if (x !== y) found.push({ what, a: hex(x), b: hex(y) });
+  });
+  const values = msrs(vb);
+  for (const [index, value] of msrs(va)) {
+    const other = values.get(index);
+    if (other === undefined || other === value || index === 0x10) continue;
+    found.push({ what: `msr.${hex(index)}`, a: hex(value), b: hex(other) });
+  }
+  return found;
+}
+
+function msrs(view: DataView): Map<number, bigint> {
+  const found = new Map<number, bigint>();
+  const count = view.getUint32(CPU_LAYOUT.msrCount, true);
+  for (let i = 0; i < count; i++) {
+    const at = CPU_LAYOUT.msrs + i * 16;
+    found.set(view.getUint32(at, true), view.getBigUint64(at + 8, true));
+  }
+  return found;
+}

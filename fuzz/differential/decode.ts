@@ -1,0 +1,75 @@
+/** The instructions of a sequence, and the flags that they leave undefined: iced-x86 knows. */
+import {
+  Code,
+  Decoder,
+  DecoderOptions,
+  Formatter,
+  FormatterSyntax,
+  Mnemonic,
+  RflagsBits,
+} from "iced-x86";
+import { LONGEST_SEQUENCE } from "./generate.ts";
+
+/** What follows a sequence. */
+const HLT = 0xf4;
+const LONGEST_INSTRUCTION = 15;
+
+/** iced's bits, and those of RFLAGS. */
+const UNDEFINED: readonly (readonly [bit: number, rflags: number])[] = [
+  [RflagsBits.CF, 0x1],
+  [RflagsBits.PF, 0x4],
+  [RflagsBits.AF, 0x10],
+  [RflagsBits.ZF, 0x40],
+  [RflagsBits.SF, 0x80],
+  [RflagsBits.OF, 0x800],
+];
+
+export interface Decoded {
+  /** "ADD", "INVALID" … */
+  readonly mnemonic: string;
+  /** The exact encoding: "Add_rm32_imm8". */
+  readonly form: string;
+  /** With its operands. */
+  readonly text: string;
+  /** From the sequence's beginning to the instruction's end, bytes. */
+  readonly end: number;
+  /** Bits of RFLAGS that the architecture leaves undefined. */
+  readonly undefinedFlags: number;
+  readonly bytes: Uint8Array;
+}
+
+/**
+ * @param bits 16, 32 or 64.
+ * @param at the address of its first byte.
+ * @returns as many as a sequence has at most; the last may be INVALID.
+ */
+export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
+  const padded = new Uint8Array(code.length + LONGEST_INSTRUCTION).fill(HLT);
+  padded.set(code);
+  const decoder = new Decoder(bits, padded, DecoderOptions.None);
+  decoder.ip = BigInt(at);
+  const formatter = new Formatter(FormatterSyntax.Intel);
+  const found: Decoded[] = [];
+  while (decoder.position < code.length && found.length < LONGEST_SEQUENCE) {
+    const from = decoder.position;
+    const instruction = decoder.decode();
+    const bits = instruction.rflagsUndefined;
+    let undefinedFlags = 0;
+    for (const [bit, flag] of UNDEFINED) if (bits & bit) undefinedFlags |= flag;
+    const end = decoder.position;
+    found.push({
+      mnemonic: Mnemonic[instruction.mnemonic].toUpperCase(),
+      form: Code[instruction.code],
+      text: formatter.format(instruction),
+      end,
+      undefinedFlags,
+      bytes: padded.slice(from, end),
+    });
+    const isInvalid = instruction.isInvalid;
+    instruction.free();
+    if (isInvalid) break;
+  }
+  formatter.free();
+  decoder.free();
+  return found;
+}

@@ -1,0 +1,132 @@
+/**
+ * Which instruction a difference comes from: the shortest beginning of the sequence that shows it ends
+ * with that instruction.
+ */
+import type { EngineName } from "../../src/vmm/engine.ts";
+import type { Case } from "./case.ts";
+import { type Cause, stateCauseOf } from "./causes.ts";
+import { type Difference, differences, endingText, FLAGS, isSame } from "./compare.ts";
+import { decode, type Decoded } from "./decode.ts";
+import { bitness, type Mode } from "./layout.ts";
+import { Ending, type Target } from "./target.ts";
+
+/** A difference, and all that its cause is found by. */
+export interface Finding {
+  /** What the instruction is; "STATE" where the state alone differs, "ELSEWHERE" behind the sequence. */
+  readonly mnemonic: string;
+  readonly form: string;
+  readonly text: string;
+  readonly bytes: Uint8Array;
+  /** Its address. */
+  readonly at: number;
+  readonly engines: readonly [EngineName, EngineName];
+  readonly mode: Mode;
+  readonly cpl: number;
+  /** What differs, without what the architecture leaves undefined. */
+  readonly differences: readonly Difference[];
+  /** How it ended on both. */
+  readonly endings: readonly [a: string, b: string];
+  /** Flags that are undefined differed already before the instruction, which may have read them. */
+  readonly carried: boolean;
+  /** The code in memory is no longer the sequence. */
+  readonly changedItself: boolean;
+}
+
+const FLAG_BITS = new Map(FLAGS);
+
+/** Leaves out the flags of a mask, in RFLAGS and where an exception has pushed them. */
+export function masked(found: readonly Difference[], mask: number): Difference[] {
+  if (mask === 0) return [...found];
+  return found.filter(({ what }) => {
+    const flag = /^(?:rflags|frame\.rflags)\.(.+)$/.exec(what)?.[1];
+    return flag === undefined || (FLAG_BITS.get(flag)! & mask) === 0;
+  });
+}
+
+/**
+ * Of a case that both have just run.
+ * @returns undefined where nothing but undefined flags differs; a cause where that explains it all
+ *   whatever the instructions are; else what to look for a cause by.
+ */
+export function explain(
+  a: Target,
+  b: Target,
+  it: Case,
+  engines: readonly [EngineName, EngineName],
+): Finding | Cause | undefined {
+  const all = differences(a, b, it);
+  if (all.length === 0) return undefined;
+  const decoded = decode(it.code, bitness(it.mode), it.at);
+  const union = decoded.reduce((mask, one) => mask | one.undefinedFlags, 0);
+  const defined = masked(all, union);
+  if (defined.length === 0) return undefined;
+  const left = ofInstructions(defined);
+  if (left.length === 0) return stateCauseOf(defined[0]);
+  let mask = 0;
+  let before: Difference[] = [];
+  if (decoded.length > 1) {
+    before = run(a, b, it, 0);
+    const at0 = ofInstructions(before);
+    if (at0.length > 0) return finding(a, b, it, engines, undefined, at0, false);
+  }
+  for (const one of decoded) {
+    mask |= one.undefinedFlags;
+    // The whole has been run already.
+    // How long a reserved encoding is nobody knows: all that is left is its.
+    const end = one.mnemonic === "INVALID" ? it.code.length : one.end;
+    const found = decoded.length === 1 ? all : run(a, b, it, end);
+    const here = ofInstructions(masked(found, mask));
+    const carried = ofInstructions(before).length > 0;
+    if (here.length > 0) return finding(a, b, it, engines, one, here, carried);
+    before = found;
+  }
+  run(a, b, it, it.code.length);
+  return finding(a, b, it, engines, undefined, left, false);
+}
+
+function ofInstructions(found: readonly Difference[]): Difference[] {
+  return found.filter((one) => stateCauseOf(one) === undefined);
+}
+
+function run(a: Target, b: Target, it: Case, length: number): Difference[] {
+  // An instruction that random bytes end in goes on into the HLTs.
+  const code = it.code.subarray(0, Math.min(length, it.code.length));
+  a.run(it, code);
+  b.run(it, code);
+  if (!isComparable(a, b)) return [];
+  return isSame(a, b, it) ? [] : differences(a, b, it);
+}
+
+/** Both ran it to an end. */
+export function isComparable(a: Target, b: Target): boolean {
+  return [a, b].every(({ ending }) => ending !== Ending.NOT_RUN && ending !== Ending.BUDGET);
+}
+
+function finding(
+  a: Target,
+  b: Target,
+  it: Case,
+  engines: readonly [EngineName, EngineName],
+  one: Decoded | undefined,
+  found: readonly Difference[],
+  carried: boolean,
+): Finding {
+  return {
+    mnemonic: one?.mnemonic ?? "STATE",
+    form: one?.form ?? "",
+    text: one?.text ?? "",
+    bytes: one?.bytes ?? new Uint8Array(),
+    at: it.at + (one?.end ?? 0) - (one?.bytes.length ?? 0),
+    engines,
+    mode: it.mode,
+    cpl: it.cpl,
+    differences: found,
+    endings: [endingText(a), endingText(b)],
+    carried,
+    changedItself: [a, b].some(({ memory }) => changed(memory, it, one?.end ?? it.code.length)),
+  };
+}
+
+function changed(memory: Uint8Array, it: Case, length: number): boolean {
+  return it.code.subarray(0, length).some((byte, i) => memory[it.at + i] !== byte);
+}

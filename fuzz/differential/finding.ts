@@ -1,0 +1,51 @@
+/** Questions that causes ask of a finding. */
+import type { EngineName } from "../../src/vmm/engine.ts";
+import type { Difference } from "./compare.ts";
+import type { Finding } from "./explain.ts";
+
+export function endingOf(found: Finding, engine: EngineName): string {
+  return found.endings[found.engines[0] === engine ? 0 : 1];
+}
+
+/** What differs, without its values. */
+export function names(found: Finding): string[] {
+  return found.differences.map((one) => one.what);
+}
+
+export function only(found: Finding, pattern: RegExp): boolean {
+  return found.differences.length > 0 && found.differences.every(({ what }) => pattern.test(what));
+}
+
+export function difference(found: Finding, what: string): Difference | undefined {
+  return found.differences.find((one) => one.what === what);
+}
+
+export function valueOf(found: Finding, what: string, engine: EngineName): number | undefined {
+  const one = difference(found, what);
+  if (one === undefined) return undefined;
+  return Number(found.engines[0] === engine ? one.a : one.b);
+}
+
+/**
+ * The exception that the instruction itself raised on an engine; -1 for none. Both may have ended in the
+ * same handler, one at the instruction and one at the HLT behind it.
+ */
+export function faultOf(found: Finding, engine: EngineName): number {
+  const ending = endingOf(found, engine);
+  const vector = /^#(\d+)$/.exec(ending)?.[1];
+  if (vector === undefined) return -1;
+  const rip = valueOf(found, "frame.rip", engine);
+  if (rip !== undefined && rip !== (found.at & 0xffff) && rip !== found.at) return -1;
+  return Number(vector);
+}
+
+/** Instructions whose last operand in `text` is in memory, or that use it without saying so. */
+export function usesMemory({ text, mnemonic }: Finding): boolean {
+  return text.includes("[") || /^(PUSH|POP|CALL|RET|IRET|ENTER|LEAVE|INT)/.test(mnemonic);
+}
+
+const BRANCHES = /^(J|CALL|RET|LOOP|SYSRET|SYSEXIT|IRET|UIRET)/;
+
+export function isBranch({ mnemonic }: Finding): boolean {
+  return BRANCHES.test(mnemonic);
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * decode.c: what the library's translator doesn't look at in an instruction.
+ *
+ *  - LOCK where it isn't allowed: #UD (Intel SDM vol. 2A, LOCK). The library
+ *    runs the instruction.
+ *  - A read that is the first half of a read-modify-write faults as a write, as
+ *    processors do it. The library has a read there.
+ *  - Far calls and jumps through a register: #UD. The library reads memory.
+ *  - LAHF and SAHF behind REX: the library takes SPL for AH.
+ *  - LOCK NEG: the library sets flags by the operand, not by the result.
+ *  - SETcc, RCL and RCR bring the flags to another form before they fault; what
+ *    restores them then takes them for what they were before.
+ *  - CMPXCHG8B and 16B keep all flags but ZF. The library takes them from before
+ *    the last instruction that set some.
+ */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#define LONGEST 15
+
+/* enum CCOp */
+enum {
+	CC_OP_DYNAMIC,
+	CC_OP_EFLAGS,
+	CC_OP_SUBB = 14,
+	CC_OP_SUBQ = 17,
+	CC_OP_ADOX = 47,
+};
+
+/* Of DisasContextBase: the linear address of the instruction to translate. */
+#define DB_PC_NEXT 16
+/* Of DisasContext: in which form the flags are. */
+#define DB_CC_OP 0x74
+#define PF_WRITE 2u
+#define ACCESS_LOAD 0 /* MMUAccessType */
+
+/* Opcodes with a ModRM byte that change their operand, as bits; LOCK may be before the
+ * first kind. By /digit where only some of a group do. */
+enum kind { KIND_NONE, KIND_LOCKABLE, KIND_CHANGES };
+
+struct code {
+	u8 bytes[LONGEST];
+	u32 length;
+};
+
+struct found {
+	bool locked;
+	enum kind kind;
+	bool in_memory;
+	bool whole; /* everything that tells these was there */
+	bool undefined;
+	bool sets;    /* SETcc to memory, */
+	u8 condition; /* ... of this one */
+	bool rotates; /* through carry, in memory */
+	u32 skip; /* prefixes that are to be left out */
+};
+
+static void read_code(struct vmm *vm, u64 va, struct code *code)
+{
+	const u8 *page = NULL;
+
+	for (code->length = 0; code->length < LONGEST; code->length++, va++) {
+		if (!page || !(va & 0xfff)) {
+			u64 gpa = mmu_walk(vm, va);
+			struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+
+			if (!slot)
+				return;
+			page = slot->host + (gpa - slot->gpa) - (va & 0xfff);
+		}
+		code->bytes[code->length] = page[va & 0xfff];
+	}
+}
+
+static bool is_prefix(u8 byte, bool wide)
+{
+	switch (byte) {
+	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+	case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+		return true;
+	}
+	return wide && (byte & 0xf0) == 0x40;
+}
+
+static enum kind kind_of(u8 opcode, u32 digit)
+{
+	if (opcode < 0x38 && (opcode & 7) < 2)
+		return KIND_LOCKABLE; /* ADD OR ADC SBB AND SUB XOR */
+	switch (opcode) {
+	case 0x80: case 0x81: case 0x82: case 0x83:
+		return digit != 7 ? KIND_LOCKABLE : KIND_NONE;
+	case 0x86: case 0x87: /* XCHG */
+		return KIND_LOCKABLE;
+	case 0xf6: case 0xf7: /* NOT NEG */
+		return digit == 2 || digit == 3 ? KIND_LOCKABLE : KIND_NONE;
+	case 0xfe: case 0xff: /* INC DEC */
+		return digit < 2 ? KIND_LOCKABLE : KIND_NONE;
+	case 0xc0: case 0xc1: case 0xd0: case 0xd1: case 0xd2: case 0xd3:
+		return KIND_CHANGES; /* shifts */
+	}
+	return KIND_NONE;
+}
+
+static enum kind kind_of_0f(u8 opcode, u32 digit)
+{
+	switch (opcode) {
+	case 0xab: case 0xb3: case 0xbb: /* BTS BTR BTC */
+	case 0xb0: case 0xb1: case 0xc0: case 0xc1: /* CMPXCHG XADD */
+		return KIND_LOCKABLE;
+	case 0xba:
+		return digit > 4 ? KIND_LOCKABLE : KIND_NONE;
+	case 0xc7: /* CMPXCHG8B, 16B */
+		return digit == 1 ? KIND_LOCKABLE : KIND_NONE;
+	case 0xa4: case 0xa5: case 0xac: case 0xad: /* SHLD SHRD */
+		return KIND_CHANGES;
+	}
+	return KIND_NONE;
+}
+
+static struct found look(const struct code *code, bool wide)
+{
+	struct found found = { 0 };
+	bool escaped = false;
+	u32 at = 0;
+
+	for (; at < code->length && is_prefix(code->bytes[at], wide); at++)
+		found.locked |= code->bytes[at] == 0xf0;
+	if (at < code->length && code->bytes[at] == 0x0f) {
+		escaped = true;
+		at++;
+	}
+	if (!escaped && at < code->length &&
+	    (code->bytes[at] == 0x9e || code->bytes[at] == 0x9f))
+		found.skip = at;
+	if (at + 1 >= code->length)
+		return found;
+
+	u8 opcode = code->bytes[at], modrm = code->bytes[at + 1];
+	u32 digit = modrm >> 3 & 7;
+
+	found.whole = true;
+	found.kind = escaped ? kind_of_0f(opcode, digit) : kind_of(opcode, digit);
+	found.in_memory = found.kind != KIND_NONE && modrm >> 6 != 3;
+	found.sets = escaped && (opcode & 0xf0) == 0x90 && modrm >> 6 != 3;
+	found.condition = opcode & 15;
+	found.rotates = !escaped && found.kind == KIND_CHANGES && found.in_memory &&
+			(digit == 2 || digit == 3);
+	if (!escaped && opcode == 0xff && (digit == 3 || digit == 5))
+		found.undefined = modrm >> 6 == 3;
+	if (found.locked && !(found.kind == KIND_LOCKABLE && found.in_memory))
+		found.undefined = true;
+	/* There is one processor: who locks a bus is alone on it. */
+	if (!escaped && (opcode == 0xf6 || opcode == 0xf7) && digit == 3)
+		found.skip = code->bytes[0] == 0xf0;
+	return found;
+}
+
+static bool needs_look(u8 byte, bool wide)
+{
+	return byte == 0xff || is_prefix(byte, wide);
+}
+
+/* ----------------------------------------------------------- the translator */
+
+static HOT_TLS void (*library_translate)(void *db, void *cs);
+
+/* The page that a block's code was last in, while it is translated. */
+static HOT_TLS u64 page_va;
+static HOT_TLS const u8 *page_host;
+
+/* The code at `pc`, to the end of its page; NULL: it isn't in memory. */
+static const u8 *code_at(struct vmm *vm, u64 pc)
+{
+	if ((pc & ~0xfffull) != page_va) {
+		u64 gpa = mmu_walk(vm, pc & ~0xfffull);
+		struct slot *slot = gpa == ~0ull ? NULL : mmu_slot(vm, gpa);
+
+		page_va = pc & ~0xfffull;
+		page_host = slot ? slot->host + (gpa - slot->gpa) : NULL;
+	}
+	return page_host ? page_host + (pc & 0xfff) : NULL;
+}
+
+static void translate(void *db, void *cs)
+{
+	struct vmm *vm = current;
+	u64 pc = FIELD(db, DB_PC_NEXT, u64);
+	const u8 *at = code_at(vm, pc);
+	bool wide = HFLAGS(vm->env) & HF_CS64;
+	struct found found;
+	struct code code;
+
+	if (at && needs_look(*at, wide)) {
+		read_code(vm, pc, &code);
+		found = look(&code, wide);
+		if (found.undefined || (found.locked && found.skip > 1))
+			abort_guest(); /* #UD, when it is reached */
+		FIELD(db, DB_PC_NEXT, u64) += found.skip;
+	}
+	library_translate(db, cs);
+}
+
+/* Does SETcc compute all flags? As the library's gen_prepare_cc has it. */
+static bool computes_flags(u32 condition, u32 cc_op)
+{
+	switch (condition >> 1 & 7) {
+	case 0: /* O */
+		return cc_op < CC_OP_ADOX;
+	case 1: /* B */
+		return false;
+	case 2: /* Z */
+	case 4: /* S */
+		return cc_op == CC_OP_DYNAMIC;
+	case 5: /* P */
+		return true;
+	}
+	return cc_op < CC_OP_SUBB || cc_op > CC_OP_SUBQ; /* BE L LE */
+}
+
+/* By its first byte: SETcc, a rotation, or what may be one. */
+static bool may_compute_flags(u8 byte, bool wide)
+{
+	return byte == 0x0f || kind_of(byte, 0) == KIND_CHANGES || is_prefix(byte, wide);
+}
+
+static HOT_TLS void (*library_insn_start)(void *db, void *cs);
+
+/* What is noted at an instruction's start is how its fault restores the flags. */
+static void insn_start(void *db, void *cs)
+{
+	struct vmm *vm = current;
+	u32 *cc_op = &FIELD(db, DB_CC_OP, u32), was = *cc_op;
+	u64 pc = FIELD(db, DB_PC_NEXT, u64);
+	const u8 *at = code_at(vm, pc);
+	bool wide = HFLAGS(vm->env) & HF_CS64;
+	struct found found;
+	struct code code;
+
+	if (!at || !may_compute_flags(*at, wide)) {
+		library_insn_start(db, cs);
+		return;
+	}
+	read_code(vm, pc, &code);
+	found = look(&code, wide);
+	if (found.rotates || (found.sets && computes_flags(found.condition, was)))
+		*cc_op = CC_OP_EFLAGS;
+	library_insn_start(db, cs);
+	*cc_op = was;
+}
+
+struct translator_ops decode_ops(const struct translator_ops *ops)
+{
+	struct translator_ops ours = *ops;
+
+	page_va = ~0ull;
+	library_translate = ops->translate_insn;
+	library_insn_start = ops->insn_start;
+	ours.translate_insn = translate;
+	ours.insn_start = insn_start;
+	return ours;
+}
+
+/* ------------------------------------------------------------------- flags */
+
+/* The flags' state is in the translator's hands: what restores it at a fault does it here. */
+static void restore_flags(void *env, uintptr_t ra)
+{
+	cpu_restore_state_x86_64(cs_of(env), ra, false);
+}
+
+INTERPOSED void helper_cmpxchg8b_x86_64(void *env, u64 address)
+{
+	restore_flags(env, CALLER);
+	original.cmpxchg8b(env, address);
+}
+
+INTERPOSED void helper_cmpxchg8b_unlocked_x86_64(void *env, u64 address)
+{
+	restore_flags(env, CALLER);
+	original.cmpxchg8b_unlocked(env, address);
+}
+
+INTERPOSED void helper_cmpxchg16b_x86_64(void *env, u64 address)
+{
+	restore_flags(env, CALLER);
+	original.cmpxchg16b(env, address);
+}
+
+INTERPOSED void helper_cmpxchg16b_unlocked_x86_64(void *env, u64 address)
+{
+	restore_flags(env, CALLER);
+	original.cmpxchg16b_unlocked(env, address);
+}
+
+/* ------------------------------------------------------------- page faults */
+
+/* The error code of a page fault at the instruction of EIP. */
+u32 decode_fault(struct vmm *vm, u32 error)
+{
+	bool wide = HFLAGS(vm->env) & HF_CS64;
+	u64 va = SEG(vm->env, SEG_CS)->base + EIP(vm->env);
+	struct code code;
+
+	if (vm->fill_access != ACCESS_LOAD || (error & PF_WRITE))
+		return error;
+	read_code(vm, wide ? va : (u32)va, &code);
+	return look(&code, wide).in_memory ? error | PF_WRITE : error;
+}
