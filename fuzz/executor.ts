@@ -70,6 +70,11 @@ export interface Executor {
   cost?(): number;
   /** Of the last run, when it was CRASH or TIMEOUT. */
   crash(): CrashReport | undefined;
+  /**
+   * Each place is told of once, by whatever run gets there first: runs can't be compared by their
+   * coverage.
+   */
+  readonly once?: boolean;
   /** Runs the input once more and tells the comparisons that it made. Absent: it can't be told. */
   compares?(input: Uint8Array, length: number): readonly Compare[];
   /** Runs the input once more and gives its exit trace, as a file's bytes. Absent: there is none. */

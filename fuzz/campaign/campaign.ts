@@ -254,8 +254,10 @@ export class Campaign {
     const cost = executor.cost?.() ?? 0;
     const edges = executor.edges().slice();
     const input = mutator.buffer.slice(0, mutator.length);
-    const stable = this.repeat(input, hash);
-    const trimmed = stable ? this.trim(input, hash) : input;
+    // What is told once can't be told again of a smaller one.
+    const once = executor.once === true;
+    const stable = once || this.repeat(input, hash);
+    const trimmed = stable && !once ? this.trim(input, hash) : input;
     const name = inputName(trimmed);
     if (this.failure !== undefined || this.corpus.has(name)) return false;
     const entry = this.corpus.add(
@@ -333,7 +335,7 @@ export class Campaign {
   /** Asks what the entry's run compares. */
   private guide(entry: Entry): void {
     const { executor, mutator, inflight } = this;
-    if (executor.compares === undefined) return;
+    if (executor.compares === undefined || executor.once === true) return;
     this.coloured = entry.stable ? this.colour(entry.input) : entry.input.slice();
     mutator.load(this.coloured);
     inflight.head[0] = mutator.length;

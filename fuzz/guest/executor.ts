@@ -269,6 +269,10 @@ export class GuestExecutor implements Executor {
     return (this.#coverage?.novelty() ?? 0) as Novelty;
   }
 
+  get once(): boolean {
+    return !this.machine.life.engine.can(Capability.COVERAGE);
+  }
+
   get edgesSeen(): number {
     return this.#coverage?.seen ?? 0;
   }

@@ -221,7 +221,7 @@ describe.skipIf(why !== undefined)("vctl fuzz", () => {
   if (!kvm.available) console.log(`fuzzing guests on kvm skipped: ${kvm.why}`);
 
   test.skipIf(!kvm.available)(
-    "an engine that has to be told where blocks begin finds the bug, too",
+    "an engine that has to be told where blocks begin is told of what is new, too",
     () => {
       // Where the parser's jumps lead, and what is behind them.
       const dump = Bun.spawnSync(["objdump", "-d", "--no-show-raw-insn", tlv]).stdout.toString();
@@ -230,14 +230,18 @@ describe.skipIf(why !== undefined)("vctl fuzz", () => {
       const behind = Array.from(code.matchAll(/\sj\w+ .*\n\s*([0-9a-f]+):/g), ([, next]) => next);
       writeFileSync(join(folder, "blocks"), [...targets, ...behind].join("\n"));
       mkdirSync(join(folder, "near"));
-      writeFileSync(join(folder, "near/one"), Uint8Array.from([...BUG.slice(0, -1), 0xdd]));
+      writeFileSync(join(folder, "near/one"), Uint8Array.of(1, 2, 3, 4, 0x22, 1, 5));
+      writeFileSync(join(folder, "near/two"), Uint8Array.from(BUG));
       const args = ["-m", "16M", "-y", tlv, "--engine", "kvm", "--seeds", "near", "--seed", "1"];
       const found = vctl(
         ...[...args, "-j", "1", "--corpus", "kvm", "--blocks", "blocks", "--json"],
-        ...["--runs", "60000", "--time", "60", tlv],
+        ...["--runs", "5000", "--time", "60", tlv],
       );
       expect(found.err).toContain("1 new crashes");
       expect(found.code).toBe(2);
+      const { edges, corpus } = JSON.parse(found.out.trim().split("\n").at(-1) as string);
+      expect(edges).toBeGreaterThan(5);
+      expect(corpus).toBeGreaterThan(0);
       expect(vctl(...args, "--corpus", "none", tlv)).toMatchObject({
         code: 1,
         err: "vctl: engine kvm has to be told where blocks of code begin: --blocks\n",

@@ -270,6 +270,42 @@ test.skipIf(fast === undefined)("coverage tells new edges, more of them, and non
   expect(coverage.hash()).not.toBe(twelve);
 });
 
+const trapping = engines.find((name) => !virtual(name));
+
+test.skipIf(trapping === undefined)("an engine with traps tells of each block once", () => {
+  // cmp byte [0x20000], 1; jne end; mov eax, [one]; one: nop; ...; end:
+  using m = machine(
+    trapping as EngineName,
+    `803d 00000200 01 75 06 a1 0e100000 90 ${END}`,
+    time(trapping as EngineName),
+  );
+  const { engine } = m;
+  using point = engine.takePoint();
+  const coverage = engine.openCoverage(16);
+  const places = [CODE + 14, CODE + 15].map((at) => ({ address: BigInt(at), physical: at }));
+  coverage.trap(places);
+  const input = Uint8Array.of(0);
+  prepared(point, input);
+  expect(point.run(1)).toBe(RunEnd.PORT);
+  expect([...coverage.edges()]).toEqual([1]);
+  expect(coverage.novelty()).toBe(2);
+  expect(point.run(1)).toBe(RunEnd.PORT);
+  expect([...coverage.edges()]).toEqual([]);
+  expect(coverage.novelty()).toBe(0);
+  input[0] = 1;
+  expect(point.run(1)).toBe(RunEnd.PORT);
+  expect([...coverage.edges()]).toEqual([0]);
+  expect(coverage.novelty()).toBe(2);
+  expect(coverage.seen).toBe(2);
+  // Its first byte is what it was.
+  expect(m.image.memory.read8(CODE + 14)).toBe(0x90);
+  coverage.trap(places);
+  expect(m.image.memory.read8(CODE + 14)).not.toBe(0x90);
+  coverage.trap([]);
+  expect(m.image.memory.read8(CODE + 14)).toBe(0x90);
+  expect(() => coverage.trap([{ address: 0n, physical: 2 ** 40 }])).toThrow();
+});
+
 test.skipIf(fast === undefined)("comparisons and blocks are noted when that is asked for", () => {
   // cmp dword [0x20000], 0x11223344; sete al; add al, [0x20005]; jne end; cmp byte [0x20004], 0x55
   // jne end; inc eax
