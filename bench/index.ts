@@ -35,7 +35,7 @@ const BENCHMARKS: readonly Benchmark[] = [
 const ENVIRONMENT = `
 Environment:
   VMD_BENCH_SECONDS  how long a case of blk and net takes: 0.7 and 2 unless said, and 3 in the lab,
-                     where all cases run once before they are counted
+                     where all cases run once before they are counted; a turn of fuzz: 60
 `;
 
 interface Options {
