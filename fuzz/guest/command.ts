@@ -24,7 +24,8 @@ import {
 } from "../campaign/index.ts";
 import { type Executor, Verdict } from "../executor.ts";
 import { compareEngines } from "./compare.ts";
-import { GuestExecutor } from "./executor.ts";
+import { openGuest } from "./index.ts";
+import { linesOf } from "./lines.ts";
 import { FuzzError } from "./machine.ts";
 import type { GuestOptions } from "./options.ts";
 
@@ -34,6 +35,7 @@ export interface Request extends Omit<GuestOptions, "length"> {
   /** Inputs, or crashes' folders. */
   readonly run?: readonly string[];
   readonly drcov?: string;
+  readonly lcov?: string;
   readonly pages?: boolean;
   readonly compare?: "kvm" | "unicorn";
 }
@@ -51,15 +53,16 @@ const FOUND = 2;
 export async function main(request: Request, print: Print, say: Print): Promise<number> {
   const options = guestOptions(request);
   if (request.run !== undefined)
-    return runInputs(request.run, options, request.pages === true, print);
+    return await runInputs(request.run, options, request.pages === true, print);
   const { corpus } = request.campaign;
-  if (request.drcov !== undefined)
-    return writeCoverage(needed(corpus), options, request.drcov, say);
+  if (request.drcov !== undefined || request.lcov !== undefined) {
+    return await writeCoverage(needed(corpus), options, request, say);
+  }
   if (request.compare !== undefined) {
-    return compareEngines(needed(corpus), options, request.compare, print, say);
+    return await compareEngines(needed(corpus), options, request.compare, print, say);
   }
   if (request.campaign.cmin === true) {
-    using executor = closing(new GuestExecutor(options));
+    using executor = closing(await openGuest(options));
     const { before, after } = minimiseFolder(new CampaignFolder(needed(corpus)), executor.value);
     say(`${after} of ${before} inputs are needed for all edges`);
     return 0;
@@ -83,12 +86,13 @@ function guestOptions(request: Request): GuestOptions {
     type: type?.replaceAll("\\n", "\n"),
     symbols: symbols?.map((name) => resolve(name)),
     blocks: path(request.blocks),
+    structure: path(request.structure),
   };
 }
 
 async function campaign(request: Request, options: GuestOptions, say: Print): Promise<number> {
   // What can't be done is said before any worker is started.
-  using probe = closing(new GuestExecutor(options));
+  using probe = closing(await openGuest(options));
   const { engine } = probe.value.machine.life;
   if (!probe.value.hasCoverage) {
     throw new FuzzError(
@@ -110,6 +114,8 @@ async function campaign(request: Request, options: GuestOptions, say: Print): Pr
   try {
     const { failure } = await fuzz({
       folder,
+      // Of a structure's choices each is four bytes.
+      unit: options.structure === undefined ? undefined : 4,
       ...campaignOptions(request.campaign, { target, opening, digest, engine: engine.name }),
     });
     if (failure !== undefined) throw new FuzzError(failure);
@@ -165,14 +171,14 @@ const ENDINGS = {
   [Verdict.FAILED]: "failed",
 } as const;
 
-function runInputs(
+async function runInputs(
   paths: readonly string[],
   options: GuestOptions,
   pages: boolean,
   print: Print,
-): number {
+): Promise<number> {
   const inputs = paths.flatMap((path) => inputsOf(path).map((input) => ({ path, input })));
-  using executor = closing(new GuestExecutor(options));
+  using executor = closing(await openGuest(options));
   const { value } = executor;
   let status = 0;
   for (const { path, input } of inputs) {
@@ -192,20 +198,44 @@ function runInputs(
   return status;
 }
 
-function writeCoverage(folder: string, options: GuestOptions, file: string, say: Print): number {
-  using executor = closing(new GuestExecutor(options));
+/** Which blocks a corpus enters, each with how many inputs do. */
+async function coveredBlocks(folder: string, options: GuestOptions) {
+  using executor = closing(await openGuest(options));
   const { value } = executor;
-  const blocks = new CampaignFolder(folder)
-    .arrived()
-    .flatMap(({ input }) => value.blocks(input, Math.min(input.length, value.maxInput)));
-  if (blocks.length === 0) throw new FuzzError(`${folder}: no inputs there`);
-  const addresses = blocks
-    .map(({ address }) => address)
-    .sort((a, b) => Number(a > b) - Number(a < b));
-  const base = addresses[0] & ~0xfffn;
-  const end = addresses[addresses.length - 1] + 0x1000n;
+  const blocks = new Map<bigint, { size: number; count: number }>();
+  for (const { input } of new CampaignFolder(folder).arrived()) {
+    const entered = new Map<bigint, number>();
+    for (const { address, size } of value.blocks(input, Math.min(input.length, value.maxInput))) {
+      entered.set(address, size);
+    }
+    for (const [address, size] of entered) {
+      blocks.set(address, { size, count: (blocks.get(address)?.count ?? 0) + 1 });
+    }
+  }
+  if (blocks.size === 0) throw new FuzzError(`${folder}: no inputs there`);
+  return blocks;
+}
+
+async function writeCoverage(
+  folder: string,
+  options: GuestOptions,
+  files: Pick<Request, "drcov" | "lcov">,
+  say: Print,
+): Promise<number> {
+  const blocks = await coveredBlocks(folder, options);
   const path = options.symbols?.[0] ?? options.file;
-  writeFileSync(file, drcov([{ path, base, end }], blocks));
-  say(`${file}: ${new Set(addresses).size} blocks, from 0x${base.toString(16)} on`);
+  const addresses = [...blocks.keys()].sort((a, b) => Number(a > b) - Number(a < b));
+  const base = addresses[0] & ~0xfffn;
+  if (files.drcov !== undefined) {
+    const end = addresses[addresses.length - 1] + 0x1000n;
+    const list = Array.from(blocks, ([address, { size }]) => ({ address, size }));
+    writeFileSync(files.drcov, drcov([{ path, base, end }], list));
+    say(`${files.drcov}: ${blocks.size} blocks, from 0x${base.toString(16)} on`);
+  }
+  if (files.lcov !== undefined) {
+    const counts = new Map(Array.from(blocks, ([address, { count }]) => [address, count]));
+    writeFileSync(files.lcov, linesOf(path, counts));
+    say(`${files.lcov}: the lines of ${blocks.size} blocks`);
+  }
   return 0;
 }

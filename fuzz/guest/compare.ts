@@ -1,7 +1,7 @@
 /** Inputs that a campaign kept, run on another engine, too: do both say the same of them? */
 import { CampaignFolder } from "../campaign/index.ts";
 import { type Executor, Verdict } from "../executor.ts";
-import { GuestExecutor } from "./executor.ts";
+import { openGuest } from "./index.ts";
 import { FuzzError } from "./machine.ts";
 import type { GuestOptions } from "./options.ts";
 
@@ -21,17 +21,17 @@ function endingOf(executor: Executor, input: Uint8Array): string {
  * @returns 0 when all inputs end alike, else 2
  * @throws FuzzError, and what an executor's opening throws
  */
-export function compareEngines(
+export async function compareEngines(
   folder: string,
   options: GuestOptions,
   other: "kvm" | "unicorn",
   print: (text: string) => void,
   say: (text: string) => void,
-): number {
+): Promise<number> {
   const entries = new CampaignFolder(folder).arrived();
   if (entries.length === 0) throw new FuzzError(`${folder}: no inputs there`);
-  const first = new GuestExecutor(options);
-  const second = new GuestExecutor({ ...options, engine: other });
+  const first = await openGuest(options);
+  const second = await openGuest({ ...options, engine: other });
   try {
     let differ = 0;
     for (const { name, input } of entries) {

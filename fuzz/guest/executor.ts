@@ -21,6 +21,7 @@ import { type GuestOptions, parseAddress, parseCrash, parseRange } from "./optio
 import { Command, FUZZ_PORT } from "./port.ts";
 import { printedStack, stackOf } from "./stack.ts";
 import { runToStart } from "./start.ts";
+import { CHOICES_MAX } from "./structure.ts";
 import { Symbols } from "./symbols.ts";
 import { GuestView } from "./view.ts";
 
@@ -52,6 +53,8 @@ interface Ending {
 /** A run of edges that nobody tells. */
 const NO_EDGES = new Uint32Array(0);
 
+type Encode = (input: Uint8Array, length: number) => Uint8Array;
+
 export class GuestExecutor implements Executor {
   readonly maxInput: number;
   readonly mapSize = PLACES;
@@ -67,6 +70,8 @@ export class GuestExecutor implements Executor {
   readonly #crashes = new Map<bigint, Ending>();
   readonly #printed: string[] = [...PANICS];
   readonly #verify: number;
+  readonly #encode: Encode | undefined;
+  readonly #encoded: Uint8Array;
   #haltIsCrash = false;
   #runs = 0;
   /** Devices were at work since the point. */
@@ -75,8 +80,11 @@ export class GuestExecutor implements Executor {
   #looked = true;
   #ending: Ending | undefined;
 
-  /** @throws FuzzError, and what openMachine throws */
-  constructor(options: GuestOptions) {
+  /**
+   * @param encode from a campaign's bytes to the guest's
+   * @throws FuzzError, and what openMachine throws
+   */
+  constructor(options: GuestOptions, encode?: Encode) {
     using stack = new DisposableStack();
     this.machine = stack.use(openMachine({ ...options, path: options.file }));
     this.symbols = Symbols.all(options.symbols ?? []);
@@ -84,7 +92,9 @@ export class GuestExecutor implements Executor {
     const { engine } = this.machine.life;
     const view = new GuestView(this.machine.life);
     this.#channel = channelOf(options, ready, view, this.machine, this.symbols);
-    this.maxInput = this.#channel.size;
+    this.#encode = encode;
+    this.maxInput = encode === undefined ? this.#channel.size : CHOICES_MAX;
+    this.#encoded = new Uint8Array(encode === undefined ? 0 : this.#channel.size);
     for (const end of options.end ?? []) this.#ends.add(parseAddress(end, this.symbols));
     for (const text of options.crash ?? []) this.#expect(text, view);
     this.machine.last = ENDS;
@@ -167,6 +177,15 @@ export class GuestExecutor implements Executor {
     if (this.#touched) this.machine.rewind();
     this.#touched = false;
     const verify = this.#verify > 0 && ++this.#runs % this.#verify === 0;
+    if (this.#encode !== undefined) {
+      const bytes = this.#encode(input, length).subarray(0, this.#encoded.length);
+      this.#encoded.set(bytes);
+      return this.#start(this.#encoded, bytes.length, verify);
+    }
+    return this.#start(input, length, verify);
+  }
+
+  #start(input: Uint8Array, length: number, verify: boolean): Verdict {
     const { insert } = this.#channel;
     if (insert === undefined) return this.#runFromMemory(input, length, verify);
     return this.#runFromDevice(insert, input.subarray(0, length), verify);

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { probe } from "../../src/vmm/engine.ts";
@@ -203,9 +203,37 @@ describe.skipIf(why !== undefined)("vctl fuzz", () => {
     expect(replayed.code).toBe(2);
     expect(vctl(...campaign, "--runs", "1000", tlv)).toMatchObject({ code: 0 });
     expect(vctl(...common, "--drcov", "cov", tlv)).toMatchObject({ code: 0 });
+    expect(vctl(...common, "--lcov", "lines", tlv)).toMatchObject({ code: 0 });
+    const lines = readFileSync(join(folder, "lines"), "utf8");
+    expect(lines).toMatch(/SF:.*fuzz\/harness\/tlv\.c\n(?:DA:.*\n)+/);
     const shown = vctl("--cmin", ...common, tlv);
     expect(shown).toMatchObject({ code: 0, err: expect.stringContaining("are needed") });
   }, 300_000);
+
+  test("inputs may have a structure, said by a module", () => {
+    const module = join(folder, "records.ts");
+    writeFileSync(
+      module,
+      `import fc from "${join(root, "node_modules/fast-check/lib/fast-check.js")}";
+       const record = fc.tuple(fc.constantFrom(0x11, 0x22, 0x33, 0x44), fc.uint8Array({ maxLength: 4 }));
+       export const arbitrary = fc.array(record, { maxLength: 8 });
+       export const encode = (records) =>
+         Uint8Array.from(records.flatMap(([type, value]) => [type, value.length, ...value]));`,
+    );
+    const args = ["-m", "16M", "--seed", "1", "-j", "1", "--runs", "50000", "--json"];
+    const { code, out, err } = vctl(...args, "--structure", module, "--corpus", "structured", tlv);
+    expect(err).toContain("0 new crashes");
+    expect(code).toBe(0);
+    const { edges, stability } = JSON.parse(out.trim().split("\n").at(-1) as string);
+    expect(stability).toBe(1);
+    // All four types' branches, and loops over their values.
+    expect(edges).toBeGreaterThan(30);
+    writeFileSync(module, "export const arbitrary = 1;");
+    expect(vctl(...args, "--structure", module, tlv)).toMatchObject({
+      code: 1,
+      err: `vctl: ${module}: it must export an arbitrary and a function encode\n`,
+    });
+  }, 60_000);
 
   test("the same seed gives the same run", () => {
     const once = (corpus: string) => {

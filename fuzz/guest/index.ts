@@ -1,6 +1,7 @@
 /** guest/: an executor on a VM's snapshot, or a kernel. Campaigns open it by `openGuest`. */
 import { GuestExecutor } from "./executor.ts";
 import type { GuestOptions } from "./options.ts";
+import { openStructure } from "./structure.ts";
 
 export { GuestExecutor } from "./executor.ts";
 export { FuzzError } from "./machine.ts";
@@ -9,6 +10,8 @@ export { Command, FUZZ_PORT } from "./port.ts";
 export { Symbols } from "./symbols.ts";
 
 /** @throws FuzzError and other errors with a sentence for the user */
-export function openGuest(options: GuestOptions): GuestExecutor {
-  return new GuestExecutor(options);
+export async function openGuest(options: GuestOptions): Promise<GuestExecutor> {
+  const encode =
+    options.structure === undefined ? undefined : await openStructure(options.structure);
+  return new GuestExecutor(options, encode);
 }

@@ -27,6 +27,8 @@ export interface GuestOptions {
   readonly crash?: readonly string[];
   /** "FROM-TO": only blocks there count. */
   readonly coverage?: readonly string[];
+  /** A module that says what inputs look like (structure.ts). */
+  readonly structure?: string;
   /** A file of where blocks begin (blocks.ts), which engine kvm needs to tell coverage. */
   readonly blocks?: string;
   /** Blocks of a run; on engine kvm ns. */

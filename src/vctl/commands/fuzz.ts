@@ -51,6 +51,8 @@ export function fuzzCommand(): Command {
     .option("--blocks <file>", "where blocks of code begin, for engine kvm: addresses, or drcov")
     .option("--run <file...>", "run these inputs, or a crash's folder, and nothing else")
     .option("--drcov <file>", "write the code that the corpus covers, for Lighthouse")
+    .option("--lcov <file>", "... and the lines of C, where the symbols' file says them")
+    .option("--structure <module>", "what inputs look like: exports an arbitrary and encode")
     .option("--pages", "with --run: say which pages of memory were written")
     .addOption(
       new Option("--compare <engine>", "run the corpus on this engine, too").choices([

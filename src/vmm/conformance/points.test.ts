@@ -337,6 +337,27 @@ test.skipIf(fast === undefined)("comparisons and blocks are noted when that is a
   expect(coverage.blocks().map(({ address }) => Number(address))).toEqual([CODE + 21]);
 });
 
+test.skipIf(fast === undefined)("a comparison of strings is one of each of their bytes", () => {
+  // mov esi, 0x20000; mov edi, 0x9000; mov ecx, 4; repe cmpsb
+  using m = machine(
+    fast as EngineName,
+    `be 00000200 bf 00900000 b9 04000000 f3 a6 ${END}`,
+    time(fast as EngineName),
+  );
+  m.image.memory.write(0x9000, new TextEncoder().encode("keyhole"));
+  using point = m.engine.takePoint();
+  const coverage = m.engine.openCoverage(65536);
+  coverage.note({ compares: true });
+  prepared(point, new TextEncoder().encode("kex!"));
+  expect(point.run(4)).toBe(RunEnd.PORT);
+  const bytes = coverage.compares().map(({ left, right, size }) => [left, right, size]);
+  expect(bytes).toEqual([
+    [107n, 107n, 1],
+    [101n, 101n, 1],
+    [120n, 121n, 1],
+  ]);
+});
+
 test.skipIf(fast === undefined)("a breakpoint ends a run, and not the next one", () => {
   using m = machine(fast as EngineName, "90 90 90 f4", time(fast as EngineName));
   m.engine.debug([{ address: BigInt(CODE + 2), kind: 0, length: 1 }]);
