@@ -1,8 +1,10 @@
 /** Runs cases on two engines and keeps what differs, by cause. */
 import type { EngineName } from "../../src/vmm/engine.ts";
-import { type Cause, causeOf } from "./causes.ts";
+import type { Cause } from "./cause.ts";
+import { causeOf } from "./causes.ts";
 import { isSame } from "./compare.ts";
-import { explain, type Finding, isComparable } from "./explain.ts";
+import { explain, isComparable } from "./explain.ts";
+import type { Finding } from "./finding.ts";
 import { Generator } from "./generate.ts";
 import { MODES, type Mode } from "./layout.ts";
 import { Ending, Target } from "./target.ts";

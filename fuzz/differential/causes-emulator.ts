@@ -1,5 +1,5 @@
 /** Causes of KVM's instruction emulator, of which kvm_pvm runs whole guests, and of kvm_pvm itself. */
-import type { InstructionCause } from "./causes.ts";
+import type { InstructionCause } from "./cause.ts";
 import { difference, endingOf, faultOf, isBranch, names, only, valueOf } from "./finding.ts";
 
 const by = "KVM's instruction emulator";

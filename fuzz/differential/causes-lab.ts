@@ -1,5 +1,5 @@
 /** Causes of the lab's processor, which is QEMU 7.2's: KVM there is real, the CPU below it emulated. */
-import type { InstructionCause, StateCause } from "./causes.ts";
+import type { InstructionCause, StateCause } from "./cause.ts";
 import { endingOf, faultOf, only } from "./finding.ts";
 
 const by = "QEMU's TCG, the lab's processor";

@@ -1,5 +1,5 @@
 /** Causes that are nobody's fault: what the manuals leave open, and what only hosts differ in. */
-import type { InstructionCause } from "./causes.ts";
+import type { InstructionCause } from "./cause.ts";
 import { isBranch, only } from "./finding.ts";
 
 const REGISTERS = /^(r[a-ds][xip]|r[sbd][pi]|r\d+)$/;

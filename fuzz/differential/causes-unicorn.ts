@@ -1,5 +1,5 @@
 /** Causes of libunicorn 2.0.1, that are known and left as they are. */
-import type { InstructionCause } from "./causes.ts";
+import type { InstructionCause } from "./cause.ts";
 import { endingOf, faultOf, only, usesMemory } from "./finding.ts";
 
 const by = "libunicorn";

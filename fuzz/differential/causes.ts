@@ -5,29 +5,13 @@
  * The oracle is the architecture: Intel SDM (vol. 2 for instructions, vol. 3A for the system), AMD APM
  * where the processor is AMD's.
  */
+import type { Cause, InstructionCause, StateCause } from "./cause.ts";
 import type { Difference } from "./compare.ts";
 import { EMULATOR_CAUSES } from "./causes-emulator.ts";
 import { ALL_LAB_CAUSES, LAB_CAUSES, LAB_STATE_CAUSES } from "./causes-lab.ts";
 import { OPEN_CAUSES } from "./causes-open.ts";
 import { UNICORN_CAUSES } from "./causes-unicorn.ts";
-import type { Finding } from "./explain.ts";
-
-export interface Cause {
-  readonly name: string;
-  /** Whose it is: who differs from the manuals, or the manuals themselves. */
-  readonly by: string;
-  readonly explanation: string;
-}
-
-/** A cause that has nothing to do with the instruction: a difference is left out for it. */
-export interface StateCause extends Cause {
-  readonly covers: (difference: Difference) => boolean;
-}
-
-/** A cause of what an instruction did. */
-export interface InstructionCause extends Cause {
-  readonly matches: (found: Finding) => boolean;
-}
+import type { Finding } from "./finding.ts";
 
 export const STATE_CAUSES: readonly StateCause[] = [
   {

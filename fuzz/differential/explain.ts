@@ -4,33 +4,13 @@
  */
 import type { EngineName } from "../../src/vmm/engine.ts";
 import type { Case } from "./case.ts";
-import { type Cause, stateCauseOf } from "./causes.ts";
+import type { Cause } from "./cause.ts";
+import { stateCauseOf } from "./causes.ts";
 import { type Difference, differences, endingText, FLAGS, isSame } from "./compare.ts";
 import { decode, type Decoded } from "./decode.ts";
-import { bitness, type Mode } from "./layout.ts";
+import type { Finding } from "./finding.ts";
+import { bitness } from "./layout.ts";
 import { Ending, type Target } from "./target.ts";
-
-/** A difference, and all that its cause is found by. */
-export interface Finding {
-  /** What the instruction is; "STATE" where the state alone differs, "ELSEWHERE" behind the sequence. */
-  readonly mnemonic: string;
-  readonly form: string;
-  readonly text: string;
-  readonly bytes: Uint8Array;
-  /** Its address. */
-  readonly at: number;
-  readonly engines: readonly [EngineName, EngineName];
-  readonly mode: Mode;
-  readonly cpl: number;
-  /** What differs, without what the architecture leaves undefined. */
-  readonly differences: readonly Difference[];
-  /** How it ended on both. */
-  readonly endings: readonly [a: string, b: string];
-  /** Flags that are undefined differed already before the instruction, which may have read them. */
-  readonly carried: boolean;
-  /** The code in memory is no longer the sequence. */
-  readonly changedItself: boolean;
-}
 
 const FLAG_BITS = new Map(FLAGS);
 

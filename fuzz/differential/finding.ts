@@ -1,7 +1,29 @@
 /** Questions that causes ask of a finding. */
 import type { EngineName } from "../../src/vmm/engine.ts";
 import type { Difference } from "./compare.ts";
-import type { Finding } from "./explain.ts";
+import type { Mode } from "./layout.ts";
+
+/** A difference, and all that its cause is found by. */
+export interface Finding {
+  /** What the instruction is; "STATE" where the state alone differs, "ELSEWHERE" behind the sequence. */
+  readonly mnemonic: string;
+  readonly form: string;
+  readonly text: string;
+  readonly bytes: Uint8Array;
+  /** Its address. */
+  readonly at: number;
+  readonly engines: readonly [EngineName, EngineName];
+  readonly mode: Mode;
+  readonly cpl: number;
+  /** What differs, without what the architecture leaves undefined. */
+  readonly differences: readonly Difference[];
+  /** How it ended on both. */
+  readonly endings: readonly [a: string, b: string];
+  /** Flags that are undefined differed already before the instruction, which may have read them. */
+  readonly carried: boolean;
+  /** The code in memory is no longer the sequence. */
+  readonly changedItself: boolean;
+}
 
 export function endingOf(found: Finding, engine: EngineName): string {
   return found.endings[found.engines[0] === engine ? 0 : 1];

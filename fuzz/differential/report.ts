@@ -2,7 +2,7 @@
 import type { EngineName } from "../../src/vmm/engine.ts";
 import type { Campaign, Group, Totals } from "./campaign.ts";
 import { ALL_CAUSES, causeOf } from "./causes.ts";
-import type { Finding } from "./explain.ts";
+import type { Finding } from "./finding.ts";
 import type { Mode } from "./layout.ts";
 
 export interface RunOptions {
