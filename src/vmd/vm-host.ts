@@ -68,6 +68,8 @@ export interface SnapshotRequest {
   /** Pages are compressed. */
   compress?: boolean;
   differential?: boolean;
+  /** See TakeRequest. */
+  template?: boolean;
   /** The VM ends when it is written; not when it can't be. */
   stop?: boolean;
   /** Empty images, based on what a disk's is now; closed by the VM's process. */
@@ -255,13 +257,20 @@ export class VmHost {
   async snapshot(
     descriptor: number,
     config: object,
-    { compress = false, differential = false, overlays = [], stop = false }: SnapshotRequest = {},
+    {
+      compress = false,
+      differential = false,
+      template = false,
+      overlays = [],
+      stop = false,
+    }: SnapshotRequest = {},
   ): Promise<SnapshotResult> {
     const message = {
       kind: "snapshot",
       config: JSON.stringify(config),
       compress,
       differential,
+      template,
       overlays: overlays.map(({ place, name }) => ({ place, name })),
       stop,
     } as const;

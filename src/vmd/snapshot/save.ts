@@ -10,7 +10,7 @@ import type { HostRecord } from "./host-record.ts";
 import type { VmLife } from "../vm-life.ts";
 
 /** What of a CONFIG record a VM's process knows. */
-export function machineConfig({ engine, description, rom }: VmLife): object {
+export function machineConfig({ engine, description, rom }: VmLife) {
   return { engine: engine.name, cpuid: engine.cpuid.map(leafNumbers), boot: description, rom };
 }
 
