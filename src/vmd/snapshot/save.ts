@@ -1,5 +1,5 @@
 /** Writes what a VM's process knows of its machine into a snapshot. */
-import { closeGaps, usedOf, usedPages } from "../../vmm/snapshot/machine-memory.ts";
+import { closeGaps, TEMPLATE_GAP, usedOf, usedPages } from "../../vmm/snapshot/machine-memory.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { encodeBlocks, imageBlocks } from "../../vmm/snapshot/blocks.ts";
 import type { PageSet } from "../../vmm/snapshot/page-set.ts";
@@ -32,22 +32,28 @@ export function quiesce(life: VmLife): void {
 /**
  * Writes pages: all that hold anything, or of a differential snapshot those that changed.
  * @param changed pages that may differ from the snapshot that this one is based on
+ * @param template it is mapped by many, and soon
  */
 export function saveMemory(
   life: VmLife,
   writer: SnapshotWriter,
-  { pagemap, changed }: { pagemap: number; changed?: PageSet },
+  {
+    pagemap,
+    changed,
+    template = false,
+  }: { pagemap: number; changed?: PageSet; template?: boolean },
 ): void {
+  const gap = template ? TEMPLATE_GAP : undefined;
   const { image } = life;
   if (changed === undefined) {
-    writer.memory(image.memory, closeGaps(usedPages(image, pagemap)));
+    writer.memory(image.memory, closeGaps(usedPages(image, pagemap), gap));
     return;
   }
   const used = usedOf(image, changed, pagemap);
   const zeros = changed.copy();
   zeros.removeAll(used);
   writer.zeros(zeros.runs());
-  writer.memory(image.memory, used.runs());
+  writer.memory(image.memory, template ? closeGaps(used, gap) : used.runs());
 }
 
 /** Writes the registers of a machine that was quiesced, and the end. */

@@ -134,7 +134,7 @@ export class SnapshotTaker {
       base: based ? base : undefined,
     });
     const changed = based ? since.dirty.collect() : undefined;
-    saveMemory(life, writer, { pagemap: this.#pagemap, changed });
+    saveMemory(life, writer, { pagemap: this.#pagemap, changed, template });
     saveState(life, writer);
     result.bytes = writer.written;
     result.pages = writer.pages;
