@@ -43,17 +43,19 @@ export function saveMemory(
     template = false,
   }: { pagemap: number; changed?: PageSet; template?: boolean },
 ): void {
-  const gap = template ? TEMPLATE_GAP : undefined;
   const { image } = life;
   if (changed === undefined) {
-    writer.memory(image.memory, closeGaps(usedPages(image, pagemap), gap));
+    writer.memory(
+      image.memory,
+      closeGaps(usedPages(image, pagemap), template ? TEMPLATE_GAP : undefined),
+    );
     return;
   }
   const used = usedOf(image, changed, pagemap);
   const zeros = changed.copy();
   zeros.removeAll(used);
   writer.zeros(zeros.runs());
-  writer.memory(image.memory, template ? closeGaps(used, gap) : used.runs());
+  writer.memory(image.memory, template ? closeGaps(used) : used.runs());
 }
 
 /** Writes the registers of a machine that was quiesced, and the end. */
