@@ -20,7 +20,7 @@ const FORKS = Number(process.env.VMD_FORKS ?? 4);
 /** A disk's chain of images, one more for each request, has an end. */
 const REQUESTS = 10;
 /** What clocks may differ by, s: the guest tells whole seconds. */
-const CLOCK = 2;
+const CLOCK = 5;
 
 /**
  * Counts. With each count it writes a file in memory and compares its checksum, and compares one that
