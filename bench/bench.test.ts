@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { root } from "../golden/guests/guest.ts";
 import { probe } from "../src/vmm/engine.ts";
 import { cLoopMissing } from "./c-loop.ts";
-import { digits, median, pairs, row } from "./lib.ts";
+import { digits, median, pairs, percentile, row } from "./lib.ts";
 import { loopKernel } from "./loop.ts";
 import { privatePages } from "./private.ts";
 
@@ -35,6 +35,18 @@ describe("statistics", () => {
   test("of an even number of values the median is the mean of the two in the middle", () => {
     expect(median([4, 1, 3, 2])).toBe(2.5);
     expect(median([7])).toBe(7);
+  });
+
+  test("a percentile is a value that so many aren't above", () => {
+    fc.assert(
+      fc.property(values, fc.double({ min: 0.01, max: 1, noNaN: true }), (all, part) => {
+        const found = percentile(all, part);
+        expect(all).toContain(found);
+        const below = (value: number) => all.filter((one) => one <= value).length;
+        expect(below(found)).toBeGreaterThanOrEqual(part * all.length - 1e-9);
+        expect(all.filter((one) => one < found).length).toBeLessThan(part * all.length);
+      }),
+    );
   });
 
   test("a row doesn't depend on the order, and scales with its values", () => {

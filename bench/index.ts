@@ -13,6 +13,7 @@ import { blkBench } from "./blk.ts";
 import { boot } from "./boot.ts";
 import { exit } from "./exit.ts";
 import { footprint } from "./footprint.ts";
+import { fork } from "./fork.ts";
 import { fuzzBench } from "./fuzz.ts";
 import { type Benchmark, digits, machine, type Row, wants } from "./lib.ts";
 import { migrate } from "./migrate.ts";
@@ -28,6 +29,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   blkBench,
   netBench,
   restore,
+  fork,
   fuzzBench,
   migrate,
 ];

@@ -14,8 +14,9 @@ import { deviceGuest } from "../golden/guests/devices.ts";
 import { linuxAmd64 } from "../golden/guests/index.ts";
 import { root } from "../golden/guests/guest.ts";
 import { probe } from "../src/vmm/engine.ts";
-import { type Benchmark, type Measurement, pairs, type Row, row } from "./lib.ts";
-import { BARE, QEMU, qemuMissing } from "./qemu.ts";
+import { type Benchmark, type Measurement, pairs, percentile, type Row, row } from "./lib.ts";
+import { qemuMissing } from "./qemu.ts";
+import { QemuIncoming } from "./qemu-incoming.ts";
 import { Watched } from "./watched.ts";
 
 const MEMORY = "512M";
@@ -28,7 +29,6 @@ class Side implements AsyncDisposable {
   readonly folder = mkdtempSync(join(tmpdir(), "bench-restore-"));
   readonly socket = join(this.folder, "vmd.sock");
   readonly snapshot = join(this.folder, "linux.snap");
-  readonly incoming = join(this.folder, "linux.qemu");
   readonly #env = { ...process.env, VMD_SOCKET: this.socket };
   readonly #vmd: Watched;
   #number = 0;
@@ -48,7 +48,7 @@ class Side implements AsyncDisposable {
   }
 
   /** Has both sides write what they restore from. */
-  async prepare(): Promise<string[]> {
+  async prepare(): Promise<QemuIncoming> {
     await this.#vmd.until("listening");
     const guest = await deviceGuest({ name: "ticking", modules: [], script: SCRIPT });
     const { kernel, initrd, cmdline } = guest;
@@ -59,16 +59,7 @@ class Side implements AsyncDisposable {
     await Bun.sleep(6000);
     this.vctl("snapshot", "ticking", this.snapshot);
     this.vctl("stop", "-fw", "ticking");
-    const machine = [
-      ...["-accel", "tcg", "-M", "pc", "-m", MEMORY, ...BARE, "-serial", "stdio"],
-      ...["-kernel", kernel, "-initrd", initrd, "-append", cmdline],
-    ];
-    const monitor = join(this.folder, "monitor");
-    const qemu = new Watched([QEMU, ...machine, "-monitor", `unix:${monitor},server,nowait`]);
-    await qemu.until("tick 50");
-    await command(monitor, `migrate "exec:cat > ${this.incoming}"`, settled(this.incoming));
-    await qemu[Symbol.asyncDispose]();
-    return machine;
+    return await QemuIncoming.prepare(guest, MEMORY, this.folder);
   }
 
   /** @returns ns from the command to the first byte, and what the process has 100 ms later */
@@ -94,46 +85,10 @@ class Side implements AsyncDisposable {
     return { time, resident };
   }
 
-  async qemu(machine: readonly string[]): Promise<number> {
-    const from = Bun.nanoseconds();
-    const child = Bun.spawn([QEMU, ...machine, "-incoming", `exec:cat ${this.incoming}`], {
-      stdio: ["ignore", "pipe", "ignore"],
-    });
-    await child.stdout.getReader().read();
-    const time = Bun.nanoseconds() - from;
-    child.kill("SIGKILL");
-    await child.exited;
-    return time;
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#vmd[Symbol.asyncDispose]();
     rmSync(this.folder, { recursive: true, force: true });
   }
-}
-
-/** Whether a file has come to its end: QEMU's migration says nothing else that is as easily heard. */
-function settled(path: string): () => boolean {
-  let last = -1;
-  return () => {
-    const { size } = Bun.file(path);
-    const done = size > MIB && size === last;
-    last = size;
-    return done;
-  };
-}
-
-/** Gives QEMU's monitor a command, and waits. */
-async function command(monitor: string, text: string, done: () => boolean): Promise<void> {
-  const socket = await Bun.connect({ unix: monitor, socket: { data() {} } });
-  socket.write(`${text}\n`);
-  for (let i = 0; i < 300 && !done(); i++) await Bun.sleep(100);
-  socket.end();
-}
-
-function percentile(values: readonly number[], part: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.ceil(part * sorted.length) - 1)];
 }
 
 const measurement: Measurement = {
@@ -151,9 +106,9 @@ const measurement: Measurement = {
   },
   async run(rounds): Promise<Row[]> {
     await using side = new Side();
-    const machine = await side.prepare();
+    const qemu = await side.prepare();
     await side.restore();
-    await side.qemu(machine);
+    await qemu.run();
     const resident: number[] = [];
     const { a, b, ratios } = await pairs(
       rounds,
@@ -162,7 +117,7 @@ const measurement: Measurement = {
         resident.push(one.resident / MIB);
         return one.time / MS;
       },
-      async () => (await side.qemu(machine)) / MS,
+      async () => (await qemu.run()) / MS,
     );
     const tail = percentile(a, 0.99);
     return [

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/futex.h>
 #include <linux/landlock.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -127,6 +128,7 @@ static void on_task(int number, siginfo_t *info, void *context)
 	if (error)
 		task_error = error;
 	__atomic_add_fetch(&task_done, 1, __ATOMIC_SEQ_CST);
+	syscall(SYS_futex, &task_done, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 	errno = before;
 }
 
@@ -156,11 +158,17 @@ static bool is_among(int id, const int *ids, int count)
 	return false;
 }
 
-static void rest(void)
+// Sleeps until the thread has done it. Returns false when it doesn't in time.
+static bool answered(void)
 {
-	struct timespec moment = { .tv_nsec = 200000 };
+	struct timespec patience = { .tv_sec = PATIENCE / 1000 };
 
-	nanosleep(&moment, NULL);
+	while (!task_done) {
+		if (syscall(SYS_futex, &task_done, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0) < 0 &&
+		    errno == ETIMEDOUT)
+			return task_done != 0;
+	}
+	return true;
 }
 
 // Has every thread do it, again until there is no thread that hasn't: a new one has
@@ -194,12 +202,9 @@ static int everywhere(int (*what)(void), char *why, size_t size)
 						       strerror(errno));
 				continue; // it has ended meanwhile
 			}
-			for (int waited = 0; !task_done; waited++) {
-				if (waited > PATIENCE * 5)
-					return explain(why, size, ETIMEDOUT,
-						       "sandbox: thread %d does not answer", now[i]);
-				rest();
-			}
+			if (!answered())
+				return explain(why, size, ETIMEDOUT,
+					       "sandbox: thread %d does not answer", now[i]);
 			if (task_error)
 				return explain(why, size, task_error, "sandbox: a thread could not be confined: %s",
 					       strerror(task_error));

@@ -73,8 +73,12 @@ int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t off
 	if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
 		 (off_t)offset) == MAP_FAILED)
 		return -errno;
-	madvise(at, size, MADV_DONTDUMP);
 	return 0;
+}
+
+int vmm_memory_hide(uint64_t address, uint64_t size)
+{
+	return madvise((void *)(uintptr_t)address, size, MADV_DONTDUMP) < 0 ? -errno : 0;
 }
 
 int vmm_file_state(int32_t fd, double state[4])

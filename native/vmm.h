@@ -376,8 +376,9 @@ int vmm_pagemap_open(void);
  * Returns how many there are. */
 int64_t vmm_memory_used(uint64_t address, uint64_t pages, uint8_t *bitmap, int32_t pagemap);
 /* Whole pages of a mapping come from a file from now on, when they are touched; writes
- * don't go there. */
+ * don't go there. Core dumps show them until vmm_memory_hide. */
 int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t offset);
+int vmm_memory_hide(uint64_t address, uint64_t size);
 /* Reads pages of a file in, ahead of their use. */
 int vmm_memory_populate(uint64_t address, uint64_t size);
 /* A file's size, the seconds and nanoseconds of its last change, and its mode. */

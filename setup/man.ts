@@ -5,4 +5,4 @@ import { join, resolve } from "node:path";
 import { manuals } from "../src/vctl/manuals.ts";
 
 const folder = resolve(import.meta.dir, "../man");
-for (const [name, page] of Object.entries(manuals())) writeFileSync(join(folder, name), page);
+for (const [name, page] of Object.entries(await manuals())) writeFileSync(join(folder, name), page);

@@ -1,10 +1,11 @@
 /** Copies of a Linux guest: each finds out that it is one, and draws random numbers of its own. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { TestDaemon } from "../../src/vmd/daemon/testing.ts";
 import { buildProgram, compilerMissing } from "../guests/build.ts";
 import { deviceGuest } from "../guests/devices.ts";
 import { linuxAmd64 } from "../guests/linux.ts";
+import { Terminal } from "./terminal.ts";
 
 setDefaultTimeout(180_000);
 const missing = linuxAmd64.missing() ?? compilerMissing();
@@ -26,38 +27,6 @@ reseed || echo "reseed failed"
 echo "kernel $(head -c 32 /dev/urandom | md5sum | cut -c1-32)"
 echo "device $(head -c 32 /dev/hwrng | md5sum | cut -c1-32)"
 sleep 1000`;
-
-class Terminal {
-  text = "";
-  readonly #descriptor: number;
-
-  constructor(path: string) {
-    this.#descriptor = openSync(
-      path,
-      constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY,
-    );
-  }
-
-  async until(pattern: RegExp): Promise<string> {
-    const bytes = new Uint8Array(4096);
-    for (let i = 0; i < 1200; i++) {
-      const found = pattern.exec(this.text);
-      if (found !== null) return found[1];
-      try {
-        const read = readSync(this.#descriptor, bytes);
-        this.text += new TextDecoder().decode(bytes.subarray(0, read));
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
-        await Bun.sleep(50);
-      }
-    }
-    throw new Error(`${pattern} did not come: ${this.text.slice(-500)}`);
-  }
-
-  close(): void {
-    closeSync(this.#descriptor);
-  }
-}
 
 test.skipIf(missing !== undefined)("no two copies draw the same random numbers", async () => {
   const program = buildProgram("reseed", [

@@ -122,7 +122,7 @@ function flag(option: string): string {
 }
 
 async function checkOnBothEngines(settings: VmOptions): Promise<void> {
-  const { BootFiles } = await import("../vmd/boot-files.ts");
+  const { BootFiles } = await import("../vmd/boot-load.ts");
   const { crossCheck } = await import("../vmd/cross-check.ts");
   const checked = checkVmOptions(settings);
   const { memory, epoch } = checked;

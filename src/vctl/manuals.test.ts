@@ -7,8 +7,8 @@ import { manuals } from "./manuals.ts";
 
 const folder = join(root, "man");
 
-test("the pages say what the programs do; bun setup/man.ts makes them anew", () => {
-  for (const [name, page] of Object.entries(manuals())) {
+test("the pages say what the programs do; bun setup/man.ts makes them anew", async () => {
+  for (const [name, page] of Object.entries(await manuals())) {
     expect(readFileSync(join(folder, name), "utf8")).toBe(page);
   }
 });

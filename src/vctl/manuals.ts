@@ -4,9 +4,9 @@ import { manualPage } from "./manual.ts";
 import { makeProgram as makeVctl } from "./program.ts";
 
 /** Pages by file name. */
-export function manuals(): Record<string, string> {
+export async function manuals(): Promise<Record<string, string>> {
   return {
-    "vctl.8": manualPage(makeVctl(), {
+    "vctl.8": manualPage(await makeVctl(), {
       section: 8,
       description: [
         "Controls virtual machines, most of them by way of vmd. Commands may be shortened to any prefix that names one.",

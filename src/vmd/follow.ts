@@ -12,7 +12,7 @@ import type { EngineName } from "../vmm/engine.ts";
 import { ExitReason, exitName } from "../vmm/exit.ts";
 import { ignoreMsrWrite, readMsr } from "../vmm/msr.ts";
 import type { ExitRecord, Trace } from "../vmm/trace.ts";
-import { BootFiles } from "./boot-files.ts";
+import { BootFiles } from "./boot-load.ts";
 import type { CrossCheckResult } from "./cross-check.ts";
 import { memoryRanges } from "./machine.ts";
 import { ReplayedDevices, type RunRecord, traceOptions } from "./replay.ts";

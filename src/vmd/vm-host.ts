@@ -68,6 +68,8 @@ export interface SnapshotRequest {
   /** Pages are compressed. */
   compress?: boolean;
   differential?: boolean;
+  /** See TakeRequest. */
+  template?: boolean;
   /** The VM ends when it is written; not when it can't be. */
   stop?: boolean;
   /** Memory is copied while the guest runs, which stands still for about so long, ms. */
@@ -261,7 +263,8 @@ export class VmHost {
     config: object,
     request: SnapshotRequest = {},
   ): Promise<SnapshotResult> {
-    const { compress = false, differential = false, overlays = [], stop = false } = request;
+    const { compress = false, differential = false, template = false } = request;
+    const { overlays = [], stop = false } = request;
     if (this.#copying) {
       for (const one of [descriptor, ...overlays.map((overlay) => overlay.descriptor)])
         closeSync(one);
@@ -272,6 +275,7 @@ export class VmHost {
       config: JSON.stringify(config),
       compress,
       differential,
+      template,
       overlays: overlays.map(({ place, name }) => ({ place, name })),
       stop,
       downtime: request.downtime,

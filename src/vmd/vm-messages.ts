@@ -152,12 +152,15 @@ export type ToVm =
       config: string;
       compress: boolean;
       differential: boolean;
+      template: boolean;
       overlays: { place: number; name: string }[];
       /** The VM ends when it is written. */
       stop: boolean;
       /** Memory is copied while the guest runs, which stands still for about so long, ms. */
       downtime?: number;
     }
+  /** The next template stands alone. */
+  | { kind: "forget-template" }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */
   | { kind: "vsock-answer"; id: number }
   /** With the descriptor of a socket whose other end wants to reach a port of the guest's. */

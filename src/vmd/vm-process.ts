@@ -26,6 +26,7 @@ import { Channel, pollInput } from "./channel.ts";
 import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
 import { confine } from "./confine.ts";
+import { rehearse } from "./rehearsal.ts";
 import { Recorder } from "./recorder.ts";
 import type { MachineRecorder } from "./recording/machine-recorder.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
@@ -490,6 +491,9 @@ class VmProcess {
       case "snapshot":
         this.#snapshot(life, message, descriptors);
         return;
+      case "forget-template":
+        this.#taker.forgetTemplate();
+        return;
       case "balloon":
         this.#balloon(life, message.target);
         return;
@@ -604,19 +608,22 @@ class VmProcess {
   }
 }
 
-/** Loads what most VMs run on here. */
-function loadEngine(): void {
+/** Nobody is in a hurry yet. */
+function prepareFor(engine: string): void {
   try {
-    selectEngine("auto");
-  } catch {
-    // Said to whoever wants one.
+    const { engine: name } = selectEngine(engine as EngineName);
+    // The second time finds what the first compiled only by then.
+    for (let i = 0; i < 2; i++) rehearse(name);
+  } catch (error) {
+    // An engine that can't be had is said to whoever wants it.
+    if (!isExpected(error)) throw error;
   }
 }
 
 async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
-  // Nobody is in a hurry yet.
-  if (process.env.VMD_WAITS === "yes") loadEngine();
+  const { VMD_WAITS: waits } = process.env;
+  if (waits !== undefined) prepareFor(waits);
   let received = channel.receive();
   while (received === "none") {
     channel.wait();

@@ -1,5 +1,6 @@
 /** Processes for VMs that are started before anybody wants them: starting one is most of a VM's start. */
 import { closeSync } from "node:fs";
+import type { EngineName } from "../vmm/engine-library.ts";
 import { libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { Channel } from "./channel.ts";
@@ -13,10 +14,10 @@ export class WarmProcess {
 
   /**
    * @param confine absent: it gets no namespaces of its own.
-   * @param waits it has time to load what it may need.
+   * @param waits it has time to rehearse, on this engine.
    * @throws an errno error when there is no process to be had
    */
-  constructor(confine: Confinement | undefined, { waits = false } = {}) {
+  constructor(confine: Confinement | undefined, { waits }: { waits?: EngineName } = {}) {
     const [ours, theirs] = Channel.pair();
     this.channel = new Channel(ours);
     const program = [process.execPath, programPath("vmd/vm-process.ts")];
@@ -24,7 +25,7 @@ export class WarmProcess {
     try {
       this.process = Bun.spawn(command, {
         stdio: ["ignore", "ignore", "inherit", theirs],
-        env: { ...environment(), ...(waits ? { VMD_WAITS: "yes" } : {}) },
+        env: { ...environment(), ...(waits === undefined ? {} : { VMD_WAITS: waits }) },
       });
     } finally {
       closeSync(theirs);
@@ -40,44 +41,56 @@ export class WarmProcess {
 
 /** So long a process that nobody took stays, ms. */
 const SPELL = 60_000;
+/** After the last that was taken, ms. */
+const MOMENT = 100;
 
-/** Some processes that wait. They are replaced as they are taken, and go when nobody takes any. */
+/**
+ * Some processes that wait. They are replaced when none has been taken for a moment, so that what
+ * was started has the processors to itself; and they go when nobody takes any for a while.
+ */
 export class WarmPool implements Disposable {
   readonly #confine: Confinement | undefined;
   readonly #waiting: WarmProcess[] = [];
   #wanted = 0;
-  #timer: Timer | undefined;
+  #engine: EngineName = "unicorn";
+  #spell: Timer | undefined;
+  #refill: Timer | undefined;
 
   constructor(confine: Confinement | undefined) {
     this.#confine = confine;
   }
 
-  /** Has so many wait, from soon on and for a while. */
-  want(count: number): void {
+  /** Has so many wait for VMs on an engine, from soon on and for a while. */
+  want(count: number, engine: EngineName): void {
     this.#wanted = count;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#shrink(), SPELL);
-    this.#timer.unref();
-    this.#fill();
+    this.#engine = engine;
+    clearTimeout(this.#spell);
+    this.#spell = setTimeout(() => this.#shrink(), SPELL);
+    this.#spell.unref();
+    this.#fillSoon();
   }
 
   /** One that has waited, if there is one that is alive; else a new one. @throws an errno error */
   take(): WarmProcess {
+    if (this.#wanted > 0) this.#fillSoon();
     for (;;) {
       const one = this.#waiting.shift();
       if (one === undefined) return new WarmProcess(this.#confine);
-      if (one.process.exitCode === null && one.process.signalCode === null) {
-        setTimeout(() => this.#fill(), 0);
-        return one;
-      }
+      if (one.process.exitCode === null && one.process.signalCode === null) return one;
       one.discard();
     }
+  }
+
+  #fillSoon(): void {
+    clearTimeout(this.#refill);
+    this.#refill = setTimeout(() => this.#fill(), MOMENT);
+    this.#refill.unref();
   }
 
   #fill(): void {
     while (this.#waiting.length < this.#wanted) {
       try {
-        this.#waiting.push(new WarmProcess(this.#confine, { waits: true }));
+        this.#waiting.push(new WarmProcess(this.#confine, { waits: this.#engine }));
       } catch {
         return;
       }
@@ -90,7 +103,8 @@ export class WarmPool implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    clearTimeout(this.#timer);
+    clearTimeout(this.#spell);
+    clearTimeout(this.#refill);
     this.#shrink();
   }
 }

@@ -128,13 +128,18 @@ export class MachineImage implements Disposable {
 
   /**
    * Whole pages of guest memory come from a file, when they are touched; writes don't go there.
-   * Before an engine is opened on the image.
+   * Before an engine is opened on the image; `hide` when that was all.
    */
   overlay(address: number, length: number, file: number, offset: number): void {
     const host = this.memory.pointer(address, length);
     check("mapping a snapshot", hostLibrary().vmm_memory_overlay(host, length, file, offset));
     this.memory.hasFile = true;
     this.#overlaid.push({ page: address / PAGE, count: length / PAGE });
+  }
+
+  /** Keeps what was overlaid out of core dumps: a guest's memory is its own business. */
+  hide(): void {
+    check("hiding a machine", hostLibrary().vmm_memory_hide(this.address, this.size));
   }
 
   /** Whole pages of guest memory become zeros. */

@@ -55,6 +55,7 @@ const hostFunctions = {
   vmm_pagemap_open: { args: [], returns: i32 },
   vmm_memory_used: { args: [u64_fast, u64_fast, pointer, i32], returns: i64_fast },
   vmm_memory_overlay: { args: [u64_fast, u64_fast, i32, u64_fast], returns: i32 },
+  vmm_memory_hide: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_memory_populate: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_file_state: { args: [i32, pointer], returns: i32 },
   vmm_memory_file: { args: [u64_fast], returns: i32 },

@@ -14,6 +14,15 @@ export const root = here.replace(/\/(?:src|build)\/(?:vctl|vmd|vmm)(?:\/.*)?$/, 
  * @returns the path of what to run.
  */
 export function programPath(source: string): string {
+  const found = paths.get(source) ?? findProgram(source);
+  paths.set(source, found);
+  return found;
+}
+
+/** All sources are looked at once: a daemon starts many processes. */
+const paths = new Map<string, string>();
+
+function findProgram(source: string): string {
   const path = join(root, "src", source);
   const bundle = join(root, "build", source.replace(/\.ts$/, ".js"));
   if (!existsSync(bundle)) return path;

@@ -3,8 +3,7 @@ import { closeSync } from "node:fs";
 import { resolve } from "node:path";
 import { Command } from "commander";
 import { openOne } from "../../vmd/snapshot/chain.ts";
-import type { SnapshotConfig } from "../../vmd/snapshot/config.ts";
-import { disksToGoOn } from "../../vmd/snapshot/disks.ts";
+import type { DiskOfVm } from "../../vmd/snapshot/disks.ts";
 import { debug, say, UsageError } from "../cli.ts";
 import { Client } from "../client.ts";
 import { failed } from "../failed.ts";
@@ -36,7 +35,7 @@ Examples:
       const path = resolve(file);
       using client = Client.connect({ start: true });
       try {
-        const disks = disksToGoOn(configOf(path), path).map(({ path: image, format, readOnly }) => {
+        const disks = (await disksOf(path)).map(({ path: image, format, readOnly }) => {
           debug(`disk ${image}`);
           return { path: resolve(image), format, readOnly };
         });
@@ -62,8 +61,10 @@ Examples:
     });
 }
 
-function configOf(path: string): SnapshotConfig {
+async function disksOf(path: string): Promise<DiskOfVm[]> {
   const { descriptor, config } = openOne(path);
   closeSync(descriptor);
-  return config;
+  if ((config.options.disks ?? []).length === 0) return [];
+  const { disksToGoOn } = await import("../../vmd/snapshot/disks.ts");
+  return disksToGoOn(config, path);
 }

@@ -24,7 +24,7 @@ import {
 import { notPermitted, RefusalError } from "./refusal.ts";
 import { Registry } from "./registry.ts";
 import { requestedSettings } from "./requested.ts";
-import { makeTemplate } from "./fork.ts";
+import { Templates } from "./fork.ts";
 import { openForCaller, restoredSettings, restoreLaunch, takeSnapshot } from "./snapshots.ts";
 import type { Caller, Owner, VmSettings } from "./settings.ts";
 import { type Stagger, StaggeredStart } from "./staggered.ts";
@@ -58,6 +58,7 @@ export class Daemon {
   readonly #door: FrontDoor;
   readonly #networks: Networks;
   readonly #pool: WarmPool;
+  readonly #templates = new Templates();
   readonly #uid = process.geteuid!();
   readonly #ended = Promise.withResolvers<number>();
   #configuration: Configuration;
@@ -142,6 +143,7 @@ export class Daemon {
     this.#door.close();
     this.#networks[Symbol.dispose]();
     this.#pool[Symbol.dispose]();
+    this.#templates[Symbol.dispose]();
     this.#log.info("ended", { pid: process.pid });
     this.#ended.resolve(code);
   }
@@ -354,7 +356,7 @@ export class Daemon {
     try {
       const descriptor = await vm.start(ownerOf(caller), request.attach, restoreLaunch(opened));
       // Who restores one will restore another.
-      this.#pool.want(1);
+      this.#pool.want(1, opened.config.engine);
       if (before !== undefined) void restoreWhenStopped(vm, before);
       return { reply: started(vm), descriptor };
     } catch (error) {
@@ -377,8 +379,8 @@ export class Daemon {
         throw new RefusalError("EALREADY", `vm ${name} is already there`);
       }
     }
-    using template = await makeTemplate(vm, request, caller);
-    this.#pool.want(WARM);
+    using template = await this.#templates.make(vm, request, caller);
+    this.#pool.want(WARM, template.engine);
     const copies: Record<string, unknown>[] = [];
     let failure: string | null = null;
     for (const name of request.names) {

@@ -36,6 +36,7 @@ export interface LoadedState {
 export function loadSnapshots(image: MachineImage, inputs: readonly SnapshotInput[]): LoadedState {
   let state: LoadedState | undefined;
   for (const input of inputs) state = load(image, input);
+  if (image.overlaid.length > 0) image.hide();
   if (state === undefined) throw new RangeError("no snapshot to load");
   return state;
 }

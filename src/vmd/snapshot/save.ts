@@ -1,5 +1,5 @@
 /** Writes what a VM's process knows of its machine into a snapshot. */
-import { closeGaps, usedOf, usedPages } from "../../vmm/snapshot/machine-memory.ts";
+import { closeGaps, TEMPLATE_GAP, usedOf, usedPages } from "../../vmm/snapshot/machine-memory.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { encodeBlocks, imageBlocks } from "../../vmm/snapshot/blocks.ts";
 import type { PageSet } from "../../vmm/snapshot/page-set.ts";
@@ -10,7 +10,7 @@ import type { HostRecord } from "./host-record.ts";
 import type { VmLife } from "../vm-life.ts";
 
 /** What of a CONFIG record a VM's process knows. */
-export function machineConfig({ engine, description, rom }: VmLife): object {
+export function machineConfig({ engine, description, rom }: VmLife) {
   return { engine: engine.name, cpuid: engine.cpuid.map(leafNumbers), boot: description, rom };
 }
 
@@ -32,22 +32,30 @@ export function quiesce(life: VmLife): void {
 /**
  * Writes pages: all that hold anything, or of a differential snapshot those that changed.
  * @param changed pages that may differ from the snapshot that this one is based on
+ * @param template it is mapped by many, and soon
  */
 export function saveMemory(
   life: VmLife,
   writer: SnapshotWriter,
-  { pagemap, changed }: { pagemap: number; changed?: PageSet },
+  {
+    pagemap,
+    changed,
+    template = false,
+  }: { pagemap: number; changed?: PageSet; template?: boolean },
 ): void {
   const { image } = life;
   if (changed === undefined) {
-    writer.memory(image.memory, closeGaps(usedPages(image, pagemap)));
+    writer.memory(
+      image.memory,
+      closeGaps(usedPages(image, pagemap), template ? TEMPLATE_GAP : undefined),
+    );
     return;
   }
   const used = usedOf(image, changed, pagemap);
   const zeros = changed.copy();
   zeros.removeAll(used);
   writer.zeros(zeros.runs());
-  writer.memory(image.memory, used.runs());
+  writer.memory(image.memory, template ? closeGaps(used) : used.runs());
 }
 
 /** Writes the registers of a machine that was quiesced, and the end. */

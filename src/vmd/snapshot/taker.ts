@@ -25,6 +25,11 @@ export interface TakeRequest {
    * from now on it is written down what changes, which costs the guest a little.
    */
   readonly differential: boolean;
+  /**
+   * It is for copies: a differential one holds all that changed since the first of its kind. What
+   * `differential` means for other snapshots has nothing to do with these.
+   */
+  readonly template: boolean;
   /** Which disks go on in new images. */
   readonly overlays: readonly { place: number; name: string }[];
   /** The VM ends when it is written. */
@@ -34,6 +39,13 @@ export interface TakeRequest {
    * Not with `differential` or `stop`.
    */
   readonly downtime?: number;
+}
+
+/** What was written in a life since a snapshot of it. */
+interface Since {
+  readonly life: VmLife;
+  readonly id: string;
+  readonly dirty: DirtyPages;
 }
 
 /** What of a VM's devices a snapshot has to do with. */
@@ -64,8 +76,10 @@ interface Config {
 export class SnapshotTaker {
   readonly #pagemap: number;
   readonly #wait: Wait;
-  /** Pages that changed since the last snapshot of this machine. */
-  #since: { life: VmLife; id: string; dirty: DirtyPages } | undefined;
+  /** Since the last snapshot that is no template. */
+  #last: Since | undefined;
+  /** Since the last template that stands alone. */
+  #template: Since | undefined;
   #copying: Copying | undefined;
   /** The guest stands still for the rest of it: what is written is waited for. */
   #finishing = false;
@@ -184,7 +198,7 @@ export class SnapshotTaker {
       );
       images.length = 0;
       stopped = request.stop;
-      this.#taken(life, request);
+      this.#taken(life, request, result);
     } catch (error) {
       return failure(error, [descriptor, ...images]);
     } finally {
@@ -210,15 +224,26 @@ export class SnapshotTaker {
     }
   }
 
+  /** The next template stands alone: what changes need not be written down for it. */
+  forgetTemplate(): void {
+    this.#template?.dirty[Symbol.dispose]();
+    this.#template = undefined;
+  }
+
+  #since(life: VmLife, template: boolean): Since | undefined {
+    const since = template ? this.#template : this.#last;
+    return since?.life === life ? since : undefined;
+  }
+
   #write(
     life: VmLife,
-    { config, compress, differential, stop }: TakeRequest,
+    { config, compress, differential, stop, template }: TakeRequest,
     descriptor: number,
     devices: SnapshotDevices,
     result: SnapshotResult,
   ): void {
     const { base, ...rest } = JSON.parse(config) as Config;
-    const since = this.#since?.life === life ? this.#since : undefined;
+    const since = this.#since(life, template);
     const based = differential && since !== undefined && since.id === base?.id;
     const writer = new SnapshotWriter(descriptorSink(descriptor, this.#wait), { compress });
     writer.json(RecordType.CONFIG, {
@@ -228,7 +253,7 @@ export class SnapshotTaker {
       base: based ? base : undefined,
     });
     const changed = based ? since.dirty.collect() : undefined;
-    saveMemory(life, writer, { pagemap: this.#pagemap, changed });
+    saveMemory(life, writer, { pagemap: this.#pagemap, changed, template });
     saveState(life, writer);
     result.bytes = writer.written;
     result.pages = writer.pages;
@@ -236,14 +261,20 @@ export class SnapshotTaker {
   }
 
   /** The guest still stands: nothing came between. What failed before here, changed nothing. */
-  #taken(life: VmLife, { config, differential }: TakeRequest): void {
+  #taken(
+    life: VmLife,
+    { config, differential, template }: TakeRequest,
+    { differential: based }: SnapshotResult,
+  ): void {
+    // The next one is based on the same one.
+    if (template && based) return;
+    const before = this.#since(life, template);
+    if (before === undefined && !differential) return;
+    before?.dirty.clear();
     const { id } = JSON.parse(config) as Config;
-    if (this.#since?.life === life) {
-      this.#since.dirty.clear();
-      this.#since = { ...this.#since, id };
-    } else if (differential) {
-      this.#since = { life, id, dirty: life.dirty.follow() };
-    }
+    const since = { life, id, dirty: before?.dirty ?? life.dirty.follow() };
+    if (template) this.#template = since;
+    else this.#last = since;
   }
 }
 

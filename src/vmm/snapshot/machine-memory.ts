@@ -6,8 +6,10 @@ import { COMPRESSED, PAGE, RecordType, type Run, SnapshotError } from "./format.
 import { PageSet } from "./page-set.ts";
 import type { SnapshotReader, SnapshotRecord } from "./reader.ts";
 
-/** Zero pages that are written as data rather than that a run ends: fewer runs are sooner mapped. */
+/** Pages between runs that are written too rather than that a run ends: fewer are sooner mapped. */
 const GAP = 8;
+/** Of a template, which is mapped again and again. */
+export const TEMPLATE_GAP = 32;
 /** Mappings of one machine, then the rest is read: the host allows a process some 65,000. */
 const MAPPED_MAX = 16_384;
 
@@ -60,8 +62,8 @@ function look(address: number, pages: number, bitmap: Uint8Array, pagemap: numbe
   check("looking at a machine's pages", used);
 }
 
-/** Runs with small gaps closed. */
-export function* closeGaps(set: PageSet): Generator<Run> {
+/** Runs with small gaps closed: the pages there hold what they hold. */
+export function* closeGaps(set: PageSet, pages = GAP): Generator<Run> {
   let last: Run | undefined;
   for (const run of set.runs()) {
     if (last === undefined) {
@@ -69,7 +71,7 @@ export function* closeGaps(set: PageSet): Generator<Run> {
       continue;
     }
     const gap = run.page - (last.page + last.count);
-    const together = gap >= 0 && gap <= GAP;
+    const together = gap >= 0 && gap <= pages;
     const whole = { page: last.page, count: run.page + run.count - last.page };
     if (together && rangeOf(set.ranges, whole.page * PAGE, whole.count * PAGE) !== undefined) {
       last = whole;
