@@ -167,7 +167,7 @@ export class GuestExecutor implements Executor {
         return this.#end(Verdict.CRASH, "triple fault", "triple fault");
       case RunEnd.EXIT:
         this.#touched = true;
-        return this.#judge(this.machine.run(TIME, true));
+        return this.#goOn(true);
       default:
         return this.#end(Verdict.CRASH, "engine", "the engine can't go on");
     }
@@ -180,7 +180,14 @@ export class GuestExecutor implements Executor {
     this.#touched = true;
     insert(input);
     this.#point.begin();
-    return this.#judge(this.machine.run(TIME));
+    return this.#goOn(false);
+  }
+
+  /** The machine runs with its devices. @param pending the last exit isn't answered yet */
+  #goOn(pending: boolean): Verdict {
+    const stop = this.machine.run(TIME, pending);
+    this.#point.measure();
+    return this.#judge(stop);
   }
 
   #look(): GuestView {

@@ -26,7 +26,7 @@ export function runToStart(
   if (type !== undefined) machine.life.machine.console.input(new TextEncoder().encode(type));
   if (start === "now" || (start === undefined && input !== undefined)) return undefined;
   const time = patience * 1e9;
-  if (start === undefined) return runToReady(machine, time);
+  if (start === undefined || start === "ready") return runToReady(machine, time, input === undefined);
   if (start.startsWith("print:")) {
     machine.awaited = start.slice(6);
     runUntil(machine, time, `printed "${machine.awaited}"`, () => machine.awaited === undefined);
@@ -37,7 +37,8 @@ export function runToStart(
   return undefined;
 }
 
-function runToReady(machine: FuzzMachine, time: number): Ready {
+/** @param wanted whether what it says of the input's place counts */
+function runToReady(machine: FuzzMachine, time: number, wanted: boolean): Ready | undefined {
   const { port } = machine;
   runUntil(
     machine,
@@ -46,6 +47,7 @@ function runToReady(machine: FuzzMachine, time: number): Ready {
     (kind) => kind === "exit" && port.command === Command.READY,
   );
   machine.settle();
+  if (!wanted) return undefined;
   const view = new GuestView(machine.life);
   const address = view.register("rbx");
   const size = Number(view.register("rcx"));
