@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/io.h>
 #include <ucontext.h>
@@ -76,7 +77,7 @@ static int read_question(const uint8_t *message, size_t size, size_t *at, struct
 }
 
 /* Returns how many questions there are; -1: it is no query. */
-__attribute__((noinline)) static int read_message(const uint8_t *message, size_t size, int print)
+static int read_message(const uint8_t *message, size_t size, int print)
 {
 	uint16_t flags, count;
 	size_t at = HEADER;
@@ -99,8 +100,22 @@ __attribute__((noinline)) static int read_message(const uint8_t *message, size_t
 /* Tells the fuzzer where it was, instead of dying. */
 static void crashed(int signal, siginfo_t *info, void *context)
 {
-	(void)signal, (void)info;
-	vmd_fuzz_crash((unsigned long)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP]);
+	greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+
+	(void)info;
+	vmd_fuzz_crash_at((unsigned long)signal, (unsigned long)registers[REG_RIP],
+			  (unsigned long)registers[REG_RBP]);
+}
+
+/*
+ * So does -fstack-protector-strong, in place of the C library's message. The callers' frames are
+ * overwritten: who they were is not asked, or each input would be another crash.
+ */
+void __stack_chk_fail(void)
+{
+	/* The call is the function's last instruction. */
+	vmd_fuzz_crash_at(0x57ac, (unsigned long)__builtin_return_address(0) - 1, 0);
+	abort();
 }
 
 static int fuzz(void)

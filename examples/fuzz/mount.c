@@ -3,7 +3,7 @@
  * mount.c: mounts /dev/vda once, looks at all that is in it, and unmounts it, in a guest whose
  * disk the fuzzer writes.
  *
- *	mount-once TYPE
+ *	mount-once TYPE [OPTIONS]
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -55,8 +55,10 @@ static void look_at(const char *path, int depth)
 
 int main(int argc, char **argv)
 {
-	if (argc != 2) {
-		fprintf(stderr, "usage: mount-once type\n");
+	const char *options = argc > 2 ? argv[2] : NULL;
+
+	if (argc < 2) {
+		fprintf(stderr, "usage: mount-once type [options]\n");
 		return 1;
 	}
 	/* Runs have no use for page faults of this program: they would be most of what is run. */
@@ -65,11 +67,11 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	/* What the first mount of all makes is there already. */
-	mount("/dev/vda", "/mnt", argv[1], MS_RDONLY, NULL);
+	mount("/dev/vda", "/mnt", argv[1], MS_RDONLY, options);
 	umount("/mnt");
 	/* The disk has the input: this only says where runs begin. */
 	vmd_fuzz_ready(argv, 1);
-	if (!mount("/dev/vda", "/mnt", argv[1], MS_RDONLY, NULL))
+	if (!mount("/dev/vda", "/mnt", argv[1], MS_RDONLY, options))
 		look_at("/mnt", 0);
 	/* Nothing is to be unmounted: the reset does that. */
 	vmd_fuzz_done();

@@ -216,7 +216,14 @@ function booted({ path, memory, cmdline, initrd, disks, engine }: MachineFile): 
   return new FuzzMachine(
     (host) => VmLife.boot(engine ?? "unicorn", options, openBootFiles(options), host),
     (fuzzed, _, random) => {
-      return { random, interfaces: [], disks: attach(fuzzed, disks?.map((image) => ({ path: image }))) };
+      return {
+        random,
+        interfaces: [],
+        disks: attach(
+          fuzzed,
+          disks?.map((image) => ({ path: image })),
+        ),
+      };
     },
   );
 }

@@ -27,7 +27,11 @@ export function fuzzCommand(): Command {
     .option("--length <place>", "where its length goes: a register, ADDRESS,4 or ADDRESS,8")
     .option("--end <address>", "a run that gets there is done; again for more", each)
     .option("--crash <what>", "ADDRESS, exception:VECTOR, print:TEXT or halt; again for more", each)
-    .option("--coverage <range>", "only code there counts: FROM-TO, module:NAME; again for more", each)
+    .option(
+      "--coverage <range>",
+      "only code there counts: FROM-TO, module:NAME; again for more",
+      each,
+    )
     .option(
       "-y, --symbols <file>",
       "names of addresses: an ELF file, System.map; again for more",
