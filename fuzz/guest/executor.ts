@@ -154,10 +154,11 @@ export class GuestExecutor implements Executor {
 
   run(input: Uint8Array, length: number): Verdict {
     this.#ending = undefined;
-    if (this.#touched) this.machine.rewind();
-    this.#touched = false;
     const verify = this.#isDue();
     const { insert } = this.#channel;
+    // A run without a device's help was none.
+    if (this.#touched || insert !== undefined) this.machine.rewind();
+    this.#touched = false;
     if (insert === undefined) return this.#runFromMemory(input, length, verify);
     return this.#runFromDevice(insert, input.subarray(0, length), verify);
   }
@@ -197,8 +198,6 @@ export class GuestExecutor implements Executor {
   }
 
   #runFromDevice(insert: (input: Uint8Array) => void, input: Uint8Array, verify: boolean): Verdict {
-    // A run without a device's help was none.
-    this.machine.rewind();
     if (verify) this.#count(this.#point.difference() === undefined);
     this.#touched = true;
     insert(input);

@@ -15,7 +15,9 @@ const OOPS = `[    1.283120] BUG: kernel NULL pointer dereference, address: 0000
 `;
 const KILLED = `[    9.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b
 [    9.1] Call Trace:
+[    9.1]  dump_stack_lvl+0x44/0x5c
 [    9.1]  panic+0x107/0x2b7
+[    9.1]  do_exit.cold+0x15/0x15
 [    9.1] RIP: 0033:0x40164d
 [    9.1] ---[ end Kernel panic - not syncing ]---
 `;
@@ -49,14 +51,14 @@ describe("what a kernel prints", () => {
     expect(printedStack(OOPS)).toEqual([
       ...["simple_fill_super+0x137", "mount_bdev+0x184", "legacy_get_tree+0x27"],
     ]);
-    expect(printedStack(KILLED)).toEqual(["0x40164d", "panic+0x107"]);
+    expect(printedStack(KILLED)).toEqual(["0x40164d", "do_exit.cold+0x15"]);
     const wild = KILLED.replace("0x40164d", "0x61616161").replace(
       "[    9.1] ---",
       "[    9.1] Code: Unable to access opcode bytes at 0x61616137.\n[    9.1] ---",
     );
     expect(printedStack(wild)[0]).toBe("nowhere");
     const forced = KILLED.replace("Attempted to kill init!", "panic forced after error");
-    expect(printedStack(forced)).toEqual(["panic+0x107"]);
+    expect(printedStack(forced)).toEqual(["do_exit.cold+0x15"]);
     expect(printedStack("hello")).toEqual([]);
   });
 

@@ -75,7 +75,10 @@ export function printedStack(printed: string): string[] {
   const calls = trace.matchAll(
     /^(?:\[[^\]]*\])?\s+([\w.]+\+0x[0-9a-f]+)\/0x[0-9a-f]+(?: \[\w+\])?\s*$/gm,
   );
-  const callers = Array.from(calls, ([, name]) => name).slice(0, FRAMES - 1);
+  const frames = Array.from(calls, ([, name]) => name);
+  // Those that print come first.
+  const first = frames.findIndex((name) => !/^(dump_stack|panic\b)/.test(name));
+  const callers = frames.slice(Math.max(0, first)).slice(0, FRAMES - 1);
   const place = /[RE]IP: (?:([0-9a-f]{4}):)?([\w.]+\+0x[0-9a-f]+|0x[0-9a-f]+)/.exec(printed);
   if (place === null) return callers;
   const [, selector, rip] = place;

@@ -7,7 +7,7 @@
  *	5	how many files
  *	6	files, one after the other: length of the name, name
  *
- * The bug: a name of more than 15 characters overflows where it is kept.
+ * The bug: a name of more than 15 characters overflows the stack.
  */
 #include <linux/buffer_head.h>
 #include <linux/fs.h>
@@ -38,19 +38,32 @@ static const struct file_operations tiny_operations = {
 	.read = tiny_read,
 };
 
-static noinline int tiny_names(struct tiny *tiny, const u8 *block, unsigned int files)
+/* The name at `at`. Returns where it ends, or -EINVAL. */
+static noinline int tiny_name(const u8 *block, unsigned int at, char to[16])
 {
-	unsigned int at = 6;
+	u8 length = block[at];
+	char name[16];
+
+	if (!length || at + 1 + length > BLOCK)
+		return -EINVAL;
+	for (unsigned int i = 0; i < length; i++)
+		name[i] = block[at + 1 + i];
+	name[length] = 0;
+	memcpy(to, name, sizeof(name));
+	return at + 1 + length;
+}
+
+static int tiny_names(struct tiny *tiny, const u8 *block, unsigned int files)
+{
+	int at = 6;
 
 	for (unsigned int i = 0; i < files; i++) {
-		u8 length = block[at++];
-
-		if (!length || at + length >= BLOCK)
+		if (at >= BLOCK)
 			return -EINVAL;
-		for (unsigned int j = 0; j < length; j++)
-			tiny->file[i].name[j] = block[at + j];
+		at = tiny_name(block, at, tiny->file[i].name);
+		if (at < 0)
+			return at;
 		tiny->file[i].operations = &tiny_operations;
-		at += length;
 	}
 	return 0;
 }
