@@ -265,8 +265,9 @@ export class GuestExecutor implements Executor {
       case "attention":
         return this.#end(Verdict.TIMEOUT, "timeout", "the budget or the time is used up");
       case "reset": {
-        const kind = stop.by === "triple fault" ? stop.by : "reset";
-        return this.#end(Verdict.CRASH, kind, `the guest reset its machine (${stop.by})`);
+        // The same words, whether a device was at work or not.
+        if (stop.by === "triple fault") return this.#end(Verdict.CRASH, stop.by, stop.by);
+        return this.#end(Verdict.CRASH, "reset", `the guest reset its machine (${stop.by})`);
       }
       case "halt":
         if (!this.#haltIsCrash) return Verdict.DONE;

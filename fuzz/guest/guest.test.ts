@@ -226,6 +226,7 @@ describe.skipIf(why !== undefined)("a program on a bare machine", () => {
     );
     using p = open(port, { input: "port:0x700,8" });
     expect(p.run([100, 100, 100])).toBe(Verdict.CRASH);
+    expect(p.executor.crash()).toMatchObject({ kind: "triple fault", text: "triple fault" });
     expect(p.run([100, 100, 99])).toBe(Verdict.DONE);
   });
 });
