@@ -5,8 +5,7 @@
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { buildBare } from "../../fuzz/harness/build.ts";
-import { initramfs, packageOf, prepare } from "../../golden/guests/index.ts";
-import { moduleFiles } from "../../golden/guests/modules.ts";
+import { initramfs, moduleFiles, packageOf, prepare } from "../../golden/guests/index.ts";
 
 const here = import.meta.dir;
 const harness = resolve(here, "../../fuzz/harness");
