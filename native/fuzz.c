@@ -96,6 +96,10 @@ int vmm_fuzz_run(struct vmm *vmm, struct vmm_fuzz *fuzz)
 		fuzz_begin(vmm, fuzz->budget);
 		return 0;
 	}
+	if (fuzz->flags & VMM_FUZZ_SPENT) {
+		fuzz->spent = fuzz_spent(vmm);
+		return 0;
+	}
 	if (!(fuzz->flags & VMM_FUZZ_CONTINUE))
 		error = begin(vmm, fuzz);
 	if (!error)

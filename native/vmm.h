@@ -317,8 +317,9 @@ uint32_t vmm_coverage_hash(struct vmm *);
 enum vmm_fuzz_flags {
 	VMM_FUZZ_CONTINUE = 1, /* the last exit is answered: no reset, no input */
 	VMM_FUZZ_CHECK = 2,    /* vmm_point_check between reset and input */
-	VMM_FUZZ_LIGHT = 8,    /* of `state` only the clock has changed since the point */
 	VMM_FUZZ_BEGIN = 4,    /* only counters and the budget begin: no reset, no input, no run */
+	VMM_FUZZ_LIGHT = 8,    /* of `state` only the clock has changed since the point */
+	VMM_FUZZ_SPENT = 16,   /* only `spent` is told: the caller let the guest go on by itself */
 };
 
 enum vmm_fuzz_reason {

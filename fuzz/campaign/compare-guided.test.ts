@@ -55,6 +55,14 @@ describe("substitutions", () => {
     expect(hex).toContain(bytes("n=1234;").toHex());
   });
 
+  test("see digits with zeros before them, in capitals, and try the values beside theirs", () => {
+    const inputs = tried(bytes(":0A0010"), compare([0x10, 0], [0xff, 0x0f]));
+    for (const text of [":0A0FFF", ":0A1000", ":0A0FFE"])
+      expect(inputs).toContain(bytes(text).toHex());
+    const capitals = tried(bytes("x00AB"), compare([0xab, 0], [0xcd, 0]));
+    expect(capitals).toContain(bytes("x00CD").toHex());
+  });
+
   test("replace byte strings", () => {
     const inputs = tried(bytes("..AAAAAAAAAA"), compare(bytes("AAAAAAAAAA"), bytes("passphrase")));
     expect(inputs).toEqual([bytes("..passphrase").toHex()]);

@@ -77,15 +77,28 @@ function* numbers(input: Uint8Array, from: Uint8Array, to: Uint8Array): Generato
   }
 }
 
+/** How numbers are written. */
+const WRITINGS = [
+  (value: bigint) => value.toString(),
+  (value: bigint) => value.toString(16),
+  (value: bigint) => value.toString(16).toUpperCase(),
+];
+/** In so many digits, with zeros before them; 0: as many as there are. */
+const DIGITS = [0, 2, 4, 8];
+
 /** Numbers that are written in digits. */
 function* digits(input: Uint8Array, from: Uint8Array, to: Uint8Array): Generator<Substitution> {
   const encoder = new TextEncoder();
-  for (const base of [10, 16]) {
-    const text = encoder.encode(valueOf(from).toString(base));
-    // One digit is anywhere.
-    if (text.length < 2) continue;
-    const bytes = encoder.encode(valueOf(to).toString(base));
-    for (const at of places(input, text)) yield { at, width: text.length, bytes };
+  const values = [to, plus(to, 1), plus(to, -1)].map(valueOf);
+  for (const write of WRITINGS) {
+    for (const width of DIGITS) {
+      const written = write(valueOf(from)).padStart(width, "0");
+      // One digit is anywhere.
+      if (written.length < 2 || (width > 0 && written.length > width)) continue;
+      const wanted = values.map((value) => encoder.encode(write(value).padStart(width, "0")));
+      for (const at of places(input, encoder.encode(written)))
+        for (const bytes of wanted) yield { at, width: written.length, bytes };
+    }
   }
 }
 

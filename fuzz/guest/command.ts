@@ -29,7 +29,8 @@ import { linesOf } from "./lines.ts";
 import { FuzzError } from "./machine.ts";
 import type { GuestOptions } from "./options.ts";
 
-export interface Request extends Omit<GuestOptions, "length"> {
+export interface Request extends Omit<GuestOptions, "length" | "disks"> {
+  readonly disk?: readonly string[];
   readonly length?: string;
   readonly campaign: CampaignFlags;
   /** Inputs, or crashes' folders. */
@@ -78,11 +79,12 @@ function needed(corpus: string | undefined): string {
 /** What another process can be told: paths are absolute. */
 function guestOptions(request: Request): GuestOptions {
   const { file, engine, memory, cmdline, initrd, symbols, type, start, input, length } = request;
+  const disks = request.disk?.map((name) => resolve(name));
   const { end, crash, coverage, budget, verify } = request;
   const path = (name: string | undefined) => (name === undefined ? undefined : resolve(name));
   return {
-    ...{ file: resolve(file), engine, memory, cmdline, initrd: path(initrd), start, input, length },
-    ...{ end, crash, coverage, budget, verify },
+    ...{ file: resolve(file), engine, memory, cmdline, initrd: path(initrd), disks, start },
+    ...{ input, length, end, crash, coverage, budget, verify },
     type: type?.replaceAll("\\n", "\n"),
     symbols: symbols?.map((name) => resolve(name)),
     blocks: path(request.blocks),

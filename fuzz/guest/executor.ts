@@ -19,7 +19,7 @@ import { type Channel, channelOf } from "./channels.ts";
 import { FuzzError, type FuzzMachine, openMachine } from "./machine.ts";
 import { type GuestOptions, parseAddress, parseCrash, parseRange } from "./options.ts";
 import { Command, FUZZ_PORT } from "./port.ts";
-import { printedStack, stackOf } from "./stack.ts";
+import { panicLine, type Place, printedStack, stackOf } from "./stack.ts";
 import { runToStart } from "./start.ts";
 import { CHOICES_MAX } from "./structure.ts";
 import { Symbols } from "./symbols.ts";
@@ -30,24 +30,25 @@ const PLACES = 65_536;
 /** Blocks of a run; where time is real, ns. */
 const BUDGET = 1_000_000;
 const REAL_BUDGET = 1e9;
-/** Runs between two comparisons of everything, for each MiB of memory: some hundredths of the time. */
-const VERIFY_EACH = 1000;
-const VERIFY_MOST = 100_000;
+/**
+ * A comparison reads all memory. So that it takes about a tenth of the time, one is due when runs have
+ * taken a block for every so many bytes; what a run takes besides its blocks counts as some more.
+ */
+const VERIFY_BYTES = 16;
+const RUN_BLOCKS = 100;
 /** Of a block, about; at most 128. */
 const BLOCK_INSTRUCTIONS = 8;
 /** Guest time that a run may take however little it does, ns. */
 const TIME = 10e9;
-/** What kernels print when they are lost, */
-const PANICS = ["Kernel panic", "BUG: ", "Oops: ", "general protection fault", "panic: "];
-/** ... and at the end of that. */
+/** What Linux prints when it has said why it is lost. */
 const ENDS = ["---[ end ", "Rebooting in "];
 
 /** A crash or hang; what more there is to it is found out when it is asked for. */
 interface Ending {
   readonly kind: string;
   readonly text: string;
-  /** The guest is about to enter this exception's handler. */
-  readonly vector?: number;
+  /** Where it is to be looked for, if not in the registers. */
+  readonly place?: Place;
 }
 
 /** A run of edges that nobody tells. */
@@ -68,12 +69,14 @@ export class GuestExecutor implements Executor {
   readonly #channel: Channel;
   readonly #ends = new Set<bigint>();
   readonly #crashes = new Map<bigint, Ending>();
-  readonly #printed: string[] = [...PANICS];
-  readonly #verify: number;
+  readonly #printed: string[] = [];
+  /** Every so many runs; absent: as VERIFY_BYTES says. */
+  readonly #verify: number | undefined;
   readonly #encode: Encode | undefined;
   readonly #encoded: Uint8Array;
   #haltIsCrash = false;
-  #runs = 0;
+  /** Runs, or their blocks, since the last comparison. */
+  #unverified = 0;
   /** Devices were at work since the point. */
   #touched = false;
   /** The image's copy of the CPU's registers was used. */
@@ -100,8 +103,10 @@ export class GuestExecutor implements Executor {
     this.machine.last = ENDS;
     this.#stepOff(view);
     this.#stopAt([...new Set([...this.#ends, ...this.#crashes.keys()])]);
-    const mib = this.machine.life.image.size / 2 ** 20;
-    this.#verify = options.verify ?? Math.min(VERIFY_MOST, Math.ceil(VERIFY_EACH * mib));
+    this.#verify = options.verify;
+    // The first one is due with the second run, which has something to compare.
+    const { size } = this.machine.life.image.memory;
+    if (this.#verify === undefined) this.#unverified = size / VERIFY_BYTES - RUN_BLOCKS - 1;
     this.machine.takePoint();
     this.#point = this.machine.point;
     this.#point.port = FUZZ_PORT;
@@ -145,7 +150,11 @@ export class GuestExecutor implements Executor {
         if (handler === undefined) {
           throw new FuzzError(`${text}: the guest has no handler for it at the start`);
         }
-        this.#crashes.set(handler, { kind: "exception", text: `exception ${vector}`, vector });
+        this.#crashes.set(handler, {
+          kind: "exception",
+          text: `exception ${vector}`,
+          place: { vector },
+        });
         break;
       }
       case "printed":
@@ -174,9 +183,7 @@ export class GuestExecutor implements Executor {
 
   run(input: Uint8Array, length: number): Verdict {
     this.#ending = undefined;
-    if (this.#touched) this.machine.rewind();
-    this.#touched = false;
-    const verify = this.#verify > 0 && ++this.#runs % this.#verify === 0;
+    const verify = this.#isDue();
     if (this.#encode !== undefined) {
       const bytes = this.#encode(input, length).subarray(0, this.#encoded.length);
       this.#encoded.set(bytes);
@@ -187,8 +194,22 @@ export class GuestExecutor implements Executor {
 
   #start(input: Uint8Array, length: number, verify: boolean): Verdict {
     const { insert } = this.#channel;
+    // A run without a device's help was none.
+    if (this.#touched || insert !== undefined) this.machine.rewind();
+    this.#touched = false;
     if (insert === undefined) return this.#runFromMemory(input, length, verify);
     return this.#runFromDevice(insert, input.subarray(0, length), verify);
+  }
+
+  /** Whether what the last run left is to be compared with the point. */
+  #isDue(): boolean {
+    const every = this.#verify;
+    if (every === 0) return false;
+    const { memory } = this.machine.life.image;
+    this.#unverified += every === undefined ? RUN_BLOCKS + this.#point.spent : 1;
+    if (this.#unverified < (every ?? memory.size / VERIFY_BYTES)) return false;
+    this.#unverified = 0;
+    return true;
   }
 
   #runFromMemory(input: Uint8Array, length: number, verify: boolean): Verdict {
@@ -208,20 +229,30 @@ export class GuestExecutor implements Executor {
         return this.#end(Verdict.CRASH, "triple fault", "triple fault");
       case RunEnd.EXIT:
         this.#touched = true;
-        return this.#judge(this.machine.run(TIME, true));
+        return this.#goOn(true);
       default:
         return this.#end(Verdict.CRASH, "engine", "the engine can't go on");
     }
   }
 
   #runFromDevice(insert: (input: Uint8Array) => void, input: Uint8Array, verify: boolean): Verdict {
-    // A run without a device's help was none.
-    this.machine.rewind();
     if (verify) this.#count(this.#point.difference() === undefined);
     this.#touched = true;
     insert(input);
     this.#point.begin();
-    return this.#judge(this.machine.run(TIME));
+    return this.#goOn(false);
+  }
+
+  /** The machine runs with its devices. @param pending the last exit isn't answered yet */
+  #goOn(pending: boolean): Verdict {
+    let stop = this.machine.run(TIME, pending);
+    this.#point.measure();
+    // Its last words may take longer than a run.
+    if (stop.kind === "attention" && panicLine(this.machine.printed, this.#printed) !== undefined) {
+      this.#point.begin();
+      stop = this.machine.run(TIME);
+    }
+    return this.#judge(stop);
   }
 
   #look(): GuestView {
@@ -241,11 +272,15 @@ export class GuestExecutor implements Executor {
 
   /** What the guest wrote to the fuzzer's port. */
   #said(command: number): Verdict {
-    if (command !== Command.CRASH) return Verdict.DONE;
+    if (command !== Command.CRASH && command !== Command.CRASH_AT) return Verdict.DONE;
     // Behind the instruction, on all engines.
     this.machine.settle();
-    const code = this.#look().register("rbx");
-    return this.#end(Verdict.CRASH, "hypercall", `the guest reports 0x${code.toString(16)}`);
+    const view = this.#look();
+    const text = `the guest reports 0x${view.register("rbx").toString(16)}`;
+    const named = { rip: view.register("rsi"), rbp: view.register("rdi") };
+    const place = command === Command.CRASH_AT ? named : undefined;
+    this.#ending = { kind: "hypercall", text, place };
+    return Verdict.CRASH;
   }
 
   #stoppedAt(address: bigint): Verdict {
@@ -258,11 +293,8 @@ export class GuestExecutor implements Executor {
   /** How a run ended in which devices had a part. */
   #judge(stop: Stop): Verdict {
     const { machine } = this;
-    const said = this.#printed.find((text) => machine.printed.includes(text));
-    if (said !== undefined) {
-      const line = machine.printed.split("\n").find((one) => one.includes(said)) ?? said;
-      return this.#end(Verdict.CRASH, "panic", line.replace(/^\[[^\]]*\]\s*/, "").trim());
-    }
+    const line = panicLine(machine.printed, this.#printed);
+    if (line !== undefined) return this.#end(Verdict.CRASH, "panic", line);
     switch (stop.kind) {
       case "exit":
         return this.#said(machine.port.take());
@@ -271,8 +303,9 @@ export class GuestExecutor implements Executor {
       case "attention":
         return this.#end(Verdict.TIMEOUT, "timeout", "the budget or the time is used up");
       case "reset": {
-        const kind = stop.by === "triple fault" ? stop.by : "reset";
-        return this.#end(Verdict.CRASH, kind, `the guest reset its machine (${stop.by})`);
+        // The same words, whether a device was at work or not.
+        if (stop.by === "triple fault") return this.#end(Verdict.CRASH, stop.by, stop.by);
+        return this.#end(Verdict.CRASH, "reset", `the guest reset its machine (${stop.by})`);
       }
       case "halt":
         if (!this.#haltIsCrash) return Verdict.DONE;
@@ -311,10 +344,10 @@ export class GuestExecutor implements Executor {
   crash(): CrashReport | undefined {
     const ending = this.#ending;
     if (ending === undefined) return undefined;
-    const { kind, text, vector } = ending;
+    const { kind, text, place } = ending;
     const printed = printedStack(this.machine.printed);
     if (printed.length > 0) return { kind, text, stack: printed };
-    return { kind, text, stack: stackOf(this.#look(), this.symbols, vector) };
+    return { kind, text, stack: stackOf(this.#look(), this.symbols, place) };
   }
 
   compares(input: Uint8Array, length: number): readonly Compare[] {

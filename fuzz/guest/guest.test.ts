@@ -127,6 +127,46 @@ describe.skipIf(why !== undefined)("a program on a bare machine", () => {
     expect(halts.run(["h".charCodeAt(0)])).toBe(Verdict.CRASH);
   });
 
+  test("a handler tells where it happened; overwritten return addresses are no callers", () => {
+    const file = bare(
+      "handler",
+      `static uint8_t in[16] = { 1 };
+       __attribute__((noinline)) void victim(int how) {
+         uint64_t *frame = __builtin_frame_address(0);
+         if (how == 'a') vmd_fuzz_crash_at(7, (uintptr_t)victim, (uintptr_t)frame);
+         if (how == 'w') vmd_fuzz_crash_at(7, 0x6161616161, (uintptr_t)frame);
+         if (how == 'n') vmd_fuzz_crash_at(7, (uintptr_t)victim, 0);
+         frame[1] = 0x6161616161;
+         vmd_fuzz_crash(8);
+       }
+       int main(void) { victim(vmd_fuzz_ready(in, sizeof(in)) ? in[0] : 0); return 0; }`,
+    );
+    using m = open(file);
+    const stack = (letter: string) => {
+      expect(m.run([letter.charCodeAt(0)])).toBe(Verdict.CRASH);
+      const crash = m.executor.crash();
+      return [crash?.text, ...(crash?.stack ?? []).map((frame) => frame.replace(/\+.*/, ""))];
+    };
+    expect(stack("a")).toEqual(["the guest reports 0x7", "victim", "main", "start64"]);
+    expect(stack("w")).toEqual(["the guest reports 0x7", "nowhere"]);
+    expect(stack("n")).toEqual(["the guest reports 0x7", "victim"]);
+    expect(stack("o")).toEqual(["the guest reports 0x8", "victim"]);
+  });
+
+  test("resets are compared for about a tenth of the time, where nothing is said", () => {
+    const compared = (memory: number, runs: number) => {
+      using m = open(tlv, { memory, verify: undefined });
+      for (let i = 0; i < runs; i++) m.run([1, 2, 3, 4]);
+      const { checked, equal } = m.executor.fidelity;
+      expect(equal).toBe(checked);
+      return checked;
+    };
+    const small = compared(MEMORY, 30_000);
+    expect(small).toBeGreaterThan(2);
+    expect(small).toBeLessThan(30);
+    expect(compared(4 * MEMORY, 30_000)).toBeLessThan(small);
+  });
+
   test("starts, ends and crashes at addresses; inputs by a register", () => {
     const file = bare(
       "places",
@@ -169,7 +209,11 @@ describe.skipIf(why !== undefined)("a program on a bare machine", () => {
     using m = open(file, { start: "print:begin", input: "console,3" });
     for (let round = 0; round < 3; round++) {
       expect(m.run([1, 2, 3])).toBe(Verdict.DONE);
+      const cost = m.executor.cost();
+      expect(cost).toBeGreaterThan(0);
       expect(m.run([1, 2, 4])).toBe(Verdict.CRASH);
+      // It prints more.
+      expect(m.executor.cost()).toBeGreaterThan(cost);
       expect(m.executor.crash()).toMatchObject({ kind: "panic", text: "panic: seven" });
     }
     expect(m.executor.fidelity).toEqual({ checked: 6, equal: 6 });
@@ -182,6 +226,7 @@ describe.skipIf(why !== undefined)("a program on a bare machine", () => {
     );
     using p = open(port, { input: "port:0x700,8" });
     expect(p.run([100, 100, 100])).toBe(Verdict.CRASH);
+    expect(p.executor.crash()).toMatchObject({ kind: "triple fault", text: "triple fault" });
     expect(p.run([100, 100, 99])).toBe(Verdict.DONE);
   });
 });
@@ -294,6 +339,8 @@ describe.skipIf(why !== undefined)("vctl fuzz", () => {
     expect(says("--input", "0x100000", tlv)).toContain("ADDRESS,SIZE is wanted");
     expect(says("--input", "0xe0000000,8", tlv)).toContain("not all mapped");
     expect(says("--input", "disk:0", tlv)).toContain("the machine has no such disk");
+    expect(says("--coverage", "module:none", tlv)).toContain("no symbols of such a module");
+    expect(says("--disk", "missing", tlv)).toContain("missing");
     expect(says("--crash", "exception:99", tlv)).toContain("vectors 0 to 31");
     expect(says("--crash", "exception:14", tlv)).toContain("no handler");
     expect(says("--start", "print:never", tlv)).toMatch(/never printed "never"|ended/);

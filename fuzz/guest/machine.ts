@@ -13,6 +13,7 @@ import { DiscBackend } from "../../src/vmd/backend/cdrom.ts";
 import { RepeatableRandom } from "../../src/vmd/backend/random.ts";
 import { openBootFile, openBootFiles, openPlainly } from "../../src/vmd/boot-files.ts";
 import { openDisk } from "../../src/vmd/disk/index.ts";
+import type { DiskOption } from "../../src/vmd/disk-files.ts";
 import type { VirtioBackends } from "../../src/vmd/machine.ts";
 import { parseMac } from "../../src/vmd/net/mac.ts";
 import { FrameQueue } from "../../src/vmd/recording/frame-queue.ts";
@@ -41,6 +42,8 @@ export interface MachineFile {
   readonly memory?: number;
   readonly cmdline?: string;
   readonly initrd?: string;
+  /** Of a kernel's machine: paths of images. */
+  readonly disks?: readonly string[];
   readonly engine?: EngineName;
 }
 
@@ -185,7 +188,9 @@ type Connect = (
 ) => VirtioBackends;
 /** @throws FuzzError, SnapshotError, FileError, DiskError, EngineError, NativeError, VmError */
 export function openMachine(file: MachineFile): FuzzMachine {
-  return isSnapshot(file.path) ? restored(file) : booted(file);
+  if (!isSnapshot(file.path)) return booted(file);
+  if (file.disks !== undefined) throw new FuzzError(`${file.path}: a snapshot has its own disks`);
+  return restored(file);
 }
 
 function isSnapshot(path: string): boolean {
@@ -199,7 +204,7 @@ function isSnapshot(path: string): boolean {
   return type[0] === RecordType.CONFIG;
 }
 
-function booted({ path, memory, cmdline, initrd, engine }: MachineFile): FuzzMachine {
+function booted({ path, memory, cmdline, initrd, disks, engine }: MachineFile): FuzzMachine {
   const options = checkVmOptions({
     name: "fuzz",
     kernel: path,
@@ -210,7 +215,16 @@ function booted({ path, memory, cmdline, initrd, engine }: MachineFile): FuzzMac
   });
   return new FuzzMachine(
     (host) => VmLife.boot(engine ?? "unicorn", options, openBootFiles(options), host),
-    (_, __, random) => ({ random, interfaces: [], disks: [] }),
+    (fuzzed, _, random) => {
+      return {
+        random,
+        interfaces: [],
+        disks: attach(
+          fuzzed,
+          disks?.map((image) => ({ path: image })),
+        ),
+      };
+    },
   );
 }
 
@@ -252,6 +266,14 @@ function restored({ path, engine = "unicorn" }: MachineFile): FuzzMachine {
   }
 }
 
+function attach(fuzzed: FuzzMachine, disks: readonly DiskOption[] = []): VirtioBackends["disks"] {
+  return disks.map(({ path, format, readOnly = false }, place) => {
+    const backend = new OverlayDisk(openDisk(path, { format, readOnly: true }), readOnly);
+    fuzzed.disks.push(backend);
+    return { backend, id: `disk${place}` };
+  });
+}
+
 /** What of a snapshot's machine has no likeness here. */
 function unusable({ shares = [], vsock }: SnapshotConfig): string | undefined {
   if (shares.length > 0) return "its machine has shares, which can't be fuzzed with";
@@ -266,11 +288,6 @@ function backendsOf(
   random: (into: Uint8Array) => void,
 ): VirtioBackends {
   const { disks = [], cdrom, devices = [] } = options;
-  for (const { path, format, readOnly } of disks) {
-    fuzzed.disks.push(
-      new OverlayDisk(openDisk(path, { format, readOnly: true }), readOnly === true),
-    );
-  }
   fuzzed.interfaces.push(...interfaces.map(() => new FrameQueue(false)));
   return {
     random,
@@ -278,7 +295,7 @@ function backendsOf(
       const backend = fuzzed.interfaces[place];
       return { backend, mac: parseMac(mac) as Uint8Array, locked, mtu };
     }),
-    disks: fuzzed.disks.map((backend, place) => ({ backend, id: `disk${place}` })),
+    disks: attach(fuzzed, disks),
     cdrom:
       cdrom === undefined
         ? undefined

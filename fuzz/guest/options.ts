@@ -11,11 +11,15 @@ export interface GuestOptions {
   readonly memory?: number;
   readonly cmdline?: string;
   readonly initrd?: string;
+  readonly disks?: readonly string[];
   /** Files with names of addresses. */
   readonly symbols?: readonly string[];
   /** Typed at COM1 before anything else. */
   readonly type?: string;
-  /** Where runs begin: an address, or a text that the guest prints. Absent: the guest says READY. */
+  /**
+   * Where runs begin: an address, "print:TEXT" that the guest prints, "now", or "ready": the guest
+   * says READY. Absent: with an input's place now, else "ready".
+   */
   readonly start?: string;
   /** parseInput. */
   readonly input?: string;
@@ -25,7 +29,7 @@ export interface GuestOptions {
   readonly end?: readonly string[];
   /** parseCrash. */
   readonly crash?: readonly string[];
-  /** "FROM-TO": only blocks there count. */
+  /** parseRange: only blocks there count. */
   readonly coverage?: readonly string[];
   /** A module that says what inputs look like (structure.ts). */
   readonly structure?: string;
@@ -156,8 +160,13 @@ export function parseLength(
   return { place: parsePlace(at, symbols), size: Number(size) as 4 | 8 };
 }
 
-/** "FROM-TO". @throws FuzzError */
+/** "FROM-TO", or "module:NAME" of Linux. @throws FuzzError */
 export function parseRange(text: string, symbols: Symbols): { from: bigint; to: bigint } {
+  if (text.startsWith("module:")) {
+    const range = symbols.module(text.slice(7));
+    if (range === undefined) throw new FuzzError(`${text}: no symbols of such a module`);
+    return range;
+  }
   const dash = text.lastIndexOf("-");
   if (dash < 1) throw new FuzzError(`${text}: FROM-TO is wanted`);
   const from = parseAddress(text.slice(0, dash), symbols);

@@ -13,6 +13,8 @@ export const Command = {
   DONE: 2,
   /** What was to be found: RBX says what. */
   CRASH: 3,
+  /** The same, found in a handler: it happened at RSI, and RDI was its frame pointer. */
+  CRASH_AT: 4,
 } as const;
 
 export class FuzzPort implements PortDevice {

@@ -4,6 +4,7 @@ import type { Ready } from "./channels.ts";
 import { FuzzError, type FuzzMachine } from "./machine.ts";
 import { type GuestOptions, parseAddress } from "./options.ts";
 import { Command } from "./port.ts";
+import { plain } from "./stack.ts";
 import type { Symbols } from "./symbols.ts";
 import { GuestView } from "./view.ts";
 
@@ -26,7 +27,8 @@ export function runToStart(
   if (type !== undefined) machine.life.machine.console.input(new TextEncoder().encode(type));
   if (start === "now" || (start === undefined && input !== undefined)) return undefined;
   const time = patience * 1e9;
-  if (start === undefined) return runToReady(machine, time);
+  if (start === undefined || start === "ready")
+    return runToReady(machine, time, input === undefined);
   if (start.startsWith("print:")) {
     machine.awaited = start.slice(6);
     runUntil(machine, time, `printed "${machine.awaited}"`, () => machine.awaited === undefined);
@@ -37,7 +39,8 @@ export function runToStart(
   return undefined;
 }
 
-function runToReady(machine: FuzzMachine, time: number): Ready {
+/** @param wanted whether what it says of the input's place counts */
+function runToReady(machine: FuzzMachine, time: number, wanted: boolean): Ready | undefined {
   const { port } = machine;
   runUntil(
     machine,
@@ -46,6 +49,7 @@ function runToReady(machine: FuzzMachine, time: number): Ready {
     (kind) => kind === "exit" && port.command === Command.READY,
   );
   machine.settle();
+  if (!wanted) return undefined;
   const view = new GuestView(machine.life);
   const address = view.register("rbx");
   const size = Number(view.register("rcx"));
@@ -75,8 +79,8 @@ function runUntil(
     const stop = machine.run(ends - engine.now());
     if (isThere(stop.kind)) return;
     if (stop.kind === "exit") continue;
-    const last = machine.printed.trimEnd().split("\n").at(-1) ?? "";
-    const printed = last === "" ? "" : `; it printed "${last.slice(0, 200)}" last`;
+    const last = plain(machine.printed.trimEnd().split("\n").at(-1) ?? "");
+    const printed = last === "" ? "" : `; it printed "${last}" last`;
     if (stop.kind === "attention") {
       throw new FuzzError(`in ${time / 1e9} s the guest never ${what}${printed}`);
     }

@@ -1,6 +1,6 @@
 /**
  * Names of a guest's addresses: from an ELF file's symbol table (ELF specification, "Symbol Table"), or
- * from lines as nm and /proc/kallsyms have them ("ffffffff81000000 T name").
+ * from lines as nm and /proc/kallsyms have them ("ffffffffc0000000 t name [module]").
  */
 import { readFileSync } from "node:fs";
 import { FuzzError } from "./machine.ts";
@@ -13,9 +13,14 @@ const SHN_UNDEF = 0;
 /** STT_NOTYPE and STT_FUNC, STT_OBJECT: what has an address in memory. */
 const TYPES = [0, 1, 2];
 
+/** A module's code ends at most so far behind its last symbol. */
+const LAST_FUNCTION = 4096n;
+
 interface Symbol {
   readonly name: string;
   readonly address: bigint;
+  /** Of the kernel, whose code it is. */
+  readonly module?: string;
 }
 
 export class Symbols {
@@ -52,6 +57,13 @@ export class Symbols {
 
   address(name: string): bigint | undefined {
     return this.#byName.get(name);
+  }
+
+  /** From a kernel module's first function to the end of its last one. */
+  module(name: string): { from: bigint; to: bigint } | undefined {
+    const found = this.#sorted.filter(({ module }) => module === name);
+    if (found.length === 0) return undefined;
+    return { from: found[0].address, to: found[found.length - 1].address + LAST_FUNCTION };
   }
 
   /** "name+0x12" for an address behind a symbol, by less than 1 MiB; else hexadecimal digits. */
@@ -159,7 +171,9 @@ function sectionSymbols(
 }
 
 function textSymbols(text: string): Symbol[] {
-  return Array.from(text.matchAll(/^([0-9a-f]{8,16}) [a-zA-Z] (\S+)/gm), ([, address, name]) => {
-    return { name, address: BigInt(`0x${address}`) };
+  const lines = text.matchAll(/^([0-9a-f]{8,16}) ([a-zA-Z]) (\S+)(?:[ \t]+\[(\S+)\])?/gm);
+  return Array.from(lines, ([, address, type, name, module]) => {
+    const isCode = type === "t" || type === "T";
+    return { name, address: BigInt(`0x${address}`), ...(isCode && { module }) };
   });
 }

@@ -17,12 +17,17 @@ export function buildMissing(): string | undefined {
 /**
  * Builds a program of these C files, to be booted as a kernel.
  * @param out where it goes
+ * @param more words for gcc
  * @throws Error with what the compiler said
  */
-export function buildBare(sources: readonly string[], out: string): string {
+export function buildBare(
+  sources: readonly string[],
+  out: string,
+  more: readonly string[] = [],
+): string {
   mkdirSync(dirname(out), { recursive: true });
   const files = [join(import.meta.dir, "start.S"), ...sources];
-  const command = ["gcc", ...FLAGS, `-I${import.meta.dir}`, "-o", out, ...files];
+  const command = ["gcc", ...FLAGS, ...more, `-I${import.meta.dir}`, "-o", out, ...files];
   const { exitCode, stderr } = Bun.spawnSync(command);
   if (exitCode !== 0) throw new Error(`${out}:\n${stderr.toString()}`);
   return out;

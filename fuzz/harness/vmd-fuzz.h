@@ -19,7 +19,7 @@
 
 #define VMD_FUZZ_PORT 0x5f0
 
-enum vmd_fuzz_command { VMD_FUZZ_READY = 1, VMD_FUZZ_DONE = 2, VMD_FUZZ_CRASH = 3 };
+enum vmd_fuzz_command { VMD_FUZZ_READY = 1, VMD_FUZZ_DONE = 2, VMD_FUZZ_CRASH = 3, VMD_FUZZ_CRASH_AT = 4 };
 
 /* An input of at most `size` bytes is wanted. Returns its length. */
 static inline size_t vmd_fuzz_ready(void *buffer, size_t size)
@@ -43,6 +43,15 @@ static inline void vmd_fuzz_crash(unsigned long code)
 	__asm__ volatile("outl %%eax, %%dx"
 			 :
 			 : "a"(VMD_FUZZ_CRASH), "d"(VMD_FUZZ_PORT), "b"(code)
+			 : "memory");
+}
+
+/* The same, from a handler: it happened at `rip`, whose frame pointer was `rbp`. */
+static inline void vmd_fuzz_crash_at(unsigned long code, unsigned long rip, unsigned long rbp)
+{
+	__asm__ volatile("outl %%eax, %%dx"
+			 :
+			 : "a"(VMD_FUZZ_CRASH_AT), "d"(VMD_FUZZ_PORT), "b"(code), "S"(rip), "D"(rbp)
 			 : "memory");
 }
 

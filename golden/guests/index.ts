@@ -6,6 +6,7 @@ export { derive, guestFile, packageOf } from "./guest.ts";
 export { initramfs, initramfsFile, prepare, shell } from "./initramfs.ts";
 export { linuxAmd64, linuxAmd64Pvh, linuxAmd64Vmlinux, linuxI386 } from "./linux.ts";
 export { memtestAmd64, memtestI386 } from "./memtest.ts";
+export { moduleFiles } from "./modules.ts";
 export { openbsdI386 } from "./openbsd.ts";
 export { seabios } from "./seabios.ts";
 export { xen } from "./xen.ts";

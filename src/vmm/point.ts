@@ -41,7 +41,7 @@ const SEGMENT_SIZE = 16;
 const MAX_SEGMENTS = 256;
 const SIZE = SEGMENT + MAX_SEGMENTS * SEGMENT_SIZE;
 
-const Flag = { CONTINUE: 1, CHECK: 2, BEGIN: 4, LIGHT: 8 } as const;
+const Flag = { CONTINUE: 1, CHECK: 2, BEGIN: 4, LIGHT: 8, SPENT: 16 } as const;
 const NO_PORT = 0x10000;
 const PAGES_LISTED = 65536;
 
@@ -135,6 +135,12 @@ export class Point implements Disposable {
   /** The machine is at the point: a run begins, whose guest somebody else lets go on. */
   begin(): void {
     this.#u32[FLAGS / 4] = Flag.BEGIN;
+    check("a run from a point", this.#run(this.#vmm, this.#pointer));
+  }
+
+  /** Brings `spent` up to date, after somebody else has let the run's guest go on. */
+  measure(): void {
+    this.#u32[FLAGS / 4] = Flag.SPENT;
     check("a run from a point", this.#run(this.#vmm, this.#pointer));
   }
 

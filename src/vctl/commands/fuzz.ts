@@ -21,13 +21,17 @@ export function fuzzCommand(): Command {
   const command = new Command("fuzz")
     .description("Run inputs in a guest, each from the same state, and find what breaks it")
     .argument("<file>", "a snapshot, or a kernel that is booted first")
-    .option("--start <place>", "where runs begin: an address, a symbol, print:TEXT, or now")
+    .option("--start <place>", "where runs begin: an address, a symbol, print:TEXT, ready or now")
     .option("--type <text>", "typed on COM1 before that; \\n is a new line")
     .option("-i, --input <place>", "ADDRESS,SIZE, disk:N, net:N, port:NUMBER or console")
     .option("--length <place>", "where its length goes: a register, ADDRESS,4 or ADDRESS,8")
     .option("--end <address>", "a run that gets there is done; again for more", each)
     .option("--crash <what>", "ADDRESS, exception:VECTOR, print:TEXT or halt; again for more", each)
-    .option("--coverage <from-to>", "only code there counts; again for more", each)
+    .option(
+      "--coverage <range>",
+      "only code there counts: FROM-TO, module:NAME; again for more",
+      each,
+    )
     .option(
       "-y, --symbols <file>",
       "names of addresses: an ELF file, System.map; again for more",
@@ -48,6 +52,7 @@ export function fuzzCommand(): Command {
     )
     .option("-a, --cmdline <text>", "a kernel's arguments")
     .option("--initrd <file>", "a kernel's initial RAM disk")
+    .option("-d, --disk <image>", "a disk of a kernel's machine; again for more", each)
     .option("--blocks <file>", "where blocks of code begin, for engine kvm: addresses, or drcov")
     .option("--run <file...>", "run these inputs, or a crash's folder, and nothing else")
     .option("--drcov <file>", "write the code that the corpus covers, for Lighthouse")
