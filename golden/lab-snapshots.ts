@@ -87,11 +87,11 @@ async function round(kind: string, args: string[]): Promise<void> {
 
 const ROUNDS = Number(process.env.VMD_LAB_SNAPSHOT_ROUNDS ?? 1);
 for (let i = 0; i < ROUNDS; i++) {
-  await round(`stopped-${i}`, i % 2 === 0 ? ["--stop"] : ["--stop", "-c"]);
+  if (ROUNDS > 1) await round(`stopped-${i}`, i % 2 === 0 ? ["--stop"] : ["--stop", "-c"]);
   await round(`live-${i}`, ["--live", "--downtime", "300"]);
   // The first of a VM that goes on is a whole one; the next holds what has changed since.
   await vctl("snapshot", "--differential", "linux", join(vmd.folder, `base-${i}`));
-  await round(`differential-${i}`, ["--differential"]);
+  await round(`differential-${i}`, ["--differential", "--stop"]);
 }
 
 const origin = await goesOn("linux", 1);

@@ -26,7 +26,7 @@ export interface LabOptions extends PayloadOptions {
   env?: Record<string, string>;
   /** More files for the job, by their path below /job. */
   files?: Record<string, Uint8Array | string>;
-  /** How fast L1's TSC is, kHz, as an earlier job found it: each L1 measures it, never twice the same. */
+  /** About how fast L1's TSC is, kHz, as an earlier job found it: what L1 finds at first is far off. */
   tscKhz?: number;
   /** L1's memory in MiB, 2048 unless given. */
   memory?: number;
@@ -211,8 +211,7 @@ function qemuArguments(
   { memory = 2048, tscKhz }: LabOptions,
 ): string[] {
   const append = "console=ttyS0 quiet panic=-1 tsc=reliable random.trust_cpu=on mitigations=off";
-  // Without these timers nothing is left to measure it by.
-  const known = tscKhz === undefined ? "" : ` tsc_early_khz=${tscKhz} hpet=disable pmtmr=0`;
+  const known = tscKhz === undefined ? "" : ` tsc_early_khz=${tscKhz}`;
   const fixed = [
     "-accel tcg -machine q35 -cpu max -smp 1 -nodefaults -no-user-config -display none -no-reboot",
     "-device virtio-serial-pci,id=ports -serial chardev:console",
