@@ -26,6 +26,8 @@ export interface LabOptions extends PayloadOptions {
   env?: Record<string, string>;
   /** More files for the job, by their path below /job. */
   files?: Record<string, Uint8Array | string>;
+  /** About how fast L1's TSC is, kHz, as an earlier job found it: what L1 finds at first is far off. */
+  tscKhz?: number;
   /** L1's memory in MiB, 2048 unless given. */
   memory?: number;
   /** Seconds that the job may take once L1 is ready, 300 unless given. */
@@ -96,7 +98,7 @@ async function attempt(command: string[], options: LabOptions): Promise<LabResul
       Buffer.concat([await l1Initramfs(options), projectArchive(), jobArchive(command, options)]),
     );
     const kernel = await vmlinux(guestFile("linux-amd64", "vmlinuz"));
-    const args = qemuArguments(file, kernel, payload(options), options.memory ?? 2048);
+    const args = qemuArguments(file, kernel, payload(options), options);
     // However this process ends, QEMU ends with it.
     const leash = Bun.which("setpriv") ? ["setpriv", "--pdeathsig", "KILL", "--"] : [];
     const qemu = Bun.spawn([...leash, "qemu-system-x86_64", ...args], {
@@ -206,9 +208,10 @@ function qemuArguments(
   file: (name: string) => string,
   kernel: string,
   disk: string,
-  memory: number,
+  { memory = 2048, tscKhz }: LabOptions,
 ): string[] {
   const append = "console=ttyS0 quiet panic=-1 tsc=reliable random.trust_cpu=on mitigations=off";
+  const known = tscKhz === undefined ? "" : ` tsc_early_khz=${tscKhz}`;
   const fixed = [
     "-accel tcg -machine q35 -cpu max -smp 1 -nodefaults -no-user-config -display none -no-reboot",
     "-device virtio-serial-pci,id=ports -serial chardev:console",
@@ -218,7 +221,16 @@ function qemuArguments(
   ];
   const channel = (name: string) => ["-chardev", `file,id=${name},path=${file(name)}`];
   const args = fixed.join(" ").split(" ");
-  args.push("-m", `${memory}`, "-kernel", kernel, "-initrd", file("initrd"), "-append", append);
+  args.push(
+    "-m",
+    `${memory}`,
+    "-kernel",
+    kernel,
+    "-initrd",
+    file("initrd"),
+    "-append",
+    append + known,
+  );
   args.push("-drive", `file=${disk},if=virtio,format=raw,snapshot=on`);
   return [...args, ...["console", "control", "out", "err"].flatMap(channel)];
 }

@@ -49,7 +49,8 @@ enum vmm_capability {
  * Real:    guest time = CLOCK_MONOTONIC - origin + warp
  * Virtual: guest time = blocks * ns_per_block + warp
  *
- * The TSC counts guest nanoseconds (1 GHz) where the engine can do so.
+ * The TSC counts guest nanoseconds (1 GHz) where the engine can do so, unless vmm_set_tsc_khz
+ * says otherwise.
  */
 enum vmm_clock_mode { VMM_CLOCK_REAL = 0, VMM_CLOCK_VIRTUAL = 1 };
 
@@ -164,6 +165,12 @@ int vmm_nmi(struct vmm *);
 
 int vmm_get_cpu(struct vmm *, struct vmm_cpu *);
 int vmm_set_cpu(struct vmm *, const struct vmm_cpu *);
+
+/* How fast the guest's TSC counts, kHz; 0: the engine can't tell. */
+uint32_t vmm_tsc_khz(struct vmm *);
+/* Lets it count that fast; before vmm_set_cpu, and before the guest runs. -ENOTSUP: the
+ * host's TSC counts otherwise, and can't be scaled. */
+int vmm_set_tsc_khz(struct vmm *, uint32_t khz);
 
 /* CPUID that the engine can offer; returns the number of entries. */
 int vmm_supported_cpuid(struct vmm *, struct kvm_cpuid_entry2 *, uint32_t max);

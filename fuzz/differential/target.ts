@@ -70,7 +70,7 @@ export class Target implements Disposable {
     this.#virtual = probe.can(Capability.VIRTUAL_TIME);
     probe[Symbol.dispose]();
     const time = this.#virtual ? { virtual: true, nsPerBlock: NS_PER_BLOCK } : {};
-    this.engine = Engine.open(name, this.image, time, cpuid);
+    this.engine = Engine.open(name, this.image, time, { cpuid });
     const { engine, image } = this;
     if (!engine.can(Capability.SYNC_REGS)) {
       throw new EngineError(`engine ${name} brings no registers with exits, so can't be compared`);

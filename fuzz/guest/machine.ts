@@ -255,6 +255,7 @@ function restored({ path, engine = "unicorn" }: MachineFile): FuzzMachine {
             cpuid: config.cpuid.map(([leaf, subleaf, flags, eax, ebx, ecx, edx]) => {
               return { leaf, subleaf, flags, eax, ebx, ecx, edx };
             }),
+            tscKhz: config.tscKhz || undefined,
             anyClock: true,
           },
           host,

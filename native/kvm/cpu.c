@@ -23,6 +23,9 @@
 #define XSAVE_XMM 160
 #define XSAVE_COMPONENTS 512
 
+// What KVM itself lets pass between two hosts (its tsc_tolerance_ppm).
+#define TSC_TOLERANCE_PPM 250
+
 // What a snapshot keeps of a CPU, where the host's KVM has it.
 static const uint32_t saved_msrs[] = {
 	0x10,	    // TSC
@@ -224,6 +227,26 @@ int vmm_set_cpu(struct vmm *vmm, const struct vmm_cpu *cpu)
 	    ioctl(vmm->cpu, KVM_SET_VCPU_EVENTS, &cpu->events) < 0)
 		return -errno;
 	return 0;
+}
+
+uint32_t vmm_tsc_khz(struct vmm *vmm)
+{
+	int khz = ioctl(vmm->cpu, KVM_GET_TSC_KHZ, 0);
+
+	return khz > 0 ? (uint32_t)khz : 0;
+}
+
+// Without scaling KVM takes a faster TSC too, which it then moves ahead at each entry: no
+// clock for a guest.
+int vmm_set_tsc_khz(struct vmm *vmm, uint32_t khz)
+{
+	int64_t difference = (int64_t)vmm_tsc_khz(vmm) - khz;
+
+	if (llabs(difference) * 1000000 <= (int64_t)khz * TSC_TOLERANCE_PPM)
+		return 0;
+	if (ioctl(vmm->kvm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) <= 0)
+		return -ENOTSUP;
+	return ioctl(vmm->cpu, KVM_SET_TSC_KHZ, (unsigned long)khz) < 0 ? -ENOTSUP : 0;
 }
 
 int vmm_supported_cpuid(struct vmm *vmm, struct kvm_cpuid_entry2 *entries, uint32_t max)

@@ -40,8 +40,7 @@
 /* SYSCALL NX RDTSCP LM */
 #define LEAF_EXT_EDX (BIT(11) | BIT(20) | BIT(27) | BIT(29))
 
-/* The TSC counts guest nanoseconds. */
-#define TSC_HZ 1000000000u
+#define TSC_HZ (TSC_KHZ * 1000)
 #define CRYSTAL_HZ 25000000u
 
 /* Family 6, model 26, stepping 5: Nehalem, the last one without AVX's age. */

@@ -160,6 +160,7 @@ struct vmm {
 	u64 apic_base;
 	u64 cr8;
 	u64 tsc_offset;
+	u32 tsc_khz;
 	u64 arch_capabilities;
 	u64 old_dr[4];
 	bool dr_changed; /* translations with the breakpoints must go */
@@ -385,6 +386,8 @@ int time_open(struct vmm *, char *why, size_t size);
 void time_close(struct vmm *);
 void time_prepare(struct vmm *);
 bool time_due(struct vmm *);
+/* The TSC counts guest nanoseconds, unless it is told otherwise. */
+#define TSC_KHZ 1000000u
 u64 time_tsc(struct vmm *);
 
 #pragma GCC visibility pop

@@ -24,7 +24,22 @@ double vmm_now(struct vmm *vm)
 
 u64 time_tsc(struct vmm *vm)
 {
-	return kick_now(&vm->kick) + vm->tsc_offset;
+	u64 now = kick_now(&vm->kick);
+
+	if (vm->tsc_khz != TSC_KHZ)
+		now = (u64)((unsigned __int128)now * vm->tsc_khz / TSC_KHZ);
+	return now + vm->tsc_offset;
+}
+
+uint32_t vmm_tsc_khz(struct vmm *vm)
+{
+	return vm->tsc_khz;
+}
+
+int vmm_set_tsc_khz(struct vmm *vm, uint32_t khz)
+{
+	vm->tsc_khz = khz;
+	return 0;
 }
 
 /* With virtual time time_prepare turns it into a block's number. */
@@ -135,6 +150,7 @@ int time_open(struct vmm *vm, char *why, size_t size)
 	uc_hook hook;
 	int error;
 
+	vm->tsc_khz = TSC_KHZ;
 	vm->deadline_block = vm->budget_block = ~0ull;
 	vm->virtual_time = vm->clock->mode == VMM_CLOCK_VIRTUAL;
 	if (vm->virtual_time && !vm->clock->ns_per_block) {

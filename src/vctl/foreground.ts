@@ -21,6 +21,8 @@ const ALONE = [
   "gdb",
   "local",
   "engine",
+  "portable",
+  "tsc",
   "traceExits",
   "record",
   "virtualTime",
@@ -68,6 +70,8 @@ export async function startInForeground(vm: number | string, options: StartOptio
     traceExits: options.traceExits,
     record: options.record,
     virtualTime: options.virtualTime,
+    portable: options.portable,
+    tscKhz: options.tsc,
     epoch: options.epoch,
     sandbox: options.sandbox,
   };

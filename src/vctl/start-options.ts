@@ -2,7 +2,7 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { parseSize } from "../vmd/size.ts";
 import type { ExtraDevice, VmOptions } from "../vmd/vm-options.ts";
-import { EXTRA_DEVICES, FORMATS, MAX_MEMORY } from "../vmd/vm-options.ts";
+import { EXTRA_DEVICES, FORMATS, MAX_MEMORY, TSC_KHZ_MAX, TSC_KHZ_MIN } from "../vmd/vm-options.ts";
 import {
   MAX_FORWARDS,
   parsePortForward,
@@ -40,6 +40,8 @@ export interface StartOptions {
   template?: string;
   epoch?: number;
   engine?: VmOptions["engine"];
+  portable?: boolean;
+  tsc?: number;
   format?: VmOptions["format"];
   bits?: 32 | 64;
   reboot: boolean;
@@ -87,6 +89,12 @@ function epoch(text: string): number {
 function bits(text: string): 32 | 64 {
   if (text !== "32" && text !== "64") throw new InvalidArgumentError("it is 32 or 64.");
   return Number(text) as 32 | 64;
+}
+
+function tsc(text: string): number {
+  const khz = Number(text);
+  if (Number.isInteger(khz) && khz >= TSC_KHZ_MIN && khz <= TSC_KHZ_MAX) return khz;
+  throw new InvalidArgumentError(`it is no number from ${TSC_KHZ_MIN} to ${TSC_KHZ_MAX}.`);
 }
 
 function cpus(text: string): number {
@@ -223,6 +231,8 @@ export function addStartOptions(command: Command): Command {
         ...ENGINES,
       ]),
     )
+    .option("--portable", "a processor that both engines have: it can go on with the other")
+    .option("--tsc <kHz>", "with --portable, how fast its time-stamp counter counts", tsc)
     .addOption(
       option("--format <format>", "how to load the kernel (default: auto)").choices([...FORMATS]),
     )

@@ -96,6 +96,8 @@ const start = v.strictObject({
   reboot: v.optional(v.boolean()),
   debugExit: v.optional(v.boolean()),
   virtualTime: v.optional(v.boolean()),
+  portable: v.optional(v.boolean()),
+  tscKhz: v.optional(v.pipe(v.number(), v.integer())),
   epoch: v.optional(v.pipe(v.number(), v.finite())),
   devices: v.optional(v.pipe(v.array(v.picklist([...EXTRA_DEVICES])), v.maxLength(2))),
   shares: v.optional(v.pipe(v.array(shareSchema), v.maxLength(4, "too many shares"))),
@@ -238,6 +240,8 @@ const requests = {
     disks: v.optional(v.pipe(v.array(disk), v.maxLength(4)), []),
     /** All of it is looked at before anything runs. */
     verify: flag,
+    /** Absent: as it was. */
+    engine: v.optional(v.picklist(["auto", ...ENGINES])),
     attach: flag,
   }),
   ...migrationRequests,

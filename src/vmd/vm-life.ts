@@ -34,6 +34,8 @@ export interface Restored {
   readonly description: string;
   /** What the guest has seen of its processor. */
   readonly cpuid: readonly CpuidLeaf[];
+  /** How fast its TSC counts, kHz. */
+  readonly tscKhz?: number;
   /** A machine of real time may go on with virtual time. */
   readonly anyClock?: boolean;
 }
@@ -84,7 +86,8 @@ export class VmLife implements Disposable {
     using stack = new DisposableStack();
     using files = new BootFiles(options, set);
     const image = stack.use(new MachineImage(memoryRanges(options.memory, files.rom)));
-    const engine = stack.use(Engine.open(engineName, image, { virtual: options.virtualTime }));
+    const { virtualTime: virtual, portable, tscKhz } = options;
+    const engine = stack.use(Engine.open(engineName, image, { virtual }, { portable, tscKhz }));
     const machine = new ClassicMachine(image, engine, machineOptions(options, host));
     machine.reset();
     const boot = files.load(machine);
@@ -100,7 +103,7 @@ export class VmLife implements Disposable {
   static restore(
     engineName: EngineName,
     options: VcpuOptions,
-    { rom, inputs, applied, description, cpuid, anyClock = false }: Restored,
+    { rom, inputs, applied, description, cpuid, tscKhz, anyClock = false }: Restored,
     host: LifeHost,
   ): VmLife {
     using stack = new DisposableStack();
@@ -111,7 +114,8 @@ export class VmLife implements Disposable {
     if (saved !== virtual && !(anyClock && virtual)) {
       throw new SnapshotError("its clock is not of the kind that it says");
     }
-    const engine = stack.use(Engine.open(engineName, image, { virtual }, cpuid));
+    const processor = { portable: options.portable, cpuid, tscKhz };
+    const engine = stack.use(Engine.open(engineName, image, { virtual }, processor));
     const machine = new ClassicMachine(image, engine, machineOptions(options, host));
     machine.reset();
     machine.restore(() => {

@@ -85,6 +85,8 @@ export interface RestoreDescription {
   /** What was booted once. */
   boot: string;
   cpuid: number[][];
+  /** How fast its TSC counts, kHz; absent: not known. */
+  tscKhz?: number;
   /** It comes from another VM's process: whether that one waits for answers. Its disks come later. */
   receive?: { answers: boolean };
   /** It is a copy: what is unique of a machine becomes another. */

@@ -42,6 +42,12 @@ export interface VmOptions {
   bootDevice?: "cdrom" | "disk" | "net";
   /** Bytes, or a size such as "512M". Default 512 MiB. */
   memory?: number | string;
+  /**
+   * A processor that other engines and hosts have, too, so that the VM can go on there. Default false.
+   */
+  portable?: boolean;
+  /** How fast its TSC counts, kHz. Default: 1 GHz, where KVM can't have that as the host's. */
+  tscKhz?: number;
   /** Default "auto": KVM where it runs guests, else Unicorn. */
   engine?: EngineChoice;
   /** How to load the kernel. Default "auto": by what the file is. */
@@ -91,6 +97,8 @@ const DEFAULT_MEMORY = 512 * 2 ** 20;
 /** vmd's limits, bytes. */
 const MIN_MEMORY = 2 ** 20;
 export const MAX_MEMORY = 128 * 2 ** 30;
+export const TSC_KHZ_MIN = 100_000;
+export const TSC_KHZ_MAX = 8_000_000;
 const PAGE = 4096;
 /** Runs that repeat start at a moment that is always the same. */
 const VIRTUAL_EPOCH = Date.UTC(2000, 0, 1);
@@ -162,6 +170,16 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   }
   if (!FORMATS.includes(format)) throw wrong(`format ${format}: it is ${FORMATS.join(", ")}`);
   if (bits !== 32 && bits !== 64) throw wrong(`bits ${bits}: it is 32 or 64`);
+  const { tscKhz } = options;
+  if (tscKhz !== undefined) {
+    if (options.portable !== true) throw wrong("only a portable processor's TSC can be chosen");
+    if (!Number.isInteger(tscKhz) || tscKhz < TSC_KHZ_MIN || tscKhz > TSC_KHZ_MAX) {
+      throw wrong(`TSC of ${tscKhz} kHz: it is a number from ${TSC_KHZ_MIN} to ${TSC_KHZ_MAX}`);
+    }
+  }
+  if (options.portable && options.traceExits !== undefined) {
+    throw wrong("a VM with a portable processor can't have its exits recorded");
+  }
   for (const device of options.devices ?? []) {
     if (!EXTRA_DEVICES.includes(device)) {
       throw wrong(`device ${device}: it is ${EXTRA_DEVICES.join(" or ")}`);

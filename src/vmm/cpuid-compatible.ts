@@ -12,6 +12,8 @@ const FEATURES: readonly [leaf: number, subleaf: number, registers: readonly Reg
   [0xd, 1, ["eax"]],
   [0x80000001, 0, ["ecx", "edx"]],
   [0x40000001, 0, ["eax"]],
+  // KVM's own: its clock.
+  [0x40000101, 0, ["eax"]],
 ];
 type Register = "eax" | "ebx" | "ecx" | "edx";
 /** Of leaf 1's ECX: shows a state of the guest's, no feature. */

@@ -4,6 +4,7 @@
  */
 import { type CpuidLeaf, cpuidPolicy, decodeCpuid, encodeCpuid } from "./cpuid.ts";
 import { missingFeature } from "./cpuid-compatible.ts";
+import { portableCpuid, tscOfCpuid } from "./portable-cpu.ts";
 import type { TimeSource } from "./clock.ts";
 import { Coverage } from "./coverage.ts";
 import type { CpuState } from "./cpu.ts";
@@ -100,6 +101,21 @@ export interface TimeMode {
   nsPerBlock?: number;
 }
 
+/** What a guest is to see of its processor. Default: what policy allows of the engine's. */
+export interface ProcessorWish {
+  /** One that other engines and hosts have, too: portable-cpu.ts. */
+  portable?: boolean;
+  /** What a guest that goes on has seen. */
+  cpuid?: readonly CpuidLeaf[];
+  /** How fast the TSC of a portable processor, or of a guest that goes on, counts: kHz. */
+  tscKhz?: number;
+}
+
+/** What counts guest nanoseconds. */
+const TSC_KHZ = 1_000_000;
+/** Of leaf 0x80000007's EDX. */
+const INVARIANT_TSC = 1 << 8;
+
 const CLOCK_ORIGIN = 0;
 const CLOCK_WARP = 8;
 const CLOCK_MODE = 24;
@@ -148,14 +164,13 @@ export class Engine implements TimeSource, Disposable {
 
   /**
    * Opens an engine on a machine image's memory, with the CPUID that policy allows.
-   * @param cpuid what a guest that goes on has seen of its processor
    * @throws EngineError when the host can't.
    */
   static open(
     name: EngineName,
     image: MachineImage,
     time: TimeMode = {},
-    cpuid?: readonly CpuidLeaf[],
+    processor: ProcessorWish = {},
   ): Engine {
     const available = probe(name);
     if (!available.available) throw new EngineError(`engine ${name}: ${available.why}`);
@@ -178,7 +193,7 @@ export class Engine implements TimeSource, Disposable {
       clock.setBigInt64(CLOCK_ORIGIN, host, true);
     }
     try {
-      engine.#setCpuid(cpuid);
+      engine.#setProcessor(processor);
     } catch (error) {
       engine[Symbol.dispose]();
       throw error;
@@ -359,15 +374,37 @@ export class Engine implements TimeSource, Disposable {
     return this.#cpuid;
   }
 
-  /** @param wanted what a guest that goes on has seen already. @throws EngineError */
-  #setCpuid(wanted?: readonly CpuidLeaf[]): void {
+  /** How fast the guest's TSC counts, kHz; 0: the engine can't tell. */
+  get tscKhz(): number {
+    return this.#library.vmm_tsc_khz(this.#pointer);
+  }
+
+  /** @throws EngineError */
+  #setProcessor({ portable = false, cpuid, tscKhz }: ProcessorWish): void {
+    const wanted = tscKhz ?? (cpuid && tscOfCpuid(cpuid)) ?? (portable ? TSC_KHZ : undefined);
+    if (wanted !== undefined) {
+      const result = this.#library.vmm_set_tsc_khz(this.#pointer, wanted);
+      // A portable one that nobody has seen yet is as fast as it can be had.
+      const free = tscKhz === undefined && cpuid === undefined;
+      if (result < 0 && !free && (portable || needsTsc(cpuid))) {
+        throw new EngineError(
+          `engine ${this.name}: the guest's TSC counts ${wanted} kHz, this host's ${this.tscKhz} kHz, and it can't be scaled`,
+        );
+      }
+    }
+    this.#setCpuid(portable, cpuid);
+  }
+
+  #setCpuid(portable: boolean, wanted?: readonly CpuidLeaf[]): void {
     const max = 256;
     const buffer = new ArrayBuffer(max * 40);
     const count = check(
       "CPUID",
       this.#library.vmm_supported_cpuid(this.#pointer, ptr(buffer), max),
     );
-    const possible = cpuidPolicy(decodeCpuid(buffer, count));
+    const allowed = cpuidPolicy(decodeCpuid(buffer, count));
+    const possible = portable ? portableCpuid(allowed, this.tscKhz) : allowed;
+    if (typeof possible === "string") throw new EngineError(`engine ${this.name}: ${possible}`);
     const why = wanted && missingFeature(wanted, possible);
     if (why !== undefined) throw new EngineError(`engine ${this.name}: ${why}`);
     this.#cpuid = wanted ?? possible;
@@ -404,11 +441,17 @@ function encodeConfig(image: MachineImage): ArrayBuffer {
 }
 
 /**
- * Whether a guest that has seen `cpuid` could go on with an engine here: a machine of a page is made
+ * Whether a guest that has seen a processor could go on with an engine here: a machine of a page is made
  * to find that out.
  * @throws EngineError that names what it couldn't do without
  */
-export function checkCpuid(name: EngineName, cpuid: readonly CpuidLeaf[]): void {
+export function checkProcessor(name: EngineName, processor: ProcessorWish): void {
   using image = new MachineImage([{ base: 0, size: 4096, readonly: false }]);
-  using _engine = Engine.open(name, image, {}, cpuid);
+  using _engine = Engine.open(name, image, {}, processor);
+}
+
+/** Whether a guest may take its time from the TSC: else it has KVM's clock, or looks at timers. */
+function needsTsc(cpuid: readonly CpuidLeaf[] = []): boolean {
+  const leaf = cpuid.find((entry) => entry.leaf === 0x80000007);
+  return ((leaf?.edx ?? 0) & INVARIANT_TSC) !== 0;
 }

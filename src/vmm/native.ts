@@ -29,6 +29,8 @@ const engineFunctions = {
   vmm_nmi: { args: [pointer], returns: i32 },
   vmm_get_cpu: { args: [pointer, pointer], returns: i32 },
   vmm_set_cpu: { args: [pointer, pointer], returns: i32 },
+  vmm_tsc_khz: { args: [pointer], returns: u32 },
+  vmm_set_tsc_khz: { args: [pointer, u32], returns: i32 },
   vmm_supported_cpuid: { args: [pointer, pointer, u32], returns: i32 },
   vmm_set_cpuid: { args: [pointer, pointer, u32], returns: i32 },
   vmm_dirty: { args: [pointer, u32, pointer, u64_fast], returns: i32 },

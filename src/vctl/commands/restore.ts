@@ -1,7 +1,8 @@
 /** vctl restore: a VM that goes on from a snapshot. */
 import { closeSync } from "node:fs";
 import { resolve } from "node:path";
-import { Command } from "commander";
+import { Command, Option } from "commander";
+import { ENGINES, type EngineName } from "../../vmm/engine-library.ts";
 import { openOne } from "../../vmd/snapshot/chain.ts";
 import type { DiskOfVm } from "../../vmd/snapshot/disks.ts";
 import { debug, say, UsageError } from "../cli.ts";
@@ -11,6 +12,7 @@ import { failed } from "../failed.ts";
 interface RestoreOptions {
   console?: boolean;
   verify?: boolean;
+  engine?: "auto" | EngineName;
 }
 
 export function restoreCommand(): Command {
@@ -19,6 +21,9 @@ export function restoreCommand(): Command {
     .argument("<file>", "what vctl snapshot wrote")
     .argument("[name]", "the VM's name; default: as it was")
     .option("-c, --console", "connect to its console")
+    .addOption(
+      new Option("--engine <engine>", "another engine than it had").choices(["auto", ...ENGINES]),
+    )
     .option("--verify", "check all of the file before anything runs")
     .addHelpText(
       "after",
@@ -45,6 +50,7 @@ Examples:
           vm: name,
           disks,
           verify: options.verify,
+          engine: options.engine,
           attach: options.console,
         } as const;
         client.send(request);

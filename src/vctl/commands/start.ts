@@ -117,6 +117,8 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
     reboot: options.reboot ? undefined : false,
     debugExit: options.debugExit,
     virtualTime: options.virtualTime,
+    portable: options.portable,
+    tscKhz: options.tsc,
     devices: options.device,
     shares: options.share?.map((one) => ({
       ...one,

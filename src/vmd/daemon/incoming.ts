@@ -16,11 +16,11 @@ export class Incoming {
   readonly #begun = Promise.withResolvers<void>();
 
   /** @param answers whether the sender waits for answers */
-  constructor({ boot, cpuid, rom }: SnapshotConfig, answers: boolean) {
+  constructor({ boot, cpuid, tscKhz, rom }: SnapshotConfig, answers: boolean) {
     const [ours, theirs] = Channel.pair(true);
     this.descriptor = ours;
     this.launch = {
-      ...{ boot, cpuid, rom },
+      ...{ boot, cpuid, tscKhz, rom },
       inputs: [{ descriptor: theirs, stream: true, verify: true }],
       receive: { answers },
     };

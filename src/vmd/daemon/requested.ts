@@ -16,9 +16,11 @@ export function requestedSettings(
     path === undefined ? undefined : { path, by: caller };
   const { kernel, initrd, cmdline, modules, memory, disks, cdrom, bootDevice } = request;
   const { interfaces, interfaceCount, traceExits, vsock, shares, gdb } = request;
-  const { engine, format, bits, reboot, debugExit, virtualTime, epoch, devices } = request;
+  const { engine, portable, tscKhz, format, bits, reboot } = request;
+  const { debugExit, virtualTime, epoch, devices } = request;
+  const asIs = { engine, portable, tscKhz, format, bits, reboot };
   const machine = Object.fromEntries(
-    Object.entries({ engine, format, bits, reboot, debugExit, virtualTime, epoch, devices }).filter(
+    Object.entries({ ...asIs, debugExit, virtualTime, epoch, devices }).filter(
       ([, value]) => value !== undefined,
     ),
   );

@@ -81,7 +81,16 @@ export interface VmSettings {
   readonly configured: boolean;
   readonly machine: Pick<
     VmOptions,
-    "engine" | "format" | "bits" | "reboot" | "debugExit" | "virtualTime" | "epoch" | "devices"
+    | "engine"
+    | "portable"
+    | "tscKhz"
+    | "format"
+    | "bits"
+    | "reboot"
+    | "debugExit"
+    | "virtualTime"
+    | "epoch"
+    | "devices"
   >;
   readonly trace?: OwnedPath;
   /** A socket device, and where the host's side listens and connects. */

@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../vmm/root.ts";
+import { openOne } from "../snapshot/chain.ts";
 import { createQcow2 } from "../disk/index.ts";
 import { TestDaemon } from "./testing.ts";
 
@@ -71,6 +72,28 @@ test("a VM goes on where its snapshot left it, beside itself or in its own place
   expect(await vmd.vctl(["restore", at("one.snap")])).toMatchObject({ code: 0 });
   expect(await count("one")).toBe(3);
   await Promise.all([stop("one"), stop("two")]);
+});
+
+test("a portable processor is kept, with its TSC, and an engine can be named", async () => {
+  const many = await start("many", "--portable", "--tsc", "10");
+  expect(many.err).toContain("it is no number from 100000 to 8000000");
+  const alone = await start("alone", "--tsc", "2000000");
+  expect(alone.err).toContain("alone: only a portable processor's TSC can be chosen");
+  expect(await start("portable", "--portable", "--tsc", "2596142")).toMatchObject({ code: 0 });
+  expect(await count("portable")).toBe(1);
+  const said = async (name: string, to: string) => {
+    expect(await vmd.vctl(["snapshot", "--stop", name, at(to)])).toMatchObject({ code: 0 });
+    const { config, descriptor } = openOne(at(to));
+    closeSync(descriptor);
+    return config;
+  };
+  const first = await said("portable", "portable.snap");
+  expect(first).toMatchObject({ tscKhz: 2596142, options: { portable: true, tscKhz: 2596142 } });
+  const restore = ["restore", "--engine", "unicorn", at("portable.snap")];
+  expect(await vmd.vctl(restore)).toMatchObject({ code: 0 });
+  expect(await count("portable")).toBe(2);
+  const second = await said("portable", "again.snap");
+  expect([second.tscKhz, second.cpuid]).toEqual([2596142, first.cpuid]);
 });
 
 test("what can't be is refused in a sentence, and nothing is left behind", async () => {

@@ -131,8 +131,8 @@ export function openForCaller(path: string, verify: boolean, caller: Caller): Op
 
 /** What a VM process is told of it. */
 export function restoreLaunch({ config, inputs }: OpenedSnapshot): RestoreLaunch {
-  const { boot, cpuid, rom } = config;
-  return { boot, cpuid, rom, inputs };
+  const { boot, cpuid, tscKhz, rom } = config;
+  return { boot, cpuid, tscKhz, rom, inputs };
 }
 
 const network = v.object({
@@ -149,7 +149,7 @@ const network = v.object({
  */
 export function restoredSettings(
   config: SnapshotConfig,
-  { vm, disks }: Pick<RequestOf<"restore">, "vm" | "disks">,
+  { vm, disks, engine }: Pick<RequestOf<"restore">, "vm" | "disks" | "engine">,
   caller: Caller,
 ): VmSettings {
   const { options, interfaces, vsock, shares, ahead } = config;
@@ -164,8 +164,9 @@ export function restoredSettings(
       `the snapshot has ${there.length} disks, ${disks.length} are given`,
     );
   }
-  const { virtualTime, devices, debugExit, reboot, bits, format } = options;
-  const machine = { virtualTime, devices, debugExit, reboot, bits, format, engine: config.engine };
+  const { virtualTime, devices, debugExit, reboot, bits, format, portable, tscKhz } = options;
+  const kept = { virtualTime, devices, debugExit, reboot, bits, format, portable, tscKhz };
+  const machine = { ...kept, engine: engine ?? config.engine };
   const epoch = virtualTime === true ? undefined : Date.now() + ahead;
   return {
     name: vm ?? options.name,

@@ -56,20 +56,25 @@ describe.skipIf(missing !== undefined)(`OpenBSD on ${engine}`, () => {
     await comes("# ", seen.text.length);
     for (const line of SCRIPT) seen.stream.send(`${line}\n`);
     let all = "";
-    const goesOn = async () => {
+    const goesOn = async (more = 3) => {
       const from = counts(all + seen.text).length;
       await until(
-        () => counts(all + seen.text).length >= from + 3,
+        () => counts(all + seen.text).length >= from + more,
         60_000,
         () => `it stands still: ${seen.text.slice(-500)}`,
       );
     };
     await goesOn();
-    /** How far its clock is ahead of the host's, and how long it may have stood still: s. */
-    const ahead = [aheadNow(seen.text)];
+    /**
+     * What its clock fell behind the host's on its way, and how long it may have stood still: s. Where
+     * it runs, it falls behind too when it gets too little of a busy host's time: its clock is the tick.
+     */
+    let behind = 0;
     let stood = 0;
     expect(Number(/^length (\d+)\r$/m.exec(seen.text)?.[1])).toBeGreaterThan(10_000);
     for (let round = 0; round < ROUNDS; round++) {
+      await goesOn(1);
+      const before = aheadNow(all + seen.text);
       const begin = performance.now();
       if (round % 2 === 0) {
         const { send, receive } = await trip({
@@ -96,9 +101,10 @@ describe.skipIf(missing !== undefined)(`OpenBSD on ${engine}`, () => {
       await seen.ended;
       all += seen.text;
       seen = await followVm(here, "puffy");
+      await goesOn(1);
       stood += (performance.now() - begin) / 1000;
+      behind += before - aheadNow(seen.text);
       await goesOn();
-      ahead.push(aheadNow(seen.text));
     }
     all += seen.text;
     expect(all.slice(all.indexOf("count 1 at"))).not.toContain("WRONG");
@@ -107,10 +113,13 @@ describe.skipIf(missing !== undefined)(`OpenBSD on ${engine}`, () => {
     const times = seenCounts.map(([, at]) => at);
     expect(times).toEqual(times.toSorted((a, b) => a - b));
     // It has no driver that looks at the host's clock: what it stood still for is missing, and no more.
-    const behind = ahead[0] - ahead.at(-1)!;
-    console.log(`${ROUNDS} rounds, ${seenCounts.length} counts; ${behind.toFixed(1)} s behind`);
-    expect(behind).toBeGreaterThan(-2);
-    expect(behind).toBeLessThan(2 + stood);
+    console.log(
+      `${ROUNDS} rounds, ${seenCounts.length} counts; ${behind.toFixed(1)} s behind, of ${stood.toFixed(1)} s`,
+    );
+    // It tells whole seconds, so each look is off by up to one.
+    const blur = 2 + 2 * Math.sqrt(ROUNDS);
+    expect(behind).toBeGreaterThan(-blur);
+    expect(behind).toBeLessThan(blur + stood);
     await here.vctl(["stop", "-fw", "puffy"]);
   });
 });

@@ -58,6 +58,7 @@ export class ReplayedMachine implements Disposable {
           cpuid: machine.cpuid.map(([leaf, subleaf, flags, eax, ebx, ecx, edx]) => {
             return { leaf, subleaf, flags, eax, ebx, ecx, edx };
           }),
+          tscKhz: machine.tscKhz || undefined,
         },
         {
           output: (bytes) => output.console?.(bytes),

@@ -3,12 +3,14 @@ import * as v from "valibot";
 import { ENGINES } from "../../vmm/engine-library.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
+import { TSC_KHZ_MAX, TSC_KHZ_MIN } from "../vm-options.ts";
 
 /** 128 random bits, as hexadecimal digits. */
 const id = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/));
 const text = v.pipe(v.string(), v.maxLength(4096));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const u32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffffff));
+const tsc = v.pipe(v.number(), v.integer(), v.minValue(TSC_KHZ_MIN), v.maxValue(TSC_KHZ_MAX));
 const limits = v.object({
   bytes: v.optional(count),
   burst: v.optional(count),
@@ -40,6 +42,8 @@ const options = v.object({
   debugExit: v.optional(v.boolean()),
   reboot: v.optional(v.boolean()),
   virtualTime: v.optional(v.boolean()),
+  portable: v.optional(v.boolean()),
+  tscKhz: v.optional(tsc),
 });
 
 const interfaceOf = v.object({
@@ -62,6 +66,8 @@ const schema = v.object({
   engine: v.picklist(ENGINES),
   /** struct kvm_cpuid_entry2: leaf, subleaf, flags, EAX, EBX, ECX, EDX. */
   cpuid: v.pipe(v.array(v.tuple([u32, u32, u32, u32, u32, u32, u32])), v.maxLength(256)),
+  /** How fast the TSC counts, kHz; 0 or absent: not known. */
+  tscKhz: v.optional(v.union([v.literal(0), tsc])),
   /** Where firmware lies. */
   rom: v.optional(v.object({ base: count, size: count })),
   /** What was booted, for people. */

@@ -1,7 +1,7 @@
 /** A machine that goes on, in its VM's process: from snapshots, or from another VM's process. */
 import { closeSync } from "node:fs";
 import type { CpuidLeaf } from "../../vmm/cpuid.ts";
-import { checkCpuid, type EngineName } from "../../vmm/engine.ts";
+import { checkProcessor, type EngineName } from "../../vmm/engine.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import { processLibrary, ptr } from "../../vmm/native.ts";
 import { FileSource, StreamSource } from "../../vmm/snapshot/sources.ts";
@@ -32,7 +32,7 @@ export function waitFor(descriptor: number, what: "input" | "room"): boolean {
 export function restoreLife(
   engine: EngineName,
   options: VcpuOptions,
-  { inputs, rom, boot, cpuid }: RestoreDescription,
+  { inputs, rom, boot, cpuid, tscKhz }: RestoreDescription,
   host: LifeHost,
   files: readonly number[],
 ): VmLife {
@@ -41,7 +41,8 @@ export function restoreLife(
     if (stream) return { source: new StreamSource(descriptor, waitFor), verify: true };
     return { source: new FileSource(descriptor), file: descriptor, verify };
   });
-  const restored = { rom, inputs: opened, description: boot, cpuid: cpuid.map(leafOf) };
+  const processor = { cpuid: cpuid.map(leafOf), tscKhz: tscKhz || undefined };
+  const restored = { rom, inputs: opened, description: boot, ...processor };
   const life = VmLife.restore(engine, options, restored, host);
   for (const descriptor of files) closeSync(descriptor);
   return life;
@@ -54,22 +55,22 @@ export function restoreLife(
 export function receiveLife(
   engine: EngineName,
   options: VcpuOptions,
-  { rom, boot, cpuid: numbers }: RestoreDescription,
+  { rom, boot, cpuid: numbers, tscKhz: counted }: RestoreDescription,
   host: LifeHost,
   receiver: Receiver,
   devices: HostDevices,
 ): VmLife {
-  const cpuid = numbers.map(leafOf);
+  const processor = { cpuid: numbers.map(leafOf), tscKhz: counted || undefined };
   try {
     // Before all its memory has come for nothing.
-    checkCpuid(engine, cpuid);
+    checkProcessor(engine, { ...processor, portable: options.portable });
     const backends = (memory: GuestMemory) => {
       const { message, descriptors } = receiver.disks();
       devices.open(message, descriptors);
       return devices.connect(memory);
     };
     const inputs = [{ source: receiver.source, verify: true }];
-    const restored = { rom, inputs, description: boot, cpuid };
+    const restored = { rom, inputs, description: boot, ...processor };
     const life = VmLife.restore(engine, options, restored, { ...host, backends });
     receiver.commit();
     return life;

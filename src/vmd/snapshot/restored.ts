@@ -29,14 +29,14 @@ export function newId(): string {
 /** What of a CONFIG record a VM's process doesn't know. */
 export function snapshotConfig(options: VcpuOptions, id: string): object {
   const { name, kernel, initrd, cmdline, modules, cdrom, devices, bootDevice, memory } = options;
-  const { format, bits, debugExit, reboot, virtualTime } = options;
+  const { format, bits, debugExit, reboot, virtualTime, portable, tscKhz } = options;
   return {
     format: 1,
     id,
     created: Date.now(),
     options: {
       ...{ name, kernel, initrd, cmdline, modules, cdrom, devices, bootDevice, memory },
-      ...{ format, bits, debugExit, reboot, virtualTime },
+      ...{ format, bits, debugExit, reboot, virtualTime, portable, tscKhz },
       disks: options.disks?.map((disk) => {
         return typeof disk === "string" ? parseDiskArgument(disk) : disk;
       }),
@@ -90,8 +90,8 @@ export function bootFilesIfThere(
 }
 
 export function restoreLaunch(
-  { boot, cpuid, rom }: SnapshotConfig,
+  { boot, cpuid, tscKhz, rom }: SnapshotConfig,
   inputs: OpenedSnapshot["inputs"],
 ): RestoreLaunch {
-  return { boot, cpuid, rom, inputs };
+  return { boot, cpuid, tscKhz, rom, inputs };
 }

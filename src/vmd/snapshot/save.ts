@@ -11,7 +11,8 @@ import type { VmLife } from "../vm-life.ts";
 
 /** What of a CONFIG record a VM's process knows. */
 export function machineConfig({ engine, description, rom }: VmLife) {
-  return { engine: engine.name, cpuid: engine.cpuid.map(leafNumbers), boot: description, rom };
+  const { name, cpuid, tscKhz } = engine;
+  return { engine: name, cpuid: cpuid.map(leafNumbers), tscKhz, boot: description, rom };
 }
 
 const leafNumbers = ({ leaf, subleaf, flags, eax, ebx, ecx, edx }: CpuidLeaf): number[] => {
