@@ -33,6 +33,7 @@ export const labCache = join(cache, "lab");
 const projectParts = [
   "src",
   "golden",
+  "fuzz",
   "bench",
   "lab",
   "setup",
