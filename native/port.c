@@ -35,6 +35,8 @@
 // Frames that one turn receives before it looks at what is to be sent.
 #define BURST 64
 #define STREAM_BUFFER (256u << 10)
+// A frame waits for more buffers so long, ms; then it is cut, as is one that can't get more.
+#define SHORTAGE 100
 
 struct port {
 	struct vmm_net_shared shared; /* first: JavaScript has its address */
@@ -45,6 +47,11 @@ struct port {
 	uint8_t *stream;
 	size_t stream_start, stream_end;
 	size_t sent;
+	/* a frame of `length` bytes of which the last `rest_length` found no buffer */
+	uint8_t *rest;
+	size_t length, rest_length;
+	uint32_t too_few; /* buffers that were there for a frame that needs more; 0: none waits */
+	bool cut;	  /* it has waited long enough */
 	/* frames of the host's own for the guest */
 	pthread_mutex_t lock;
 	uint8_t *injected[VMM_NET_INJECTED];
@@ -185,32 +192,40 @@ static bool send_all(struct port *port)
 
 /* ------------------------------------------------------------------ receiving */
 
-// Guest memory for the next frame; 0 when the guest has given too little.
-static uint32_t gather(struct port *port, struct iovec *vector, uint32_t *buffers)
+// Guest memory for the next frame.
+struct room {
+	struct iovec vector[VMM_NET_VECTOR + 1]; /* one more: what finds no buffer */
+	uint32_t count, buffers;
+	size_t bytes;
+	bool grows; /* when the guest gives more buffers */
+};
+
+static void gather(struct port *port, struct room *room)
 {
 	struct vmm_net_shared *shared = &port->shared;
 	const uint32_t tail = load(&shared->rx_tail);
 	const uint32_t most = load(&shared->rx_merge) ? VMM_NET_MERGE : 1;
 	uint32_t taken = shared->rx_taken;
-	uint32_t n = 0;
-	size_t room = 0;
 
-	*buffers = 0;
-	while (taken != tail && *buffers < most && room < FRAME_MAX) {
+	room->count = room->buffers = 0;
+	room->bytes = 0;
+	while (taken != tail && room->buffers < most && room->bytes < FRAME_MAX) {
 		const struct vmm_net_frame *frame = &shared->rx[taken % VMM_NET_SLOTS];
 		const uint32_t count = (uint32_t)frame->count;
 
-		if (n + count > VMM_NET_VECTOR)
+		if (room->count + count > VMM_NET_VECTOR)
 			break;
-		for (uint32_t i = 0; i < count; i++, n++) {
-			vector[n].iov_base = (void *)(uintptr_t)frame->segment[i].address;
-			vector[n].iov_len = (size_t)frame->segment[i].length;
-			room += vector[n].iov_len;
+		for (uint32_t i = 0; i < count; i++) {
+			struct iovec *vector = &room->vector[room->count++];
+
+			vector->iov_base = (void *)(uintptr_t)frame->segment[i].address;
+			vector->iov_len = (size_t)frame->segment[i].length;
+			room->bytes += vector->iov_len;
 		}
 		taken++;
-		(*buffers)++;
+		room->buffers++;
 	}
-	return n;
+	room->grows = taken == tail && room->buffers < most && room->bytes < FRAME_MAX && !port->cut;
 }
 
 // `length` bytes have come: they fill so many of the buffers.
@@ -256,17 +271,19 @@ static size_t scatter(struct iovec *vector, uint32_t count, const uint8_t *bytes
 
 static const uint8_t no_header[HEADER];
 
-static void deliver(struct port *port, struct iovec *vector, uint32_t count, uint32_t buffers,
-		    const uint8_t *frame, size_t length)
+static void deliver(struct port *port, struct room *room, const uint8_t *frame, size_t length)
 {
+	struct iovec *vector = room->vector;
+	uint32_t count = room->count;
 	size_t header = scatter(vector, count, no_header, HEADER);
 
 	skip(&vector, &count, header);
-	received(port, header + scatter(vector, count, frame, length), buffers);
+	received(port, header + scatter(vector, count, frame, length), room->buffers);
+	port->cut = false;
 }
 
 // -EAGAIN: nothing is there; -ENOBUFS: a frame is, and no room; 0: it was received.
-static int receive_stream(struct port *port, struct iovec *vector, uint32_t count, uint32_t buffers)
+static int receive_stream(struct port *port, struct room *room)
 {
 	for (;;) {
 		const size_t there = port->stream_end - port->stream_start;
@@ -279,8 +296,10 @@ static int receive_stream(struct port *port, struct iovec *vector, uint32_t coun
 
 			if (length > FRAME_MAX)
 				return -EPROTO;
+			if (there >= 4 + length && HEADER + length > room->bytes && room->grows)
+				return -ENOBUFS;
 			if (there >= 4 + length) {
-				deliver(port, vector, count, buffers, at + 4, length);
+				deliver(port, room, at + 4, length);
 				port->stream_start += 4 + length;
 				return 0;
 			}
@@ -299,7 +318,7 @@ static int receive_stream(struct port *port, struct iovec *vector, uint32_t coun
 	}
 }
 
-static bool take_injected(struct port *port, struct iovec *vector, uint32_t count, uint32_t buffers)
+static bool take_injected(struct port *port, struct room *room)
 {
 	uint8_t *frame = NULL;
 	uint32_t length = 0;
@@ -316,47 +335,100 @@ static bool take_injected(struct port *port, struct iovec *vector, uint32_t coun
 	pthread_mutex_unlock(&port->lock);
 	if (!frame)
 		return false;
-	deliver(port, vector, count, buffers, frame, length);
+	deliver(port, room, frame, length);
 	free(frame);
+	return true;
+}
+
+// As readv(2). What finds no buffer, but may yet, is kept in `rest`.
+static ssize_t receive_packet(struct port *port, struct room *room)
+{
+	const uint32_t count = room->count;
+	ssize_t moved;
+
+	room->vector[count].iov_base = port->rest;
+	room->vector[count].iov_len = FRAME_MAX;
+	moved = readv(port->fd, room->vector, (int)(count + room->grows));
+	if (moved <= 0)
+		return moved;
+	if ((size_t)moved > room->bytes && room->grows) {
+		port->length = (size_t)moved;
+		port->rest_length = (size_t)moved - room->bytes;
+	} else {
+		received(port, (size_t)moved, room->buffers);
+	}
+	return moved;
+}
+
+// The buffers that are there now begin with those that were. False: they are still too few.
+static bool finish_packet(struct port *port, struct room *room)
+{
+	struct iovec *vector = room->vector;
+	uint32_t count = room->count;
+
+	if (room->bytes < port->length && room->grows)
+		return false;
+	skip(&vector, &count, port->length - port->rest_length);
+	scatter(vector, count, port->rest, port->rest_length);
+	received(port, port->length, room->buffers);
+	port->rest_length = 0;
+	port->cut = false;
 	return true;
 }
 
 // Receives what is there; true when the guest has no room for more.
 static bool receive_all(struct port *port)
 {
-	struct iovec vector[VMM_NET_VECTOR];
+	struct room room;
 
+	port->too_few = 0;
 	for (int i = 0; i < BURST; i++) {
-		uint32_t buffers;
-		const uint32_t count = gather(port, vector, &buffers);
 		ssize_t moved;
 
-		if (buffers == 0 || completions_full(&port->shared))
+		gather(port, &room);
+		if (room.buffers == 0 || completions_full(&port->shared))
 			return true;
-		if (take_injected(port, vector, count, buffers))
+		if (port->rest_length > 0) {
+			if (finish_packet(port, &room))
+				continue;
+			port->too_few = room.buffers;
+			return true;
+		}
+		if (take_injected(port, &room))
 			continue;
 		if (port->shared.ended)
 			return false;
 		if (port->kind == VMM_NET_STREAM) {
-			moved = receive_stream(port, vector, count, buffers);
+			moved = receive_stream(port, &room);
+			if (moved == -ENOBUFS) {
+				port->too_few = room.buffers;
+				return true;
+			}
 			if (moved < 0 && moved != -EAGAIN)
 				store(&port->shared.ended, (uint32_t)-moved);
 			if (moved < 0)
 				return false;
 			continue;
 		}
-		moved = readv(port->fd, vector, (int)count);
-		if (moved > 0) {
-			received(port, (size_t)moved, buffers);
-			continue;
-		}
-		if (moved < 0 && errno == EINTR)
+		moved = receive_packet(port, &room);
+		if (moved > 0 || (moved < 0 && errno == EINTR))
 			continue;
 		if (moved == 0 || errno != EAGAIN)
 			store(&port->shared.ended, moved == 0 ? EPIPE : (uint32_t)errno);
 		return false;
 	}
 	return false;
+}
+
+// Starved before; whether the guest has given more since.
+static bool has_more_room(struct port *port)
+{
+	struct room room;
+
+	if (completions_full(&port->shared))
+		return false;
+	gather(port, &room);
+	return room.buffers > port->too_few;
 }
 
 /* ----------------------------------------------------------------- the thread */
@@ -386,14 +458,11 @@ static void *port_thread(void *argument)
 		// descriptor says first needs nobody's call.
 		store(&shared->asleep, (out ? 0 : VMM_NET_FRAMES) | (starved ? VMM_NET_BUFFERS : 0));
 		if (!load(&shared->stopped)) {
-			uint32_t buffers;
-			struct iovec vector[VMM_NET_VECTOR];
-
 			if (!out && shared->tx_done != load(&shared->tx_tail)) {
 				store(&shared->asleep, 0);
 				continue;
 			}
-			if (starved && !completions_full(shared) && (gather(port, vector, &buffers), buffers > 0)) {
+			if (starved && has_more_room(port)) {
 				store(&shared->asleep, 0);
 				continue;
 			}
@@ -407,7 +476,8 @@ static void *port_thread(void *argument)
 		// Its hanging up would be told again and again.
 		if (fds[1].events == 0)
 			fds[1].fd = -1;
-		poll(fds, 2, -1);
+		if (poll(fds, 2, port->too_few > 0 ? SHORTAGE : -1) == 0)
+			port->cut = true;
 		store(&shared->asleep, 0);
 		store(&shared->resting, 0);
 		if (fds[0].revents) {
@@ -434,7 +504,9 @@ struct vmm_net_shared *vmm_port_open(int32_t fd, uint32_t kind)
 	pthread_mutex_init(&port->lock, NULL);
 	if (kind == VMM_NET_STREAM)
 		port->stream = malloc(STREAM_BUFFER);
-	if (port->wake < 0 || (kind == VMM_NET_STREAM && !port->stream))
+	else
+		port->rest = malloc(FRAME_MAX);
+	if (port->wake < 0 || (!port->stream && !port->rest))
 		goto fail;
 	if (!watch_start_thread(port_thread, port))
 		return &port->shared;
@@ -442,6 +514,7 @@ fail:
 	if (port->wake >= 0)
 		close(port->wake);
 	free(port->stream);
+	free(port->rest);
 	munmap(port, sizeof *port);
 	return NULL;
 }
@@ -507,7 +580,12 @@ void vmm_port_settle(struct vmm_net_shared *shared)
 
 void vmm_port_stop(struct vmm_net_shared *shared)
 {
+	struct port *port = (struct port *)shared;
+
 	halt(shared);
+	port->rest_length = 0;
+	port->too_few = 0;
+	port->cut = false;
 	shared->tx_tail = shared->tx_done = 0;
 	shared->rx_tail = shared->rx_taken = shared->rx_done = shared->rx_seen = 0;
 }
