@@ -156,6 +156,17 @@ static void for_value(struct program *program, int number, int argument, uint32_
 	load_number(program);
 }
 
+// Allowed when (argument & mask) == value; others go on to the next rule.
+static void for_bits(struct program *program, int number, int argument, uint32_t mask, uint32_t value)
+{
+	only(program, number, 5);
+	load_argument(program, argument);
+	emit(program, BPF_ALU | BPF_AND | BPF_K, 0, 0, mask);
+	emit(program, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, value);
+	give(program, SECCOMP_RET_ALLOW);
+	load_number(program);
+}
+
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
 static void share(struct program *program)
@@ -178,7 +189,7 @@ static void build(struct program *program, uint32_t profile)
 	// The guest, by descriptors that are open already. First: each entry is checked, and the
 	// kernel remembers no answer that depends on arguments.
 	if (profile == VMM_PROFILE_VM)
-		when(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
+		for_bits(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
 	list(program, always, sizeof(always) / sizeof(*always), SECCOMP_RET_ALLOW);
 	// No code is made executable but by who has it already; the software engine's
 	// buffer for translated code is one mapping, made anew at a reset.

@@ -1,7 +1,7 @@
 /** What a confined process can't do, seen from inside it and from outside. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { root } from "../vmm/root.ts";
 import { openBootFiles } from "./boot-files.ts";
@@ -139,6 +139,28 @@ test("JavaScript goes on inside: compiler, garbage, timers, promises, a new thre
     expect(child.stdout.toString()).toBe("true true ok true\n");
     expect(child.exitCode).toBe(0);
   }
+});
+
+// What the guest takes from its tap is told when its driver starts. ENOTTY: the kernel was asked.
+test.each([
+  ["kvm", "ENOTTY"],
+  ["unicorn", "ENOTTY"],
+  ["control", "EPERM"],
+] as const)("a tap's offloads from a process of profile %s: %s", (profile, expected) => {
+  const script = join(folder, "offloads.ts");
+  writeFileSync(
+    script,
+    `import { openSync } from "node:fs";
+     import { netLibrary } from ${JSON.stringify(join(root, "src/vmm/native.ts"))};
+     import { enterSandbox } from ${JSON.stringify(join(root, "src/vmd/sandbox.ts"))};
+     const descriptor = openSync("/dev/null", "r+");
+     const library = netLibrary();
+     enterSandbox({ profile: ${JSON.stringify(profile)} });
+     console.log(-library.vmm_tap_offload(descriptor, 7));`,
+  );
+  const child = Bun.spawnSync([process.execPath, script], { timeout: 30_000 });
+  expect(child.stderr.toString()).toBe("");
+  expect(Number(child.stdout)).toBe(constants.errno[expected]);
 });
 
 test("who can't become somebody else says so", () => {

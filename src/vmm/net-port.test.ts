@@ -90,6 +90,81 @@ test("packets go out as they are, short and long, and come into the buffers in o
   closeSync(theirs);
 });
 
+for (const stream of [false, true]) {
+  const kind = stream ? NetKind.STREAM : NetKind.PACKET;
+  // What stands before a frame on the wire, and how long that is.
+  const wire = (frame: Uint8Array) =>
+    stream ? Uint8Array.from([0, 0, frame.length >> 8, frame.length & 0xff, ...frame]) : frame;
+  const header = stream ? 12 : 0;
+
+  test(`a ${stream ? "stream's frame" : "packet"} that is longer than the buffers waits for more`, async () => {
+    const [ours, theirs] = pair(stream);
+    const port = new NetPort(ours, kind);
+    port.start(true);
+    const frame = pattern(10_000, 7);
+    offer(port, 0x80000, 0x1000);
+    port.flush();
+    write(theirs, wire(frame));
+    write(theirs, wire(pattern(60)));
+    await Bun.sleep(20);
+    expect(port.receive()).toBe(false);
+    offer(port, 0x81000, 0x1000);
+    port.flush();
+    await Bun.sleep(20);
+    expect(port.receive()).toBe(false);
+    for (const at of [0x82000, 0x83000]) offer(port, at, 0x1000);
+    port.flush();
+    await until(() => port.receive());
+    expect([port.length, port.buffers]).toEqual([header + 10_000, 3]);
+    expect(bytes(0x80000 + header, 10_000)).toEqual(frame);
+    await until(() => port.receive());
+    expect([port.length, port.buffers]).toEqual([header + 60, 1]);
+    closeSync(theirs);
+  });
+
+  test(`a ${stream ? "stream's frame" : "packet"} for which no more buffers come is cut`, async () => {
+    const [ours, theirs] = pair(stream);
+    const port = new NetPort(ours, kind);
+    port.start(true);
+    for (const at of [0x90000, 0x91000]) offer(port, at, 0x1000);
+    port.flush();
+    write(theirs, wire(pattern(10_000)));
+    write(theirs, wire(pattern(9_000, 1)));
+    await until(() => port.receive());
+    expect([port.length, port.buffers]).toEqual([0x2000, 2]);
+    expect(bytes(0x90000 + header, 0x2000 - header)).toEqual(pattern(0x2000 - header));
+    // The next one waits again.
+    for (const at of [0x90000, 0x91000]) offer(port, at, 0x1000);
+    port.flush();
+    await Bun.sleep(20);
+    expect(port.receive()).toBe(false);
+    offer(port, 0x92000, 0x1000);
+    port.flush();
+    await until(() => port.receive());
+    expect([port.length, port.buffers]).toEqual([header + 9_000, 3]);
+    closeSync(theirs);
+  });
+}
+
+test("stopped while a packet waits for buffers, it forgets that one", async () => {
+  const [ours, theirs] = pair(false);
+  const port = new NetPort(ours, NetKind.PACKET);
+  port.start(true);
+  offer(port, 0xa0000, 0x1000);
+  port.flush();
+  write(theirs, pattern(5000));
+  await Bun.sleep(20);
+  port.stop();
+  port.start(true);
+  offer(port, 0xa1000, 0x1000);
+  port.flush();
+  write(theirs, pattern(100, 9));
+  await until(() => port.receive());
+  expect([port.length, port.buffers]).toEqual([100, 1]);
+  expect(bytes(0xa1000, 100)).toEqual(pattern(100, 9));
+  closeSync(theirs);
+});
+
 test("without merged buffers a packet takes one", async () => {
   const [ours, theirs] = pair(false);
   const port = new NetPort(ours, NetKind.PACKET);

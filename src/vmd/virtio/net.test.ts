@@ -1,8 +1,10 @@
 /** virtio-net against virtio 1.2, § 5.1. */
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
+import { Clock, ClockRegisters, ManualTime } from "../../vmm/clock.ts";
 import type { Chain } from "./chain.ts";
 import { Net, type NetBackend, type NetOffloads } from "./net.ts";
+import { RateLimit, RateLimitRegisters } from "./rate-limit.ts";
 import { Driver } from "./testing.ts";
 
 const [CSUM, GUEST_CSUM, MTU, MAC, GUEST_TSO4, HOST_TSO4, HOST_TSO6, MRG, STATUS] = [
@@ -344,6 +346,21 @@ test("a used ring that lies on the available ring ends in no endless loop", () =
   }
   d.start([MAC]);
   expect(d.needsReset).toBe(false);
+});
+
+test("with a limit few buffers wait, but enough for a long frame in Linux's smallest", () => {
+  const wire = new Wire(true);
+  const clock = new Clock(ClockRegisters.standalone(), new ManualTime());
+  const limit = () => new RateLimit(RateLimitRegisters.standalone(), clock, {}, () => {});
+  const d = new Driver((transport) => {
+    const net = new Net(transport, wire, { mac: Uint8Array.from(OWN), locked: false });
+    net.limits = { send: limit(), receive: limit() };
+    return net;
+  }).start([MAC, STATUS, MRG]);
+  for (let i = 0; i < 100; i++) d.add([1536], { queue: RX });
+  d.notify(RX);
+  expect(wire.offered).toBeGreaterThanOrEqual(Math.ceil((12 + 18 + 65_535) / 1536));
+  expect(wire.offered).toBeLessThan(64);
 });
 
 test("whatever is sent and arrives, each head comes back once", () => {

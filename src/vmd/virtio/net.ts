@@ -20,8 +20,11 @@ const SOURCE = 6;
 /** Bytes of a frame with its header: 64 KiB of IP behind an Ethernet header with a VLAN tag. */
 const FRAME_MAX = NET_HEADER + 18 + 65535;
 const QUEUE_SIZE = 256;
-/** Buffers that may wait for frames where these are limited; a long frame takes 17 of a page. */
-const LIMITED_BUFFERS = 32;
+/**
+ * Buffers that may wait for frames where these are limited. A long frame takes 17 of a page, and 43 of
+ * Linux's smallest (1536 bytes).
+ */
+const LIMITED_BUFFERS = 48;
 const RECEIVE = 0;
 const TRANSMIT = 1;
 
