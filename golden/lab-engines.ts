@@ -68,13 +68,14 @@ export function followCounts(vm: Vm) {
 
 /** How the guest's clock went on, against its host's. */
 export function judge(counts: readonly Count[], text: string) {
-  const [first] = counts;
+  // The first is read late: whoever follows the console has just begun.
+  const [first, second] = counts;
   const last = counts.at(-1)!;
   return {
     wrong: /WRONG.*/.exec(text)?.[0] ?? null,
     gaps: counts.some(({ count }, index) => count !== first.count + index),
     first,
-    rate: (last.up - first.up) / (last.host - first.host),
+    rate: (last.up - second.up) / (last.host - second.host),
     /** s */
     off: last.date - last.host,
   };

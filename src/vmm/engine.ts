@@ -4,7 +4,7 @@
  */
 import { type CpuidLeaf, cpuidPolicy, decodeCpuid, encodeCpuid } from "./cpuid.ts";
 import { missingFeature } from "./cpuid-compatible.ts";
-import { portableCpuid, tscOfCpuid } from "./portable-cpu.ts";
+import { portableCpuid } from "./portable-cpu.ts";
 import type { TimeSource } from "./clock.ts";
 import { Coverage } from "./coverage.ts";
 import type { CpuState } from "./cpu.ts";
@@ -381,12 +381,11 @@ export class Engine implements TimeSource, Disposable {
 
   /** @throws EngineError */
   #setProcessor({ portable = false, cpuid, tscKhz }: ProcessorWish): void {
-    const wanted = tscKhz ?? (cpuid && tscOfCpuid(cpuid)) ?? (portable ? TSC_KHZ : undefined);
+    const wanted = tscKhz ?? (portable ? TSC_KHZ : undefined);
     if (wanted !== undefined) {
       const result = this.#library.vmm_set_tsc_khz(this.#pointer, wanted);
-      // A portable one that nobody has seen yet is as fast as it can be had.
-      const free = tscKhz === undefined && cpuid === undefined;
-      if (result < 0 && !free && (portable || needsTsc(cpuid))) {
+      // Without a wish it is as fast as it can be had.
+      if (result < 0 && tscKhz !== undefined && (portable || needsTsc(cpuid))) {
         throw new EngineError(
           `engine ${this.name}: the guest's TSC counts ${wanted} kHz, this host's ${this.tscKhz} kHz, and it can't be scaled`,
         );

@@ -63,13 +63,6 @@ export function portableCpuid(
   return [...leaves, ...possible.filter(({ leaf }) => leaf === 0x40000000)];
 }
 
-/** How fast a guest's TSC counts, by what it has seen: kHz, or undefined. Leaf 0x15. */
-export function tscOfCpuid(seen: readonly CpuidLeaf[]): number | undefined {
-  const leaf = seen.find((entry) => entry.leaf === 0x15);
-  if (leaf === undefined || leaf.eax === 0 || leaf.ebx === 0 || leaf.ecx === 0) return undefined;
-  return Math.round((leaf.ecx * leaf.ebx) / leaf.eax / 1000);
-}
-
 function model(tscKhz: number): CpuidLeaf[] {
   const [b, d, c] = VENDOR;
   const name = words(NAME.padEnd(48, "\0"));

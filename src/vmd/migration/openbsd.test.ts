@@ -103,7 +103,7 @@ describe.skipIf(missing !== undefined)(`OpenBSD on ${engine}`, () => {
       seen = await followVm(here, "puffy");
       await goesOn(1);
       stood += (performance.now() - begin) / 1000;
-      behind += before - aheadNow(seen.text);
+      behind += before - aheadNow(all + seen.text);
       await goesOn();
     }
     all += seen.text;
