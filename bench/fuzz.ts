@@ -95,7 +95,7 @@ class Contenders implements Disposable {
     const vctl = join(root, "src/vctl/index.ts");
     const child = Bun.spawn(
       [
-        ...["taskset", "-c", "1", process.execPath, vctl, "fuzz", "-m", "16M", "--corpus", folder],
+        ...["taskset", "-c", "1", process.execPath, vctl, "fuzz", "-m", "4M", "--corpus", folder],
         ...["--seeds", this.#seeds, "--seed", `${this.#turn}`, "-j", "1", "--time", `${SECONDS}`],
         ...["--json", "--verify", "10000", this.#guest],
       ],
