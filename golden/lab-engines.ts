@@ -66,16 +66,28 @@ export function followCounts(vm: Vm) {
   return { seen, reach };
 }
 
+/**
+ * Guest seconds for one of the host's. A line may be read late and never early: so of the first and the
+ * last third of the lines the one that was read the soonest counts.
+ */
+function rateOf(counts: readonly Count[]): number {
+  const third = Math.ceil(counts.length / 3);
+  const soonest = (some: readonly Count[]) =>
+    some.reduce((best, one) => (one.host - one.up < best.host - best.up ? one : best));
+  const from = soonest(counts.slice(0, third));
+  const to = soonest(counts.slice(-third));
+  return (to.up - from.up) / (to.host - from.host);
+}
+
 /** How the guest's clock went on, against its host's. */
 export function judge(counts: readonly Count[], text: string) {
-  // The first is read late: whoever follows the console has just begun.
-  const [first, second] = counts;
+  const [first] = counts;
   const last = counts.at(-1)!;
   return {
     wrong: /WRONG.*/.exec(text)?.[0] ?? null,
     gaps: counts.some(({ count }, index) => count !== first.count + index),
     first,
-    rate: (last.up - second.up) / (last.host - second.host),
+    rate: rateOf(counts),
     /** s */
     off: last.date - last.host,
   };
