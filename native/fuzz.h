@@ -3,7 +3,7 @@
 #ifndef FUZZ_H
 #define FUZZ_H
 
-#include "vmm.h"
+#include "vmm_fuzz.h"
 
 #include <stdbool.h>
 

@@ -31,8 +31,6 @@ struct coverage {
 	uint32_t *list;
 	uint8_t *counts;
 	bool *seen; // by place
-	struct vmm_compare *compare;
-	struct vmm_block *block;
 };
 
 bool coverage_uses_int3(const struct vmm *vmm)
@@ -138,8 +136,6 @@ void coverage_close(struct vmm *vmm)
 	free(coverage->list);
 	free(coverage->counts);
 	free(coverage->seen);
-	free(coverage->compare);
-	free(coverage->block);
 	free(coverage);
 }
 
@@ -159,10 +155,7 @@ struct vmm_coverage *vmm_coverage_open(struct vmm *vmm, uint32_t places)
 	coverage->list = malloc(places * sizeof(*coverage->list));
 	coverage->counts = calloc(places, 1);
 	coverage->seen = calloc(places, sizeof(*coverage->seen));
-	coverage->compare = calloc(VMM_COVERAGE_COMPARES, sizeof(*coverage->compare));
-	coverage->block = calloc(VMM_COVERAGE_BLOCKS, sizeof(*coverage->block));
-	if (!coverage->list || !coverage->counts || !coverage->seen || !coverage->compare ||
-	    !coverage->block || debug_apply(vmm) < 0) {
+	if (!coverage->list || !coverage->counts || !coverage->seen || debug_apply(vmm) < 0) {
 		coverage_close(vmm);
 		return NULL;
 	}
@@ -171,8 +164,6 @@ struct vmm_coverage *vmm_coverage_open(struct vmm *vmm, uint32_t places)
 		.places = places,
 		.counts = (uint64_t)(uintptr_t)coverage->counts,
 		.list = (uint64_t)(uintptr_t)coverage->list,
-		.compare = (uint64_t)(uintptr_t)coverage->compare,
-		.block = (uint64_t)(uintptr_t)coverage->block,
 	};
 	return &coverage->shared;
 }

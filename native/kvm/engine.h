@@ -11,6 +11,7 @@
 
 #include "kick.h"
 #include "vmm.h"
+#include "vmm_fuzz.h"
 
 #include <stdbool.h>
 

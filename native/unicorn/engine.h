@@ -28,6 +28,7 @@
 #include "layout.h"
 #include "point.h"
 #include "vmm.h"
+#include "vmm_fuzz.h"
 
 #define INTERPOSED __attribute__((visibility("default")))
 #define HOT_TLS __thread __attribute__((tls_model("initial-exec")))

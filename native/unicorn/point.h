@@ -4,7 +4,7 @@
 #define VMM_UNICORN_POINT_H
 
 #include "layout.h"
-#include "vmm.h"
+#include "vmm_fuzz.h"
 
 /* Of env, what a run may change: breakpoints' pointers, which lie between, aside. */
 #define POINT_ENV_FIRST 0x1538

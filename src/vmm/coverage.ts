@@ -1,4 +1,4 @@
-/** Which code a guest enters: struct vmm_coverage of native/vmm.h, which the engine fills. */
+/** Which code a guest enters: struct vmm_coverage of native/vmm_fuzz.h, which the engine fills. */
 import { check, type EngineLibrary, hostBuffer, type Pointer, ptr } from "./native.ts";
 
 // struct vmm_coverage
@@ -70,7 +70,10 @@ export class Coverage {
     this.#shared = new Uint32Array(buffer);
     this.#wide = new BigUint64Array(buffer);
     this.places = this.#shared[PLACES / 4];
-    const at = (offset: number, size: number) => hostBuffer(Number(this.#wide[offset / 8]), size);
+    const at = (offset: number, size: number) => {
+      const host = Number(this.#wide[offset / 8]);
+      return host === 0 ? new ArrayBuffer(0) : hostBuffer(host, size);
+    };
     this.#counts = new Uint8Array(at(COUNTS, this.places));
     this.#list = new Uint32Array(at(LIST, this.places * 4));
     this.#compares = new DataView(at(COMPARE, MAX_COMPARES * COMPARE_SIZE));

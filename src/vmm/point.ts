@@ -1,6 +1,6 @@
 /**
  * A point that a machine goes back to, as often as is wanted, and runs from there: struct vmm_fuzz of
- * native/vmm.h.
+ * native/vmm_fuzz.h.
  */
 import type { MachineImage } from "./image.ts";
 import { check, type EngineLibrary, type Pointer, ptr, Sentence } from "./native.ts";
