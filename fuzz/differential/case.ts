@@ -1,4 +1,5 @@
 /** One case: a machine's whole state, and code to run in it. */
+import { GENERAL_REGISTERS } from "../../src/vmm/cpu.ts";
 import { CPU_LAYOUT, SEGMENTS } from "../../src/vmm/cpu-codec.ts";
 import type { Mode } from "./layout.ts";
 
@@ -8,17 +9,7 @@ export const STATE_SIZE = CPU_LAYOUT.debugregs;
 export const FPU_SIZE = CPU_LAYOUT.xcr0 - CPU_LAYOUT.fpu;
 
 /** Order in struct kvm_regs. */
-export const GENERAL = [
-  "rax",
-  "rbx",
-  "rcx",
-  "rdx",
-  "rsi",
-  "rdi",
-  "rsp",
-  "rbp",
-  ...["r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"],
-] as const;
+export const GENERAL = GENERAL_REGISTERS.slice(0, 16);
 
 /** Offsets in the state, bytes. */
 export const STATE = {

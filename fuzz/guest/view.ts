@@ -1,25 +1,29 @@
 /** A guest's registers and its memory by linear addresses, as they are now. */
+import { EFER, GENERAL_REGISTERS } from "../../src/vmm/cpu.ts";
 import { CPU_LAYOUT, SEGMENTS } from "../../src/vmm/cpu-codec.ts";
 import type { GuestMemory } from "../../src/vmm/memory.ts";
-import { type PagingRegisters, translate } from "../../src/vmm/paging.ts";
+import {
+  entriesOf,
+  type PagingRegisters,
+  pagingRegisters,
+  type ReadEntry,
+  translate,
+} from "../../src/vmm/paging.ts";
 import type { VmLife } from "../../src/vmd/vm-life.ts";
 import type { RegisterName } from "./options.ts";
 
-// struct kvm_regs and kvm_sregs, linux/kvm.h
-const ORDER = "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip".split(" ");
+// struct kvm_sregs, linux/kvm.h
 const SREGS = CPU_LAYOUT.sregs;
 const SEGMENT_SIZE = 24;
 const LONG_CODE = 19;
 const IDT = SREGS + 208;
-const CR0 = SREGS + 224;
-const EFER = SREGS + 264;
-const LMA = 0x400;
 const PAGE = 4096;
 
 export class GuestView {
   readonly #cpu: DataView;
   readonly #memory: GuestMemory;
   readonly #paging: PagingRegisters;
+  readonly #read: ReadEntry;
 
   /** Registers are read once, here. */
   constructor({ engine, image }: VmLife) {
@@ -28,16 +32,12 @@ export class GuestView {
     const { cpu } = image;
     this.#cpu = new DataView(cpu.buffer.slice(cpu.byteOffset, cpu.byteOffset + CPU_LAYOUT.size));
     this.#memory = image.memory;
-    this.#paging = {
-      cr0: this.#cpu.getUint32(CR0, true),
-      cr3: this.#cpu.getBigUint64(CR0 + 16, true),
-      cr4: this.#cpu.getUint32(CR0 + 24, true),
-      efer: this.#cpu.getUint32(EFER, true),
-    };
+    this.#paging = pagingRegisters(this.#cpu);
+    this.#read = entriesOf(image.memory);
   }
 
   register(name: RegisterName | "rip"): bigint {
-    return this.#cpu.getBigUint64(ORDER.indexOf(name) * 8, true);
+    return this.#cpu.getBigUint64(GENERAL_REGISTERS.indexOf(name) * 8, true);
   }
 
   /** The linear address of the next instruction. */
@@ -53,9 +53,7 @@ export class GuestView {
 
   /** The guest-physical address of a linear one; undefined: nothing is mapped there. */
   physical(linear: bigint): number | undefined {
-    return translate(this.#paging, BigInt.asUintN(64, linear), (address, size) =>
-      this.#read(address, size),
-    );
+    return translate(this.#paging, BigInt.asUintN(64, linear), this.#read);
   }
 
   /** A little-endian number at a linear address; undefined: not all of it is there, or on one page. */
@@ -63,12 +61,6 @@ export class GuestView {
     const address = this.physical(linear);
     if (address === undefined || (address & (PAGE - 1)) > PAGE - size) return undefined;
     return this.#read(address, size);
-  }
-
-  #read(address: number, size: 4 | 8): bigint | undefined {
-    if (!this.#memory.contains(address, size)) return undefined;
-    const low = BigInt(this.#memory.read32(address));
-    return size === 4 ? low : (BigInt(this.#memory.read32(address + 4)) << 32n) | low;
   }
 
   /** Where linear memory lies, page by page; undefined: not all of it is mapped. */
@@ -89,7 +81,7 @@ export class GuestView {
 
   /** The linear address of an exception's handler, Intel SDM vol. 3A, 6.11 and 6.14; undefined: none. */
   handler(vector: number): bigint | undefined {
-    const long = (this.#paging.efer & LMA) !== 0;
+    const long = (this.#paging.efer & EFER.LMA) !== 0;
     const size = long ? 16 : 8;
     const entry = this.#cpu.getBigUint64(IDT, true) + BigInt(vector * size);
     if (vector * size + size - 1 > this.#cpu.getUint16(IDT + 8, true)) return undefined;

@@ -3,6 +3,8 @@
  * permission is looked at and no bit is set: for who looks at a guest from outside.
  */
 import { CR0, CR4, EFER } from "./cpu.ts";
+import { CPU_LAYOUT } from "./cpu-codec.ts";
+import type { GuestMemory } from "./memory.ts";
 
 const PRESENT = 1n;
 const LARGE = 0x80n;
@@ -19,6 +21,31 @@ export interface PagingRegisters {
 
 /** Reads an entry of `size` bytes at a physical address; undefined where there is no memory. */
 export type ReadEntry = (address: number, size: 4 | 8) => bigint | undefined;
+
+// struct kvm_sregs
+const CR0_AT = CPU_LAYOUT.sregs + 224;
+const CR3_AT = CPU_LAYOUT.sregs + 240;
+const CR4_AT = CPU_LAYOUT.sregs + 248;
+const EFER_AT = CPU_LAYOUT.sregs + 264;
+
+/** @param cpu struct vmm_cpu */
+export function pagingRegisters(cpu: DataView): PagingRegisters {
+  return {
+    cr0: cpu.getUint32(CR0_AT, true),
+    cr3: cpu.getBigUint64(CR3_AT, true),
+    cr4: cpu.getUint32(CR4_AT, true),
+    efer: cpu.getUint32(EFER_AT, true),
+  };
+}
+
+/** Entries of tables in a guest's memory. */
+export function entriesOf(memory: GuestMemory): ReadEntry {
+  return (address, size) => {
+    if (!memory.contains(address, size)) return undefined;
+    const low = BigInt(memory.read32(address));
+    return size === 4 ? low : (BigInt(memory.read32(address + 4)) << 32n) | low;
+  };
+}
 
 /** @returns the physical address, or undefined when nothing is mapped there. */
 export function translate(

@@ -1,12 +1,9 @@
 /** A guest's memory as a debugger sees it: by linear addresses, or by physical ones. */
-import { CPU_LAYOUT } from "../../vmm/cpu-codec.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
-import { type PagingRegisters, translate } from "../../vmm/paging.ts";
+import { entriesOf, pagingRegisters, translate } from "../../vmm/paging.ts";
 import type { VmLife } from "../vm-life.ts";
 
 const PAGE = 4096;
-const CR0 = CPU_LAYOUT.sregs + 224;
-const EFER = CPU_LAYOUT.sregs + 264;
 
 /** @returns what can be read from the start of the range on, in full or less. */
 export function readMemory(
@@ -58,32 +55,15 @@ function pieces(
   const { memory } = image;
   if (!physical) engine.saveCpu();
   const registers = pagingRegisters(image.cpu);
+  const entries = entriesOf(memory);
   for (let offset = 0; offset < length;) {
     const linear = BigInt.asUintN(64, address + BigInt(offset));
     const count = Math.min(length - offset, PAGE - Number(linear % BigInt(PAGE)));
-    const at = physical
-      ? Number(linear)
-      : translate(registers, linear, (entry, size) => readEntry(memory, entry, size));
+    const at = physical ? Number(linear) : translate(registers, linear, entries);
     if (at === undefined || !use(at, offset, count)) return false;
     offset += count;
   }
   return true;
-}
-
-function pagingRegisters(cpu: DataView): PagingRegisters {
-  return {
-    cr0: cpu.getUint32(CR0, true),
-    cr3: cpu.getBigUint64(CR0 + 16, true),
-    cr4: cpu.getUint32(CR0 + 24, true),
-    efer: cpu.getUint32(EFER, true),
-  };
-}
-
-function readEntry(memory: GuestMemory, address: number, size: 4 | 8): bigint | undefined {
-  const bytes = new Uint8Array(size);
-  if (readPhysical(memory, address, bytes) !== size) return undefined;
-  const view = new DataView(bytes.buffer);
-  return size === 4 ? BigInt(view.getUint32(0, true)) : view.getBigUint64(0, true);
 }
 
 /** RAM or ROM. @returns how many bytes there are. */
