@@ -51,7 +51,7 @@ interface Ending {
   readonly place?: Place;
 }
 
-/** A run of edges that nobody tells. */
+/** Where the engine tells none. */
 const NO_EDGES = new Uint32Array(0);
 
 type Encode = (input: Uint8Array, length: number) => Uint8Array;

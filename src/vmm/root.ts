@@ -26,8 +26,7 @@ function findProgram(source: string): string {
   const path = join(root, "src", source);
   const bundle = join(root, "build", source.replace(/\.ts$/, ".js"));
   if (!existsSync(bundle)) return path;
-  const sources = Math.max(...["src", "fuzz"].map((folder) => newest(join(root, folder))));
-  return statSync(bundle).mtimeMs >= sources ? bundle : path;
+  return statSync(bundle).mtimeMs >= newest(join(root, "src")) ? bundle : path;
 }
 
 function newest(folder: string): number {

@@ -1,7 +1,7 @@
 /** vctl fuzz: runs inputs in a guest from one state, again and again, and keeps what is new. */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { join } from "node:path";
-import { addCampaignOptions, type CampaignFlags } from "../../../fuzz/campaign/options.ts";
+import type { CampaignFlags } from "../../../fuzz/campaign/options.ts";
 import type { Request } from "../../../fuzz/guest/command.ts";
 import { root } from "../../vmm/root.ts";
 import { parseSize } from "../../vmd/size.ts";
@@ -17,7 +17,13 @@ function count(text: string): number {
 
 const each = (value: string, before: string[] = []) => [...before, value];
 
-export function fuzzCommand(): Command {
+// fuzz/ is no part of vctl's bundle: it starts processes by its sources' names.
+type Options = typeof import("../../../fuzz/campaign/options.ts");
+type Guest = typeof import("../../../fuzz/guest/command.ts");
+const load = async <T>(path: string): Promise<T> => (await import(join(root, "fuzz", path))) as T;
+
+export async function fuzzCommand(): Promise<Command> {
+  const { addCampaignOptions } = await load<Options>("campaign/options.ts");
   const command = new Command("fuzz")
     .description("Run inputs in a guest, each from the same state, and find what breaks it")
     .argument("<file>", "a snapshot, or a kernel that is booted first")
@@ -82,10 +88,7 @@ Examples:
 }
 
 async function fuzz(file: string, flags: FuzzFlags): Promise<void> {
-  // Not part of vctl's bundle: it starts processes by their sources' names.
-  const { main } = (await import(join(root, "fuzz/guest/command.ts"))) as {
-    main: typeof import("../../../fuzz/guest/command.ts").main;
-  };
+  const { main } = await load<Guest>("guest/command.ts");
   try {
     process.exitCode = await main({ ...flags, file, campaign: flags }, print, say);
   } catch (error) {
