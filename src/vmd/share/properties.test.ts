@@ -1,6 +1,14 @@
 /** Whatever bytes a guest sends: an answer, of the request's tag, that fits. Nothing outside happens. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import fc from "fast-check";
 import {
   decodeReply,
@@ -175,6 +183,13 @@ const attach = () => {
   client.send("lopen", { fid: 3, flags: 0 });
 };
 
+/** The messages before may have put something else in its place. */
+function renewFolder(path: string): void {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === true) return;
+  rmSync(path, { recursive: true, force: true });
+  mkdirSync(path);
+}
+
 describe(`${RUNS} messages`, () => {
   test("of any bytes", () => {
     attach();
@@ -197,7 +212,7 @@ describe(`${RUNS} messages`, () => {
         fc.array(fc.tuple(request, mutation), { minLength: 10, maxLength: 10 }),
         (messages) => {
           attach();
-          mkdirSync(folder.at("root/a/b"), { recursive: true });
+          for (const path of ["root/a", "root/a/b"]) renewFolder(folder.at(path));
           for (const [message, change] of messages) {
             sent++;
             if (check(mutate(message, change))) done++;
