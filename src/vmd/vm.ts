@@ -20,7 +20,7 @@ import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
 import type { BalloonState, Ending, SnapshotResult, VmStatistics } from "./vm-messages.ts";
 import { SnapshotBase } from "./snapshot/base.ts";
-import { type OpenedSnapshot, openSnapshot } from "./snapshot/chain.ts";
+import { type OpenedSnapshot, openSnapshot, rememberChecked } from "./snapshot/chain.ts";
 import { disksToGoOn } from "./snapshot/disks.ts";
 import {
   bootFilesIfThere,
@@ -128,12 +128,14 @@ export class Vm implements AsyncDisposable {
     let opened: OpenedSnapshot | undefined;
     try {
       opened = openSnapshot(path, { verify });
-      const { config, inputs } = opened;
+      const { config, inputs, stamps } = opened;
       const disks = overrides.disks ?? disksToGoOn(config, path);
       const checked = restoredOptions(config, { ...overrides, disks });
       const launch = { files: bootFilesIfThere(checked), restore: restoreLaunch(config, inputs) };
       opened = undefined;
-      return await Vm.#launch(checked, () => launch);
+      const vm = await Vm.#launch(checked, () => launch);
+      rememberChecked({ stamps });
+      return vm;
     } catch (error) {
       for (const { descriptor } of opened?.inputs ?? []) closeSync(descriptor);
       throw error instanceof VmError ? error : new VmError((error as Error).message);

@@ -7,6 +7,7 @@ import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
 import { Networks } from "../net/index.ts";
+import { rememberChecked } from "../snapshot/chain.ts";
 import { WarmPool } from "../warm-process.ts";
 import type { Confinement } from "../vm-messages.ts";
 import { type Answer, type Client, FrontDoor } from "./front-door.ts";
@@ -355,6 +356,7 @@ export class Daemon {
     }
     try {
       const descriptor = await vm.start(ownerOf(caller), request.attach, restoreLaunch(opened));
+      rememberChecked(opened);
       // Who restores one will restore another.
       this.#pool.want(1, opened.config.engine);
       if (before !== undefined) void restoreWhenStopped(vm, before);

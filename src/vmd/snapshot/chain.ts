@@ -14,6 +14,14 @@ export interface OpenedSnapshot {
   /** What the last one says. */
   readonly config: SnapshotConfig;
   readonly inputs: readonly { descriptor: number; stream: boolean; verify: boolean }[];
+  /** Of each file, as it was opened; see `rememberChecked`. */
+  readonly stamps: readonly Stamp[];
+}
+
+/** A file, and what it was like at a time. */
+export interface Stamp {
+  readonly key: string;
+  readonly state: string;
 }
 
 /**
@@ -26,14 +34,16 @@ export function openSnapshot(
   path: string,
   { verify, open = openPlainly }: { verify?: boolean; open?: (path: string) => number } = {},
 ): OpenedSnapshot {
-  const opened: { descriptor: number; config: SnapshotConfig; verify: boolean }[] = [];
+  const opened: { descriptor: number; config: SnapshotConfig; verify: boolean; stamp: Stamp }[] =
+    [];
   try {
     for (let next: string | undefined = path; next !== undefined;) {
       if (opened.length === CHAIN_MAX) {
         throw new SnapshotError(`${path}: it is based on more than ${CHAIN_MAX - 1} others`);
       }
       const one = openOne(next, open);
-      opened.unshift({ ...one, verify: verify ?? !isKnown(one.descriptor) });
+      const stamp = stampOf(one.descriptor);
+      opened.unshift({ ...one, stamp, verify: verify ?? known.get(stamp.key) !== stamp.state });
       const expected = opened[1]?.config.base?.id;
       if (expected !== undefined && expected !== one.config.id) {
         throw new SnapshotError(`${next}: not the snapshot that ${path} is based on`);
@@ -48,6 +58,7 @@ export function openSnapshot(
   return {
     config,
     inputs: opened.map(({ descriptor, verify }) => ({ descriptor, stream: false, verify })),
+    stamps: opened.map(({ stamp }) => stamp),
   };
 }
 
@@ -71,24 +82,28 @@ function baseOf(path: string, { base }: SnapshotConfig): string | undefined {
 }
 
 /**
- * Files that were written or wholly checked here. Whoever changes one changes its times too, and
- * nobody but root can set them.
+ * Files that were written or wholly checked here. Checksums are against damage, which changes a file's
+ * time or its size; its name is no matter: it is written under another one first. Who makes up a time may
+ * as well make up checksums: what is in a file is believed no more for them.
  */
 const known = new Map<string, string>();
 
-function stamp(descriptor: number): { key: string; state: string } {
-  const { dev, ino, size, mtimeNs, ctimeNs } = fstatSync(descriptor, { bigint: true });
-  return { key: `${dev}:${ino}`, state: `${size}:${mtimeNs}:${ctimeNs}` };
+function stampOf(descriptor: number): Stamp {
+  const { dev, ino, size, mtimeNs } = fstatSync(descriptor, { bigint: true });
+  return { key: `${dev}:${ino}`, state: `${size}:${mtimeNs}` };
 }
 
-function isKnown(descriptor: number): boolean {
-  const { key, state } = stamp(descriptor);
-  return known.get(key) === state;
-}
-
-/** The file holds a snapshot that is whole. */
+/** The file holds a snapshot that is whole: it was written here. */
 export function remember(descriptor: number): void {
-  const { key, state } = stamp(descriptor);
+  keep(stampOf(descriptor));
+}
+
+/** All of what was opened has been found to be whole: a VM goes on from it. */
+export function rememberChecked({ stamps }: Pick<OpenedSnapshot, "stamps">): void {
+  for (const stamp of stamps) keep(stamp);
+}
+
+function keep({ key, state }: Stamp): void {
   // What is long ago is looked at again.
   if (known.size >= PAGE) known.clear();
   known.set(key, state);
