@@ -13,8 +13,10 @@ import type {
   Confinement,
   Ending,
   FromVm,
+  PrepareMessage,
   RestoreDescription,
   SnapshotResult,
+  StartMessage,
   StreamName,
   ToVm,
 } from "./vm-messages.ts";
@@ -118,6 +120,9 @@ export class VmHost {
   readonly #vsock: VsockHost | undefined;
   readonly #gdb: GdbHost | undefined;
   readonly #shares: readonly OpenedShare[];
+  readonly #start: StartMessage;
+  /** All snapshots that it went on from. */
+  readonly #inputs: RestoreDescription["inputs"];
   readonly #questions: Question[] = [];
   readonly #running = Promise.withResolvers<Running>();
   #ending: Ending | undefined;
@@ -164,7 +169,11 @@ export class VmHost {
     });
     const descriptors =
       files === undefined ? [] : bootSetFiles(files).map(({ descriptor }) => descriptor);
-    for (const { descriptor } of restore?.inputs ?? []) descriptors.push(descriptor);
+    // What the process has in its machine already, it isn't given again.
+    const inputs = restore?.inputs ?? [];
+    for (const { descriptor } of inputs.slice(0, started.prepared)) closeSync(descriptor);
+    const rest = inputs.slice(started.prepared);
+    for (const { descriptor } of rest) descriptors.push(descriptor);
     if (trace !== undefined) descriptors.push(trace.descriptor);
     if (record !== undefined) descriptors.push(record.descriptor);
     const discs = cdrom === undefined ? disks : [...disks, cdrom];
@@ -183,35 +192,63 @@ export class VmHost {
     const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
     descriptors.push(...pairs.map(([, theirs]) => theirs));
-    this.tell(
-      {
-        kind: "start",
-        options,
-        files: {
-          boot: files && {
-            kernel: files.kernel.path,
-            initrd: files.initrd?.path,
-            modules: (files.modules ?? []).map(({ path, args }) => ({ path, args })),
-          },
-          restore: restore && {
-            ...restore,
-            inputs: restore.inputs.map(({ stream, verify }) => ({ stream, verify })),
-          },
-          trace: trace?.path,
-          record: record && { path: record.path, config: JSON.stringify(record.config) },
-          disks: disks.map(describedDisk),
-          cdrom: cdrom && describedDisk(cdrom),
-          interfaces: interfaces.map(describedInterface),
-          vsock: vsock && { cid: vsock.cid },
-          gdb: gdb === undefined ? undefined : true,
-          shares: shares.map(({ tag }) => tag),
+    const described = (some: RestoreLaunch["inputs"]) => {
+      return some.map(({ stream, verify }) => ({ stream, verify }));
+    };
+    const start: StartMessage = {
+      kind: "start",
+      options,
+      files: {
+        boot: files && {
+          kernel: files.kernel.path,
+          initrd: files.initrd?.path,
+          modules: (files.modules ?? []).map(({ path, args }) => ({ path, args })),
         },
-        terminal: terminal !== undefined,
-        attached: [...attach],
-        confine,
+        restore: restore && {
+          ...restore,
+          inputs: described(rest),
+          prepared: started.prepared > 0 ? true : undefined,
+        },
+        trace: trace?.path,
+        record: record && { path: record.path, config: JSON.stringify(record.config) },
+        disks: disks.map(describedDisk),
+        cdrom: cdrom && describedDisk(cdrom),
+        interfaces: interfaces.map(describedInterface),
+        vsock: vsock && { cid: vsock.cid },
+        gdb: gdb === undefined ? undefined : true,
+        shares: shares.map(({ tag }) => tag),
       },
-      descriptors,
-    );
+      terminal: terminal !== undefined,
+      attached: [...attach],
+      confine,
+    };
+    this.tell(start, descriptors);
+    this.#start = start;
+    this.#inputs = described(inputs);
+  }
+
+  /**
+   * What has another process wait with the machine that this VM went on from.
+   * @param count so many of its snapshots: the others will be others
+   * @returns undefined: there is more to its start
+   */
+  preparation(count = Infinity): PrepareMessage | undefined {
+    const { options, files } = this.#start;
+    const { restore, trace, record, vsock, gdb, shares } = files;
+    if (restore === undefined || restore.receive !== undefined) return undefined;
+    if (options.virtualTime || this.#inputs.some(({ stream }) => stream)) return undefined;
+    if (trace !== undefined || record !== undefined || gdb !== undefined) return undefined;
+    if (vsock !== undefined || shares.length > 0) return undefined;
+    // Its name, console and what it would boot from at a reset come with the VM.
+    const inputs = this.#inputs.slice(0, count).map((input) => ({ ...input, verify: false }));
+    const plain = { ...restore, inputs, prepared: undefined, clone: undefined };
+    const start = {
+      ...this.#start,
+      files: { ...files, boot: undefined, restore: plain },
+      terminal: false,
+      attached: [],
+    };
+    return { kind: "prepare", start };
   }
 
   /** Resolves when the first instruction is about to run. @throws VmError when it can't be started */

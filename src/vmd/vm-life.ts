@@ -38,9 +38,18 @@ export interface Restored {
   readonly tscKhz?: number;
   /** A machine of real time may go on with virtual time. */
   readonly anyClock?: boolean;
+  /** What the first of its snapshots are in already; `inputs` are the others. It is taken over. */
+  readonly prepared?: PreparedMachine;
 }
 
-function machineOptions(options: VcpuOptions, host: LifeHost): MachineOptions {
+/** A machine without chips, which is where its snapshots left it. */
+export interface PreparedMachine {
+  readonly image: MachineImage;
+  readonly engine: Engine;
+  readonly state: LoadedState;
+}
+
+export function machineOptions(options: VcpuOptions, host: LifeHost): MachineOptions {
   return {
     memory: options.memory,
     epoch: options.epoch,
@@ -103,27 +112,30 @@ export class VmLife implements Disposable {
   static restore(
     engineName: EngineName,
     options: VcpuOptions,
-    { rom, inputs, applied, description, cpuid, tscKhz, anyClock = false }: Restored,
+    { rom, inputs, applied, description, cpuid, tscKhz, anyClock = false, prepared }: Restored,
     host: LifeHost,
   ): VmLife {
     using stack = new DisposableStack();
-    const image = stack.use(new MachineImage(memoryRanges(options.memory, rom)));
-    const state = typeof inputs === "function" ? inputs(image) : loadSnapshots(image, inputs);
+    const ranges = memoryRanges(options.memory, rom);
+    const image = stack.use(prepared?.image ?? new MachineImage(ranges));
+    if (prepared !== undefined) stack.use(prepared.engine);
+    const state =
+      typeof inputs === "function"
+        ? inputs(image)
+        : inputs.length === 0 && prepared !== undefined
+          ? prepared.state
+          : loadSnapshots(image, inputs);
     const saved = applyClock(image, state.cpu);
     const virtual = options.virtualTime ?? false;
     if (saved !== virtual && !(anyClock && virtual)) {
       throw new SnapshotError("its clock is not of the kind that it says");
     }
     const processor = { portable: options.portable, cpuid, tscKhz };
-    const engine = stack.use(Engine.open(engineName, image, { virtual }, processor));
+    const engine =
+      prepared?.engine ?? stack.use(Engine.open(engineName, image, { virtual }, processor));
+    if (prepared !== undefined && !virtual) engine.startClock();
     const machine = new ClassicMachine(image, engine, machineOptions(options, host));
-    machine.reset();
-    machine.restore(() => {
-      applyBlocks(image, state.blocks);
-      applyCpu(image, state.cpu);
-      loadCpu(engine);
-      applied?.({ engine, image });
-    }, state.host);
+    takeOn({ image, engine, machine }, state, applied);
     const life = new VmLife(stack, options, { image, engine, machine, rom }, description);
     life.vcpu.halted = state.host.halted;
     return life;
@@ -171,6 +183,21 @@ export class VmLife implements Disposable {
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
+}
+
+/** A machine takes on a state. @throws SnapshotError */
+export function takeOn(
+  { image, engine, machine }: Pick<VmLife, "image" | "engine" | "machine">,
+  state: LoadedState,
+  applied?: Restored["applied"],
+): void {
+  machine.reset();
+  machine.restore(() => {
+    applyBlocks(image, state.blocks);
+    applyCpu(image, state.cpu);
+    loadCpu(engine);
+    applied?.({ engine, image });
+  }, state.host);
 }
 
 function loadCpu(engine: Engine): void {

@@ -79,7 +79,7 @@ export interface StartFiles {
 
 /** What a machine goes on from. */
 export interface RestoreDescription {
-  /** Of each snapshot, the first one first: how it may be read. */
+  /** Of each snapshot, the first one first: how it may be read; without those that are `prepared`. */
   inputs: { stream: boolean; verify: boolean }[];
   rom?: { base: number; size: number };
   /** What was booted once. */
@@ -89,6 +89,8 @@ export interface RestoreDescription {
   tscKhz?: number;
   /** It comes from another VM's process: whether that one waits for answers. Its disks come later. */
   receive?: { answers: boolean };
+  /** The process has a machine that the first snapshots are in. */
+  prepared?: true;
   /** It is a copy: what is unique of a machine becomes another. */
   clone?: { generation: string };
 }
@@ -129,9 +131,19 @@ export interface StartMessage {
   confine?: Confinement;
 }
 
+/**
+ * What a VM process may be told before that, while it waits: the start message of another VM that went
+ * on from the same snapshots, with the descriptors of those alone. See preparation.ts.
+ */
+export interface PrepareMessage {
+  kind: "prepare";
+  start: StartMessage;
+}
+
 /** Messages to a VM process. */
 export type ToVm =
   | StartMessage
+  | PrepareMessage
   /** With the descriptor of a stream socket: output goes there, what comes from it is typed. */
   | ({ kind: "attach" } & Attachment)
   | { kind: "pause" }

@@ -9,27 +9,19 @@
 import { closeSync } from "node:fs";
 import { libraryPathOf } from "../vmm/engine-library.ts";
 import type { EngineName } from "../vmm/engine.ts";
-import {
-  hostBuffer,
-  hostLibrary,
-  ioLibrary,
-  NativeError,
-  type Pointer,
-  ptr,
-  watchLibrary,
-} from "../vmm/native.ts";
+import { hostLibrary, ioLibrary, type Pointer, ptr, watchLibrary } from "../vmm/native.ts";
 import { selectEngine } from "../vmm/select.ts";
 import { SnapshotError } from "../vmm/snapshot/format.ts";
 import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
 import { HostDevices } from "./backend/devices.ts";
-import { Channel, pollInput } from "./channel.ts";
+import { Channel, pollInput, type Received } from "./channel.ts";
 import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
-import { confine } from "./confine.ts";
 import { rehearse } from "./rehearsal.ts";
 import { Recorder } from "./recorder.ts";
 import type { MachineRecorder } from "./recording/machine-recorder.ts";
-import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
+import { openWatch, type Preparation, prepare, settle } from "./preparation.ts";
+import type { Attempt } from "./sandbox-probe.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
 import { Migration } from "./migration/process.ts";
@@ -41,6 +33,7 @@ import type { GdbServer } from "./gdb/server.ts";
 import type {
   Ending,
   FromVm,
+  PrepareMessage,
   RestoreDescription,
   StartMessage,
   StreamName,
@@ -83,6 +76,8 @@ class VmProcess {
   readonly #started = Date.now();
   readonly #devices: HostDevices;
   readonly #gdb: GdbServer | undefined;
+  /** The process waited with a machine, confined. */
+  #preparation: Preparation | undefined;
   #troubles = 0;
   /** Pages; the guest's resets don't change what the host wants. */
   #balloonTarget = 0;
@@ -108,10 +103,12 @@ class VmProcess {
     descriptors: readonly number[],
     gdb: typeof GdbServer | undefined,
     recording: RecordingModule | undefined,
+    preparation: Preparation | undefined,
   ) {
     this.#channel = channel;
     this.#start = start;
-    const pagemap = hostLibrary().vmm_pagemap_open();
+    this.#preparation = preparation;
+    const pagemap = preparation?.pagemap ?? hostLibrary().vmm_pagemap_open();
     this.#taker = new SnapshotTaker(pagemap, waitFor);
     this.#migration = new Migration({
       channel: channel.descriptor,
@@ -136,9 +133,7 @@ class VmProcess {
     };
     for (const _ of restore?.inputs ?? []) this.#snapshots.push(next());
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
-    const word = watchLibrary().vmm_watch_open();
-    if (!word) throw new NativeError("the watching thread", -11);
-    this.#attention = new Int32Array(hostBuffer(word as unknown as number, 4));
+    this.#attention = preparation?.attention ?? openWatch();
     if (recording !== undefined && record !== undefined) {
       const file = { path: record.path, descriptor: next() };
       this.#recording = new recording.MachineRecorder(file, {
@@ -201,10 +196,9 @@ class VmProcess {
   /** Runs the VM to its end. */
   run(): Ending {
     const { options } = this.#start;
-    // This loads what an engine needs of the host; from then on nothing is opened.
-    const { engine, why } = selectEngine(options.engine);
-    if (process.env.VMD_PROBE === "yes") this.#probe = prepareProbe();
-    const unconfined = confine(this.#start.confine, engine);
+    const { engine, why, unconfined, probe } =
+      this.#preparation?.ground ?? settle(options.engine, this.#start.confine);
+    this.#probe = probe;
     for (let lives = 0; ; lives++) {
       using life = this.#begin(engine, lives === 0);
       if (lives === 0) {
@@ -272,7 +266,9 @@ class VmProcess {
     const files = this.#snapshots.splice(0);
     let life: VmLife;
     if (restore.receive === undefined) {
-      life = restoreLife(engine, options, restore, host, files);
+      const prepared = restore.prepared ? this.#preparation?.machine : undefined;
+      this.#preparation = undefined;
+      life = restoreLife(engine, options, restore, host, files, prepared);
     } else {
       this.#receiver = this.#migration.receive(files[0], restore.receive.answers);
       life = receiveLife(engine, options, restore, host, this.#receiver, this.#devices);
@@ -516,6 +512,7 @@ class VmProcess {
         this.#stopped = true;
         return;
       case "start":
+      case "prepare":
         return;
     }
   }
@@ -620,30 +617,50 @@ function prepareFor(engine: string): void {
   }
 }
 
+function waitForMessage(channel: Channel): Extract<Received, object> {
+  for (;;) {
+    const received = channel.receive();
+    // Nobody wants it.
+    if (received === "end") process.exit(1);
+    if (received !== "none") return received;
+    channel.wait();
+  }
+}
+
 async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
   const { VMD_WAITS: waits } = process.env;
   if (waits !== undefined) prepareFor(waits);
-  let received = channel.receive();
-  while (received === "none") {
-    channel.wait();
-    received = channel.receive();
+  let received = waitForMessage(channel);
+  let message = JSON.parse(received.text) as PrepareMessage | StartMessage;
+  let preparation: Preparation | undefined;
+  let failure: unknown;
+  if (message.kind === "prepare") {
+    try {
+      preparation = prepare(message.start, received.descriptors);
+    } catch (error) {
+      // Said to whoever wants it.
+      failure = error;
+    }
+    received = waitForMessage(channel);
+    message = JSON.parse(received.text) as StartMessage;
   }
-  if (received === "end") process.exit(1);
-  const start = JSON.parse(received.text) as StartMessage;
+  const start = message as StartMessage;
   const end = (message: FromVm) => {
     channel.send(message);
     while (channel.backlog > 0 && channel.flush()) Bun.sleepSync(1);
     process.exit(0);
   };
   try {
+    if (failure !== undefined) throw failure;
     // Nothing is loaded once the process is confined.
     const gdb = start.files.gdb === true ? (await import("./gdb/server.ts")).GdbServer : undefined;
     const recording =
       start.files.record === undefined
         ? undefined
         : await import("./recording/machine-recorder.ts");
-    const vm = new VmProcess(channel, start, received.descriptors, gdb, recording);
+    const { descriptors } = received;
+    const vm = new VmProcess(channel, start, descriptors, gdb, recording, preparation);
     const ending = vm.run();
     vm.leaveDebugger(ending.code);
     vm.close();

@@ -1,16 +1,17 @@
 /** Processes for VMs that are started before anybody wants them: starting one is most of a VM's start. */
 import { closeSync } from "node:fs";
 import type { EngineName } from "../vmm/engine-library.ts";
-import { libraryPath } from "../vmm/native.ts";
+import { check, daemonLibrary, libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { Channel } from "./channel.ts";
 import { environment } from "./environment.ts";
-import type { Confinement } from "./vm-messages.ts";
+import type { Confinement, PrepareMessage } from "./vm-messages.ts";
 
 /** A VM process that waits for its start message, and the other end of its channel. */
 export class WarmProcess {
   readonly channel: Channel;
   readonly process: Bun.Subprocess;
+  #prepared = 0;
 
   /**
    * @param confine absent: it gets no namespaces of its own.
@@ -32,6 +33,18 @@ export class WarmProcess {
     }
   }
 
+  /** Snapshots of the VM that it will get, which are in its machine already. */
+  get prepared(): number {
+    return this.#prepared;
+  }
+
+  /** Has it make a machine while it waits. @throws NativeError */
+  prepare({ message, files }: Prepared): void {
+    const own = files.map((file) => check("a snapshot", daemonLibrary().vmm_duplicate(file)));
+    this.channel.send(message, own);
+    this.#prepared = files.length;
+  }
+
   /** Nobody wants it. */
   discard(): void {
     this.channel[Symbol.dispose]();
@@ -39,10 +52,30 @@ export class WarmProcess {
   }
 }
 
+/** A machine that processes have while they wait; see preparation.ts. */
+export interface Prepared {
+  /** The same for whoever goes on from the same, and for nobody else. */
+  readonly key: string;
+  readonly message: PrepareMessage;
+  /** Its snapshots' files; duplicated for each process, and closed with the last. */
+  readonly files: readonly number[];
+}
+
 /** So long a process that nobody took stays, ms. */
 const SPELL = 60_000;
 /** After the last that was taken, ms. */
 const MOMENT = 100;
+/** So many machines processes wait for at most, the last ones. */
+const LINES = 4;
+
+/** Processes that wait for the same. */
+interface Line {
+  readonly engine: EngineName;
+  readonly prepared: Prepared | undefined;
+  readonly waiting: WarmProcess[];
+  wanted: number;
+  spell?: Timer;
+}
 
 /**
  * Some processes that wait. They are replaced when none has been taken for a moment, so that what
@@ -50,35 +83,61 @@ const MOMENT = 100;
  */
 export class WarmPool implements Disposable {
   readonly #confine: Confinement | undefined;
-  readonly #waiting: WarmProcess[] = [];
-  #wanted = 0;
-  #engine: EngineName = "unicorn";
-  #spell: Timer | undefined;
+  /** By the keys of their machines; "": without one. */
+  readonly #lines = new Map<string, Line>();
   #refill: Timer | undefined;
 
   constructor(confine: Confinement | undefined) {
     this.#confine = confine;
   }
 
-  /** Has so many wait for VMs on an engine, from soon on and for a while. */
-  want(count: number, engine: EngineName): void {
-    this.#wanted = count;
-    this.#engine = engine;
-    clearTimeout(this.#spell);
-    this.#spell = setTimeout(() => this.#shrink(), SPELL);
-    this.#spell.unref();
+  /**
+   * Has so many wait for VMs on an engine, from soon on and for a while.
+   * @param prepared taken over
+   */
+  want(count: number, engine: EngineName, prepared?: Prepared): void {
+    const key = prepared?.key ?? "";
+    let line = this.#lines.get(key);
+    if (line === undefined || line.engine !== engine) {
+      this.drop(key);
+      line = { engine, prepared, waiting: [], wanted: count };
+    } else {
+      closeAll(prepared);
+      clearTimeout(line.spell);
+      this.#lines.delete(key);
+      line.wanted = count;
+    }
+    this.#lines.set(key, line);
+    line.spell = setTimeout(() => this.drop(key), SPELL);
+    line.spell.unref();
+    for (const old of [...this.#lines.keys()].slice(0, -LINES)) this.drop(old);
     this.#fillSoon();
   }
 
-  /** One that has waited, if there is one that is alive; else a new one. @throws an errno error */
-  take(): WarmProcess {
-    if (this.#wanted > 0) this.#fillSoon();
-    for (;;) {
-      const one = this.#waiting.shift();
-      if (one === undefined) return new WarmProcess(this.#confine);
-      if (one.process.exitCode === null && one.process.signalCode === null) return one;
-      one.discard();
+  /** Nobody will go on from that any more. */
+  drop(key: string): void {
+    const line = this.#lines.get(key);
+    if (line === undefined) return;
+    this.#lines.delete(key);
+    clearTimeout(line.spell);
+    for (const one of line.waiting) one.discard();
+    closeAll(line.prepared);
+  }
+
+  /**
+   * One that has waited, if there is one that is alive; else a new one.
+   * @param key of the machine that it best has
+   * @throws an errno error
+   */
+  take(key = ""): WarmProcess {
+    if (this.#lines.size > 0) this.#fillSoon();
+    for (const line of [this.#lines.get(key), this.#lines.get("")]) {
+      for (let one = line?.waiting.shift(); one !== undefined; one = line?.waiting.shift()) {
+        if (one.process.exitCode === null && one.process.signalCode === null) return one;
+        one.discard();
+      }
     }
+    return new WarmProcess(this.#confine);
   }
 
   #fillSoon(): void {
@@ -88,23 +147,25 @@ export class WarmPool implements Disposable {
   }
 
   #fill(): void {
-    while (this.#waiting.length < this.#wanted) {
-      try {
-        this.#waiting.push(new WarmProcess(this.#confine, { waits: this.#engine }));
-      } catch {
-        return;
+    for (const { engine, prepared, waiting, wanted } of this.#lines.values()) {
+      while (waiting.length < wanted) {
+        try {
+          const one = new WarmProcess(this.#confine, { waits: engine });
+          waiting.push(one);
+          if (prepared !== undefined) one.prepare(prepared);
+        } catch {
+          return;
+        }
       }
     }
   }
 
-  #shrink(): void {
-    this.#wanted = 0;
-    for (const one of this.#waiting.splice(0)) one.discard();
-  }
-
   [Symbol.dispose](): void {
-    clearTimeout(this.#spell);
     clearTimeout(this.#refill);
-    this.#shrink();
+    for (const key of [...this.#lines.keys()]) this.drop(key);
   }
+}
+
+function closeAll(prepared: Prepared | undefined): void {
+  for (const file of prepared?.files ?? []) closeSync(file);
 }

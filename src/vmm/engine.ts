@@ -187,11 +187,7 @@ export class Engine implements TimeSource, Disposable {
       engine[Symbol.dispose]();
       throw new EngineError(`engine ${name} has no virtual time; use unicorn`);
     }
-    // With origin 0 the engine tells the host's clock and `warp`: guest time goes on from that now.
-    if (!time.virtual && clock.getBigInt64(CLOCK_ORIGIN, true) === 0n) {
-      const host = BigInt(Math.floor(engine.now())) - clock.getBigInt64(CLOCK_WARP, true);
-      clock.setBigInt64(CLOCK_ORIGIN, host, true);
-    }
+    if (!time.virtual) engine.startClock();
     try {
       engine.#setProcessor(processor);
     } catch (error) {
@@ -200,6 +196,15 @@ export class Engine implements TimeSource, Disposable {
     }
     if (engine.can(Capability.VIRTUAL_TIME)) engine.#observeWrites();
     return engine;
+  }
+
+  /** Guest time that is real goes on from `warp`, where the clock's origin is 0. */
+  startClock(): void {
+    const clock = this.#clock;
+    if (clock.getBigInt64(CLOCK_ORIGIN, true) !== 0n) return;
+    // With origin 0 the engine tells the host's clock and `warp`.
+    const host = BigInt(Math.floor(this.now())) - clock.getBigInt64(CLOCK_WARP, true);
+    clock.setBigInt64(CLOCK_ORIGIN, host, true);
   }
 
   /** What the host writes is told to the engine. */

@@ -91,6 +91,14 @@ export class MachineImage implements Disposable {
     return registers;
   }
 
+  /** The chips that had registers are gone: others will have theirs there. */
+  forgetRegisters(): void {
+    new Uint8Array(this.#head, REGISTERS_OFFSET, this.#next - REGISTERS_OFFSET).fill(0);
+    this.#next = REGISTERS_OFFSET;
+    this.#layouts.length = 0;
+    this.#blocks.length = 0;
+  }
+
   /** The registers' blocks, in their order. */
   get blocks(): readonly PlacedBlock[] {
     return this.#blocks;
@@ -128,13 +136,24 @@ export class MachineImage implements Disposable {
 
   /**
    * Whole pages of guest memory come from a file, when they are touched; writes don't go there.
-   * Before an engine is opened on the image; `hide` when that was all.
+   * `hide` when that was all.
    */
   overlay(address: number, length: number, file: number, offset: number): void {
     const host = this.memory.pointer(address, length);
     check("mapping a snapshot", hostLibrary().vmm_memory_overlay(host, length, file, offset));
     this.memory.hasFile = true;
     this.#overlaid.push({ page: address / PAGE, count: length / PAGE });
+    this.memory.written(address, length);
+  }
+
+  /**
+   * Whole pages of guest memory become what they were before anybody wrote to them: what their file
+   * holds, or zeros.
+   */
+  revert(address: number, length: number): void {
+    const host = this.memory.pointer(address, length);
+    check("reverting pages", hostLibrary().vmm_memory_discard(host, length, 0));
+    this.memory.written(address, length);
   }
 
   /** Keeps what was overlaid out of core dumps: a guest's memory is its own business. */

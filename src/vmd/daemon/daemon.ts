@@ -3,6 +3,7 @@
  * it reads nothing that a guest wrote.
  */
 import { closeSync } from "node:fs";
+import { daemonLibrary } from "../../vmm/native.ts";
 import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
@@ -46,8 +47,6 @@ export interface DaemonOptions {
   idle?: number;
 }
 
-/** Processes that wait to become copies of a VM, once somebody made one. */
-const WARM = 4;
 /** How long VMs get to end when the daemon does, ms. */
 const FAREWELL = 30_000;
 
@@ -59,7 +58,7 @@ export class Daemon {
   readonly #door: FrontDoor;
   readonly #networks: Networks;
   readonly #pool: WarmPool;
-  readonly #templates = new Templates();
+  readonly #templates: Templates;
   readonly #uid = process.geteuid!();
   readonly #ended = Promise.withResolvers<number>();
   #configuration: Configuration;
@@ -83,6 +82,7 @@ export class Daemon {
     const { log, confine } = options;
     this.#configuration = configuration;
     this.#pool = new WarmPool(confine);
+    this.#templates = new Templates(this.#pool);
     this.#networks = new Networks({
       switches: configuration.switches,
       localPrefix: configuration.localPrefix,
@@ -354,17 +354,29 @@ export class Daemon {
       for (const { descriptor } of opened.inputs) closeSync(descriptor);
       throw error;
     }
+    const key = JSON.stringify([opened.stamps, vm.settings.machine.engine]);
+    const files = opened.inputs.map(({ descriptor }) => daemonLibrary().vmm_duplicate(descriptor));
     try {
-      const descriptor = await vm.start(ownerOf(caller), request.attach, restoreLaunch(opened));
+      const launch = restoreLaunch(opened);
+      const owner = ownerOf(caller);
+      // One that is to be checked isn't in anybody's memory yet.
+      const prepared = request.verify ? undefined : key;
+      const descriptor = await vm.start(owner, request.attach, launch, undefined, prepared);
       rememberChecked(opened);
       // Who restores one will restore another.
       this.#pool.want(1, opened.config.engine);
+      const message = vm.host.preparation();
+      if (message !== undefined) {
+        this.#pool.want(1, opened.config.engine, { key, message, files: files.splice(0) });
+      }
       if (before !== undefined) void restoreWhenStopped(vm, before);
       return { reply: started(vm), descriptor };
     } catch (error) {
       if (before !== undefined) vm.settings = before;
       else if (!vm.isUp) this.#registry.remove(vm);
       throw error;
+    } finally {
+      for (const file of files) closeSync(file);
     }
   }
 
@@ -382,7 +394,6 @@ export class Daemon {
       }
     }
     using template = await this.#templates.make(vm, request, caller);
-    this.#pool.want(WARM, template.engine);
     const copies: Record<string, unknown>[] = [];
     let failure: string | null = null;
     for (const name of request.names) {
@@ -390,7 +401,9 @@ export class Daemon {
       let copy: ManagedVm | undefined;
       try {
         copy = this.#registry.add(template.settings(name));
-        await copy.start(ownerOf(caller), false, template.launch());
+        const launch = template.launch();
+        await copy.start(ownerOf(caller), false, launch, undefined, template.prepared);
+        template.prepare(copy.host);
       } catch (error) {
         if (copy?.isUp === false) this.#registry.remove(copy);
         if (!(error instanceof RefusalError)) throw error;

@@ -7,13 +7,13 @@
  * is asked whether the first file is still good, and a process that doesn't know gives all of it anew.
  */
 import { closeSync, constants, openSync } from "node:fs";
-import type { EngineName } from "../../vmm/engine-library.ts";
 import { check, daemonLibrary, hostLibrary } from "../../vmm/native.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import type { RequestOf } from "../protocol.ts";
 import { readConfig, type SnapshotConfig } from "../snapshot/config.ts";
 import { newId } from "../snapshot/restored.ts";
 import type { RestoreLaunch, VmHost } from "../vm-host.ts";
+import type { WarmPool } from "../warm-process.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
 import { VmError } from "../vm-options.ts";
 import type { ManagedVm } from "./managed-vm.ts";
@@ -24,6 +24,8 @@ import type { Caller, VmSettings } from "./settings.ts";
 
 /** So long after the last copy a VM's memory is kept for more, ms. */
 const SPELL = 60_000;
+/** So many processes wait for copies. */
+const WARM = 4;
 /** The file is made anew when so many of its pages, as a part of them, are others by now. */
 const STALE = 0.5;
 
@@ -31,11 +33,14 @@ const STALE = 0.5;
 export interface Template extends Disposable {
   /** How long the VM stood still, ms. */
   readonly paused: number;
-  readonly engine: EngineName;
   /** Of a copy. */
   settings(name: string): VmSettings;
   /** What one goes on from; the descriptor is whoever's who takes it. */
   launch(): RestoreLaunch;
+  /** Key of the machine that processes wait with. */
+  readonly prepared: string;
+  /** Has processes wait for more of them. @param copy runs */
+  prepare(copy: VmHost): void;
 }
 
 /** A machine in a file in memory. */
@@ -49,6 +54,12 @@ interface Kept {
 export class Templates implements Disposable {
   readonly #kept = new Map<VmHost, Kept>();
   readonly #timers = new Map<VmHost, Timer>();
+  readonly #pool: WarmPool;
+
+  /** @param pool where copies' processes wait */
+  constructor(pool: WarmPool) {
+    this.#pool = pool;
+  }
 
   /** What a VM is now. @throws RefusalError */
   async make(
@@ -78,7 +89,7 @@ export class Templates implements Disposable {
       }
       this.#wait(host);
       const config = readConfig(new FileSource(memory));
-      return template(config, parts, result.paused, caller);
+      return this.#template(config, parts, result.paused, caller);
     } catch (error) {
       for (const descriptor of parts) closeSync(descriptor);
       if (error instanceof VmError) throw new RefusalError("SNAPSHOT", error.message);
@@ -108,7 +119,44 @@ export class Templates implements Disposable {
     if (kept === undefined) return;
     this.#kept.delete(host);
     closeSync(kept.memory);
+    this.#pool.drop(kept.id);
     host.tell({ kind: "forget-template" });
+  }
+
+  /** @param parts files that it consists of, each based on the one before; closed with it */
+  #template(
+    config: SnapshotConfig,
+    parts: readonly number[],
+    paused: number,
+    caller: Caller,
+  ): Template {
+    // What is kept is the first of them, by whose id it is known.
+    const prepared = config.base?.id ?? config.id;
+    let told = false;
+    return {
+      paused,
+      prepared,
+      settings: (name) => copySettings(restoredSettings(config, asIs(name, config), caller)),
+      launch: () => ({
+        ...restoreLaunch({ config, inputs: [] }),
+        inputs: parts.map((memory) => {
+          return { descriptor: reopen(memory), stream: false, verify: false };
+        }),
+        clone: { generation: newId() },
+      }),
+      prepare: (copy) => {
+        if (told) return;
+        told = true;
+        const message = copy.preparation(1);
+        const files = [reopen(parts[0])];
+        const machine = message && { key: prepared, message, files };
+        if (machine === undefined) closeSync(files[0]);
+        this.#pool.want(WARM, config.engine, machine);
+      },
+      [Symbol.dispose]: () => {
+        for (const descriptor of parts) closeSync(descriptor);
+      },
+    };
   }
 
   [Symbol.dispose](): void {
@@ -152,30 +200,6 @@ async function write(
     for (const { descriptor } of images) closeSync(descriptor);
     throw error;
   }
-}
-
-/** @param parts files that it consists of, each based on the one before; closed with it */
-function template(
-  config: SnapshotConfig,
-  parts: readonly number[],
-  paused: number,
-  caller: Caller,
-): Template {
-  return {
-    paused,
-    engine: config.engine,
-    settings: (name) => copySettings(restoredSettings(config, asIs(name, config), caller)),
-    launch: () => ({
-      ...restoreLaunch({ config, inputs: [] }),
-      inputs: parts.map((memory) => {
-        return { descriptor: reopen(memory), stream: false, verify: false };
-      }),
-      clone: { generation: newId() },
-    }),
-    [Symbol.dispose]: () => {
-      for (const descriptor of parts) closeSync(descriptor);
-    },
-  };
 }
 
 function duplicate(memory: number): number {

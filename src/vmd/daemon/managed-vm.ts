@@ -140,6 +140,7 @@ export class ManagedVm {
    * @param attach whether to follow the console from its first byte on.
    * @param restore snapshots that it goes on from; closed here
    * @param incoming where it comes from, when that is another VM
+   * @param prepared key of a machine that a process may wait with
    * @returns then: the console's socket, the caller's to close.
    * @throws RefusalError
    */
@@ -148,6 +149,7 @@ export class ManagedVm {
     attach = false,
     restore?: RestoreLaunch,
     incoming?: Incoming,
+    prepared?: string,
   ): Promise<number | undefined> {
     if (this.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
     const { log, accounts, confine } = this.#context;
@@ -195,7 +197,7 @@ export class ManagedVm {
         terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
-        process: restore === undefined ? undefined : this.#context.pool.take(),
+        process: restore === undefined ? undefined : this.#context.pool.take(prepared),
       });
       resources.given();
       this.#given = true;

@@ -78,7 +78,7 @@ export function loadCheckpoint(image: MachineImage, checkpoint: Checkpoint): Loa
     image.memory.written(page * PAGE, PAGE);
   }
   const { registers: blocks, cpu, host } = checkpoint;
-  return { blocks, cpu, host };
+  return { blocks, cpu, host, mapped: false };
 }
 
 export interface CheckpointLimits {

@@ -26,6 +26,8 @@ export interface LoadedState {
   readonly blocks: readonly SavedBlock[];
   readonly cpu: Uint8Array;
   readonly host: HostState & { readonly halted: boolean };
+  /** No page was copied into the image: what isn't a file's was never written. */
+  readonly mapped: boolean;
 }
 
 /**
@@ -35,7 +37,11 @@ export interface LoadedState {
  */
 export function loadSnapshots(image: MachineImage, inputs: readonly SnapshotInput[]): LoadedState {
   let state: LoadedState | undefined;
-  for (const input of inputs) state = load(image, input);
+  for (const input of inputs) {
+    const before = state?.mapped ?? true;
+    state = load(image, input);
+    state = { ...state, mapped: state.mapped && before };
+  }
   if (image.overlaid.length > 0) image.hide();
   if (state === undefined) throw new RangeError("no snapshot to load");
   return state;
@@ -69,6 +75,7 @@ function load(image: MachineImage, input: SnapshotInput): LoadedState {
     blocks: blocks as SavedBlock[],
     cpu: cpu as Uint8Array,
     host: host as LoadedState["host"],
+    mapped: !memory.copied,
   };
 }
 

@@ -9,7 +9,7 @@ import type { HostDevices } from "../backend/devices.ts";
 import { Watch } from "../console-hub.ts";
 import { isExpected } from "../expected.ts";
 import type { Receiver } from "../migration/receiver.ts";
-import { type LifeHost, VmLife } from "../vm-life.ts";
+import { type LifeHost, type PreparedMachine, VmLife } from "../vm-life.ts";
 import type { RestoreDescription } from "../vm-messages.ts";
 import type { VcpuOptions } from "../vm-options.ts";
 import type { SnapshotInput } from "./load.ts";
@@ -17,7 +17,7 @@ import type { SnapshotInput } from "./load.ts";
 /** How long the other end of a snapshot's stream may do nothing, ms. */
 const STREAM_PATIENCE = 30_000;
 
-const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
+export const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
   return { leaf, subleaf, flags, eax, ebx, ecx, edx };
 };
 
@@ -28,21 +28,35 @@ export function waitFor(descriptor: number, what: "input" | "room"): boolean {
   return poll(ptr(Int32Array.of(descriptor)), ptr(events), 1, STREAM_PATIENCE) > 0;
 }
 
-/** @param files of the snapshots; closed here. @throws what isExpected knows */
-export function restoreLife(
-  engine: EngineName,
-  options: VcpuOptions,
-  { inputs, rom, boot, cpuid, tscKhz }: RestoreDescription,
-  host: LifeHost,
+/** @param files of the snapshots, in the order in which they are described */
+export function openInputs(
+  { inputs }: Pick<RestoreDescription, "inputs">,
   files: readonly number[],
-): VmLife {
-  const opened = inputs.map(({ stream, verify }, index): SnapshotInput => {
+): SnapshotInput[] {
+  return inputs.map(({ stream, verify }, index): SnapshotInput => {
     const descriptor = files[index];
     if (stream) return { source: new StreamSource(descriptor, waitFor), verify: true };
     return { source: new FileSource(descriptor), file: descriptor, verify };
   });
+}
+
+/**
+ * @param files of the snapshots; closed here
+ * @param prepared a machine that some of its snapshots are in already; taken over
+ * @throws what isExpected knows
+ */
+export function restoreLife(
+  engine: EngineName,
+  options: VcpuOptions,
+  restore: RestoreDescription,
+  host: LifeHost,
+  files: readonly number[],
+  prepared?: PreparedMachine,
+): VmLife {
+  const { rom, boot, cpuid, tscKhz } = restore;
   const processor = { cpuid: cpuid.map(leafOf), tscKhz: tscKhz || undefined };
-  const restored = { rom, inputs: opened, description: boot, ...processor };
+  const inputs = openInputs(restore, files);
+  const restored = { rom, inputs, description: boot, prepared, ...processor };
   const life = VmLife.restore(engine, options, restored, host);
   for (const descriptor of files) closeSync(descriptor);
   return life;

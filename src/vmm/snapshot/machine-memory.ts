@@ -107,6 +107,8 @@ export class MemoryLoader {
   #mapped = 0;
   /** Pages so far. */
   pages = 0;
+  /** Some were copied, not mapped. */
+  copied = false;
 
   constructor(image: MachineImage, reader: SnapshotReader, options: LoadOptions) {
     this.#image = image;
@@ -142,6 +144,7 @@ export class MemoryLoader {
       at += length;
     }
     if (map) this.#mapped += record.runs.length;
+    else this.copied = true;
   }
 
   #copy(address: number, bytes: Uint8Array): void {

@@ -1,0 +1,139 @@
+/**
+ * A machine that waits for whoever goes on with it: in a VM's process that is confined already, its
+ * snapshots are in its memory, its engine is open, and, where the engine translates code, what the guest
+ * does next is translated: it has run for a moment for nothing, and its memory is again what it was.
+ */
+import { closeSync } from "node:fs";
+import { DirtyLog } from "../vmm/dirty-log.ts";
+import { Engine, type EngineName } from "../vmm/engine.ts";
+import { MachineImage } from "../vmm/image.ts";
+import {
+  hostBuffer,
+  hostLibrary,
+  ioLibrary,
+  NativeError,
+  netLibrary,
+  watchLibrary,
+} from "../vmm/native.ts";
+import { type EngineChoice, selectEngine } from "../vmm/select.ts";
+import { PAGE } from "../vmm/snapshot/format.ts";
+import { confine } from "./confine.ts";
+import { idleBackends } from "./backend/idle.ts";
+import { ClassicMachine, memoryRanges } from "./machine.ts";
+import { applyClock } from "./snapshot/cpu-record.ts";
+import { type LoadedState, loadSnapshots } from "./snapshot/load.ts";
+import { leafOf, openInputs } from "./snapshot/restore-life.ts";
+import { machineOptions, type PreparedMachine, takeOn } from "./vm-life.ts";
+import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
+import { Vcpu } from "./vcpu.ts";
+import type { Confinement, StartMessage } from "./vm-messages.ts";
+
+/** For how long the guest runs for nothing, ms of its time. */
+const SPELL = 50;
+const NS = 1e6;
+
+/** What a process is confined for. */
+export interface Ground {
+  readonly engine: EngineName;
+  /** Why not a better engine; empty when there is none. */
+  readonly why: string;
+  /** What of the sandbox is not there, as a sentence; empty when all is. */
+  readonly unconfined: string;
+  /** For tests of the sandbox. */
+  readonly probe: ((what: Attempt) => string) | undefined;
+}
+
+export interface Preparation {
+  readonly ground: Ground;
+  /** Descriptor of vmm_pagemap_open. */
+  readonly pagemap: number;
+  /** See openWatch. */
+  readonly attention: Int32Array;
+  readonly machine: PreparedMachine;
+}
+
+/**
+ * Starts the watching thread (native/watch.c).
+ * @returns the word that it sets when something comes
+ * @throws NativeError
+ */
+export function openWatch(): Int32Array {
+  const word = watchLibrary().vmm_watch_open();
+  if (!word) throw new NativeError("the watching thread", -11);
+  return new Int32Array(hostBuffer(word as unknown as number, 4));
+}
+
+/** Loads what an engine needs of the host; from then on nothing is opened. @throws what isExpected knows */
+export function settle(
+  wanted: EngineChoice | undefined,
+  confinement: Confinement | undefined,
+): Ground {
+  const { engine, why } = selectEngine(wanted);
+  const probe = process.env.VMD_PROBE === "yes" ? prepareProbe() : undefined;
+  return { engine, why, unconfined: confine(confinement, engine), probe };
+}
+
+/**
+ * @param start of a VM that went on from the same snapshots
+ * @param files of the snapshots; closed here
+ * @throws what isExpected knows
+ */
+export function prepare(
+  { options, files, confine: confinement }: StartMessage,
+  descriptors: readonly number[],
+): Preparation {
+  const { restore } = files;
+  if (restore === undefined) throw new TypeError("nothing to prepare a machine from");
+  // What comes later finds nothing to load.
+  const pagemap = hostLibrary().vmm_pagemap_open();
+  const attention = openWatch();
+  ioLibrary();
+  netLibrary();
+  const ground = settle(options.engine, confinement);
+  const { engine: name } = ground;
+  using stack = new DisposableStack();
+  const image = stack.use(new MachineImage(memoryRanges(options.memory, restore.rom)));
+  const state = loadSnapshots(image, openInputs(restore, descriptors));
+  for (const descriptor of descriptors) closeSync(descriptor);
+  const virtual = applyClock(image, state.cpu);
+  const { portable } = options;
+  const processor = {
+    portable,
+    cpuid: restore.cpuid.map(leafOf),
+    tscKhz: restore.tscKhz || undefined,
+  };
+  const engine = stack.use(Engine.open(name, image, { virtual }, processor));
+  // Virtual time would be spent, too.
+  if (name === "unicorn" && !virtual && state.mapped)
+    runForNothing(image, engine, state, options, files);
+  stack.move();
+  return { ground, pagemap, attention, machine: { image, engine, state } };
+}
+
+/** Memory is as before; registers are whatever the guest left, and are to be set. */
+function runForNothing(
+  image: MachineImage,
+  engine: Engine,
+  state: LoadedState,
+  options: StartMessage["options"],
+  files: StartMessage["files"],
+): void {
+  const quiet = { output: () => {}, debug: () => {}, hostTime: Date.now };
+  const backends = () => idleBackends(files, options.devices);
+  const machine = new ClassicMachine(
+    image,
+    engine,
+    machineOptions(options, { ...quiet, backends }),
+  );
+  using written = new DirtyLog(engine, image.memory).follow();
+  takeOn({ image, engine, machine }, state);
+  const vcpu = new Vcpu(engine, machine);
+  vcpu.halted = state.host.halted;
+  const { clock } = machine;
+  clock.timer(() => Atomics.store(vcpu.attention, 0, 1)).arm(clock.sample() + SPELL * NS);
+  // How it stops is no matter.
+  vcpu.run();
+  engine.setDeadline(Infinity);
+  for (const { page, count } of written.collect().runs()) image.revert(page * PAGE, count * PAGE);
+  image.forgetRegisters();
+}
