@@ -29,7 +29,7 @@ import { Vcpu } from "./vcpu.ts";
 import type { Confinement, StartMessage } from "./vm-messages.ts";
 
 /** For how long the guest runs for nothing, ms of its time. */
-const SPELL = 50;
+const SPELL = 250;
 const NS = 1e6;
 
 /** What a process is confined for. */

@@ -1,0 +1,142 @@
+/** A machine that ran for nothing is the one that its snapshots hold, to the last byte. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { deviceGuest } from "../../golden/guests/devices.ts";
+import { linuxAmd64 } from "../../golden/guests/linux.ts";
+import { hostLibrary } from "../vmm/native.ts";
+import { FileSource } from "../vmm/snapshot/sources.ts";
+import { openBootFiles } from "./boot-files.ts";
+import { random } from "./disk/testing.ts";
+import { prepare } from "./preparation.ts";
+import { readConfig, type SnapshotConfig } from "./snapshot/config.ts";
+import { newId, restoredOptions } from "./snapshot/restored.ts";
+import { restoreLife, waitFor } from "./snapshot/restore-life.ts";
+import { SnapshotTaker } from "./snapshot/taker.ts";
+import { Vm } from "./vm.ts";
+import { VmLife } from "./vm-life.ts";
+import type { RestoreDescription, StartMessage } from "./vm-messages.ts";
+import { checkVmOptions, type VcpuOptions } from "./vm-options.ts";
+
+setDefaultTimeout(120_000);
+const engine = process.env.VMD_LAB === undefined ? ("unicorn" as const) : ("kvm" as const);
+const missing = linuxAmd64.missing();
+if (missing !== undefined) console.log(`a prepared Linux skipped: ${missing}`);
+
+const ROUNDS = 8;
+const host = { output: () => {}, debug: () => {}, hostTime: Date.now };
+const devices = { flush: () => {}, states: () => [], rebase: () => {} };
+let folder = "";
+let options: VcpuOptions;
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "prepared-"));
+  // Counts in one of 128 places, by a linear congruential generator, and reads the timer.
+  const code = "69c96d4e 81c13930 89c8 25007f 050010 8ed8 ff060005 e440 ebe6".replaceAll(" ", "");
+  const firmware = new Uint8Array(4096).fill(0xf4);
+  firmware.set(Uint8Array.fromHex(code));
+  firmware.set([0xe9, 0x0d, 0xf0], 0xff0);
+  const kernel = join(folder, "firmware");
+  writeFileSync(kernel, firmware);
+  options = checkVmOptions({ name: "prepared", kernel, memory: "1M", engine });
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function description(config: SnapshotConfig, count: number): RestoreDescription {
+  const { boot, cpuid, tscKhz, rom } = config;
+  const inputs = Array.from({ length: count }, () => ({ stream: false, verify: false }));
+  return { boot, cpuid, tscKhz, rom, inputs };
+}
+
+function startMessage(wanted: VcpuOptions, restore: RestoreDescription): StartMessage {
+  const files = { restore, disks: [], interfaces: [], shares: [] };
+  return { kind: "start", options: wanted, files, terminal: false, attached: [] };
+}
+
+const reopen = (file: number) => openSync(`/proc/self/fd/${file}`, "r");
+
+/** All that a machine is, but for what is the host's time. */
+function contents(life: VmLife): unknown {
+  const { image, engine: opened } = life;
+  const memory = image.memory.ranges.flatMap(({ base, size }) =>
+    [...image.memory.bytes(base, size)].map((bytes) => Bun.hash.xxHash3(bytes)),
+  );
+  const { tsc: _, ...cpu } = opened.getCpu() as { tsc?: unknown } & object;
+  const blocks = image.blocks.map(({ layout, offset }) => {
+    const bytes = image.state.slice(offset, offset + layout.size);
+    // Guest time goes on.
+    return layout.name === "clock" ? layout.name : [layout.name, Bun.hash.xxHash3(bytes)];
+  });
+  return { memory, cpu, blocks, halted: life.vcpu.halted, host: life.machine.hostState.input };
+}
+
+/** @param files a snapshot and those that are based on it; @param count of them, that are prepared */
+function expectSame(wanted: VcpuOptions, files: readonly number[], count: number): void {
+  const config = readConfig(new FileSource(files[files.length - 1]));
+  using fresh = restoreLife(
+    engine,
+    wanted,
+    description(config, files.length),
+    host,
+    files.map(reopen),
+  );
+  const first = startMessage(wanted, description(config, count));
+  const { machine } = prepare(first, files.slice(0, count).map(reopen));
+  const restore = { ...description(config, files.length - count), prepared: true as const };
+  const rest = files.slice(count).map(reopen);
+  using life = restoreLife(engine, wanted, restore, host, rest, machine);
+  expect(contents(life)).toEqual(contents(fresh));
+}
+
+test("it is the same, and with what changed later", () => {
+  const next = random(11);
+  const files = openBootFiles(options);
+  using life = VmLife.boot(engine, options, files, host);
+  closeSync(files.kernel.descriptor);
+  const taker = new SnapshotTaker(-1, waitFor);
+  const taken: number[] = [];
+  let base: string | undefined;
+  for (let round = 0; round < ROUNDS; round++) {
+    life.vcpu.limit = life.vcpu.exits + 1 + next(300);
+    expect(life.vcpu.run()).toEqual({ kind: "attention" });
+    const out = hostLibrary().vmm_memory_file(0);
+    const again = reopen(out);
+    const id = newId();
+    const config = JSON.stringify({ format: 1, id, base: base && { id: base }, ...CONFIG });
+    const request = { config, compress: false, differential: true, template: true, overlays: [] };
+    const { result } = taker.take(life, { ...request, stop: false }, [out], devices)!;
+    expect(result.failure).toBeUndefined();
+    expect(result.differential).toBe(round > 0);
+    base ??= id;
+    if (round === 0) taken.push(again);
+    else taken.splice(1, 1, again);
+    expectSame(options, taken, 1);
+    if (round > 0) expectSame(options, taken, 2);
+  }
+});
+
+/** Of a CONFIG record, what is no matter here. */
+const CONFIG = { created: 0, options: { name: "prepared", memory: 2 ** 20 }, ahead: 0, interfaces: [] };
+
+describe.skipIf(missing !== undefined)("Linux", () => {
+  test("it is the same after a kernel ran", async () => {
+    const guest = await deviceGuest({
+      name: "busy",
+      modules: [],
+      script: `i=0; while true; do i=$((i+1)); echo "tick $i" >/tmp/x; cat /tmp/x; done`,
+    });
+    const vm = await Vm.start({ ...guest, engine });
+    await vm.console.expect(/tick 40\r/);
+    const path = join(folder, "linux.snap");
+    await vm.snapshot(path, { stop: true });
+    await vm.ended;
+    const file = openSync(path, "r");
+    try {
+      const wanted = restoredOptions(readConfig(new FileSource(file)), {});
+      for (let round = 0; round < 3; round++) expectSame(wanted, [file], 1);
+    } finally {
+      closeSync(file);
+    }
+  });
+});
