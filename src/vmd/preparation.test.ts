@@ -117,7 +117,12 @@ test("it is the same, and with what changed later", () => {
 });
 
 /** Of a CONFIG record, what is no matter here. */
-const CONFIG = { created: 0, options: { name: "prepared", memory: 2 ** 20 }, ahead: 0, interfaces: [] };
+const CONFIG = {
+  created: 0,
+  options: { name: "prepared", memory: 2 ** 20 },
+  ahead: 0,
+  interfaces: [],
+};
 
 describe.skipIf(missing !== undefined)("Linux", () => {
   test("it is the same after a kernel ran", async () => {

@@ -13,6 +13,7 @@ import {
   ioLibrary,
   NativeError,
   netLibrary,
+  portLibrary,
   watchLibrary,
 } from "../vmm/native.ts";
 import { type EngineChoice, selectEngine } from "../vmm/select.ts";
@@ -87,8 +88,11 @@ export function prepare(
   // What comes later finds nothing to load.
   const pagemap = hostLibrary().vmm_pagemap_open();
   const attention = openWatch();
-  ioLibrary();
-  netLibrary();
+  if (files.disks.length > 0 || files.cdrom !== undefined) ioLibrary();
+  if (files.interfaces.length > 0) {
+    netLibrary();
+    portLibrary();
+  }
   const ground = settle(options.engine, confinement);
   const { engine: name } = ground;
   using stack = new DisposableStack();

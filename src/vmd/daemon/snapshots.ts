@@ -78,6 +78,8 @@ export async function takeSnapshot(
       const options = { compress, differential, stop, downtime, overlays: images };
       result = await host.snapshot(out, config, options);
       vm.moving.locks.rebase(locked);
+      // Its disks are anybody's then.
+      if (stop) await vm.whenStopped();
     } finally {
       for (const { descriptor } of locked) closeSync(descriptor);
     }
