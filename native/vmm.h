@@ -326,6 +326,15 @@ int vmm_peer(int32_t fd, int32_t ids[3]);
 /* A pseudo terminal in raw mode: master and slave, and the slave's name. */
 int vmm_pty(int32_t fds[2], char *name, uint64_t size);
 
+/* Bytes that hold a terminal's mode. */
+#define VMM_TERMINAL_SIZE 64
+
+/* Keys come as they are typed, and aren't shown; -ENOTTY: fd is no terminal. Its mode was `before`. */
+int vmm_terminal_raw(int32_t fd, uint8_t before[VMM_TERMINAL_SIZE]);
+
+/* A terminal has the mode that it had. */
+int vmm_terminal_restore(int32_t fd, const uint8_t before[VMM_TERMINAL_SIZE]);
+
 /* open(2) with the rights of another user, for the length of the call; needs root. */
 int vmm_open_as(const char *path, int32_t flags, uint32_t uid, uint32_t gid, const uint32_t *groups,
 		uint32_t count);

@@ -2,7 +2,7 @@
  * A VM's console in this terminal: raw mode, and cu's escapes at the start of a line:
  * `~.` leaves, `~?` helps, `~~` sends a tilde.
  */
-import { fstatSync } from "node:fs";
+import { ptr, terminalLibrary } from "../vmm/native.ts";
 import type { ConsoleStream } from "../vmd/console-stream.ts";
 
 const TILDE = 0x7e;
@@ -92,9 +92,23 @@ function sink(file: Bun.BunFile, failed: (error: NodeJS.ErrnoException) => void)
   };
 }
 
-function rawMode(on: boolean): void {
-  // Only a terminal has a mode; asking Node about it takes 20 ms.
-  if (fstatSync(0).isCharacterDevice() && process.stdin.isTTY) process.stdin.setRawMode(on);
+/** VMM_TERMINAL_SIZE of native/vmm.h. */
+const MODE = 64;
+
+/**
+ * Has standard input give every key, if it is a terminal; asking Node about that takes 10 ms.
+ * @returns what gives it back as it was
+ */
+function rawMode(): () => void {
+  const before = new Uint8Array(MODE);
+  const { vmm_terminal_raw: raw, vmm_terminal_restore: restore } = terminalLibrary();
+  if (raw(0, ptr(before)) < 0) return () => {};
+  const back = () => {
+    restore(0, ptr(before));
+    process.off("exit", back);
+  };
+  process.on("exit", back);
+  return back;
 }
 
 /**
@@ -129,7 +143,7 @@ export function attach({ console, debug }: Attachable, leave: () => void): Attac
       await sent;
     }
   };
-  rawMode(true);
+  const cooked = rawMode();
   read().catch(() => {});
   const signals = ["SIGTERM", "SIGHUP", "SIGINT"] as const;
   for (const signal of signals) process.on(signal, leave);
@@ -140,7 +154,7 @@ export function attach({ console, debug }: Attachable, leave: () => void): Attac
       await output.flush();
       await errors.flush();
       reader.cancel().catch(() => {});
-      rawMode(false);
+      cooked();
       for (const signal of signals) process.off(signal, leave);
     },
     get failure() {

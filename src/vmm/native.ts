@@ -147,6 +147,11 @@ const daemonFunctions = {
   vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
 } as const;
 
+const terminalFunctions = {
+  vmm_terminal_raw: { args: [i32, pointer], returns: i32 },
+  vmm_terminal_restore: { args: [i32, pointer], returns: i32 },
+} as const;
+
 const netFunctions = {
   vmm_net_check: { args: [pointer, u32, u32], returns: i32 },
   vmm_net_complete: { args: [pointer, u32, u32, pointer, u64_fast], returns: i64_fast },
@@ -287,6 +292,14 @@ let daemon: ReturnType<typeof load<typeof daemonFunctions>> | undefined;
 export function daemonLibrary() {
   daemon ??= load("libvmm.so", daemonFunctions);
   return daemon;
+}
+
+let terminal: ReturnType<typeof load<typeof terminalFunctions>> | undefined;
+
+/** The terminal's mode, by libvmm.so. */
+export function terminalLibrary() {
+  terminal ??= load("libvmm.so", terminalFunctions);
+  return terminal;
 }
 
 let net: ReturnType<typeof load<typeof netFunctions>> | undefined;

@@ -54,12 +54,13 @@ Examples:
           attach: options.console,
         } as const;
         client.send(request);
+        // vmd has something to do meanwhile.
+        const follow = options.console ? await import("../vm-console.ts") : undefined;
         const { answer, descriptor } = client.receive();
         say(`restored vm ${answer.vm} successfully, tty ${answer.tty}`);
-        if (options.console !== true) return;
+        if (follow === undefined) return;
         if (descriptor === undefined) throw new UsageError("read error");
-        const { followDescriptor } = await import("../vm-console.ts");
-        const end = await followDescriptor(client, answer.vm, descriptor);
+        const end = await follow.followDescriptor(client, answer.vm, descriptor);
         process.exit(end?.code ?? 0);
       } catch (error) {
         throw failed("restore", error);
