@@ -1,12 +1,13 @@
 /** The manual pages that are made of programs: which, and what they say beside. */
 import { makeProgram as makeVmd } from "../vmd/daemon/program.ts";
 import { manualPage } from "./manual.ts";
+import { COMMANDS } from "./commands/index.ts";
 import { makeProgram as makeVctl } from "./program.ts";
 
 /** Pages by file name. */
 export async function manuals(): Promise<Record<string, string>> {
   return {
-    "vctl.8": manualPage(await makeVctl(), {
+    "vctl.8": manualPage(await makeVctl(COMMANDS), {
       section: 8,
       description: [
         "Controls virtual machines, most of them by way of vmd. Commands may be shortened to any prefix that names one.",

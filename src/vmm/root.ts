@@ -1,5 +1,5 @@
 /** Where this project lies, whether its sources run or a bundle of them (build/). */
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 
 // In a bundle, import.meta.dir is where it was built; what is run is src/vctl/index.ts or itself.
@@ -9,32 +9,32 @@ const here = process.env.VMD_BUNDLED === "yes" ? dirname(Bun.main) : import.meta
 export const root = here.replace(/\/(?:src|build)\/(?:vctl|vmd|vmm)(?:\/.*)?$/, "");
 
 /**
- * A program's bundle in build/, which loads in a third of the time, unless a source is newer.
+ * A program's bundle in build/, which loads in a third of the time, unless one of the sources that it was
+ * made of is newer.
  * @param source its path under src/.
+ * @param part the path, under src/, of a part of it that will do, of which there may be a bundle
  * @returns the path of what to run.
  */
-export function programPath(source: string): string {
-  const found = paths.get(source) ?? findProgram(source);
-  paths.set(source, found);
-  return found;
+export function programPath(source: string, part?: string): string {
+  const found = paths.get(part ?? source);
+  if (found !== undefined) return found;
+  const path = (part && bundleOf(part)) ?? bundleOf(source) ?? join(root, "src", source);
+  paths.set(part ?? source, path);
+  return path;
 }
 
 /** All sources are looked at once: a daemon starts many processes. */
 const paths = new Map<string, string>();
 
-function findProgram(source: string): string {
-  const path = join(root, "src", source);
+function bundleOf(source: string): string | undefined {
   const bundle = join(root, "build", source.replace(/\.ts$/, ".js"));
-  if (!existsSync(bundle)) return path;
-  return statSync(bundle).mtimeMs >= newest(join(root, "src")) ? bundle : path;
-}
-
-function newest(folder: string): number {
-  let latest = 0;
-  for (const entry of readdirSync(folder, { withFileTypes: true })) {
-    const path = join(folder, entry.name);
-    const time = entry.isDirectory() ? newest(path) : statSync(path).mtimeMs;
-    if (time > latest) latest = time;
+  try {
+    const made = statSync(bundle).mtimeMs;
+    const sources = readFileSync(`${bundle}.sources`, "utf8").split("\n");
+    const fresh = sources.every((name) => statSync(join(root, name)).mtimeMs <= made);
+    return fresh ? bundle : undefined;
+  } catch {
+    // It isn't made, or a source is gone.
+    return undefined;
   }
-  return latest;
 }
