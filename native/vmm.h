@@ -326,6 +326,9 @@ int vmm_peer(int32_t fd, int32_t ids[3]);
 /* A pseudo terminal in raw mode: master and slave, and the slave's name. */
 int vmm_pty(int32_t fds[2], char *name, uint64_t size);
 
+/* The calling thread computes little, and is to run as soon as it wakes: native/prompt.c. */
+int vmm_prompt(void);
+
 /* Bytes that hold a terminal's mode. */
 #define VMM_TERMINAL_SIZE 64
 

@@ -123,6 +123,7 @@ export class VmHost {
   readonly #start: StartMessage;
   /** All snapshots that it went on from. */
   readonly #inputs: RestoreDescription["inputs"];
+  readonly #cpuid: RestoreDescription["cpuid"];
   readonly #questions: Question[] = [];
   readonly #running = Promise.withResolvers<Running>();
   #ending: Ending | undefined;
@@ -207,7 +208,8 @@ export class VmHost {
         restore: restore && {
           ...restore,
           inputs: described(rest),
-          prepared: started.prepared > 0 ? true : undefined,
+          // The machine's processor is what it is.
+          ...(started.prepared > 0 ? { prepared: true as const, cpuid: [] } : {}),
         },
         trace: trace?.path,
         record: record && { path: record.path, config: JSON.stringify(record.config) },
@@ -225,6 +227,7 @@ export class VmHost {
     this.tell(start, descriptors);
     this.#start = start;
     this.#inputs = described(inputs);
+    this.#cpuid = restore?.cpuid ?? [];
   }
 
   /**
@@ -241,7 +244,8 @@ export class VmHost {
     if (vsock !== undefined || shares.length > 0) return undefined;
     // Its name, console and what it would boot from at a reset come with the VM.
     const inputs = this.#inputs.slice(0, count).map((input) => ({ ...input, verify: false }));
-    const plain = { ...restore, inputs, prepared: undefined, clone: undefined };
+    const cpuid = this.#cpuid;
+    const plain = { ...restore, inputs, cpuid, prepared: undefined, clone: undefined };
     const start = {
       ...this.#start,
       files: { ...files, boot: undefined, restore: plain },

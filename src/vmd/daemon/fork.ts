@@ -46,6 +46,8 @@ export interface Template extends Disposable {
 /** A machine in a file in memory. */
 interface Kept {
   readonly id: string;
+  /** What it says about itself. */
+  readonly config: SnapshotConfig;
   readonly memory: number;
   readonly pages: number;
 }
@@ -80,15 +82,21 @@ export class Templates implements Disposable {
       const memory = check("memory for copies", hostLibrary().vmm_memory_file(0));
       parts.push(memory);
       const base = before && { id: before.id };
-      const result = await write(vm, { snapshot, overlays, base, memory }, caller);
+      const written = await write(vm, { snapshot, overlays, base, memory }, caller);
+      const { result } = written;
       if (!result.differential && before !== undefined) closeSync(parts.shift() as number);
+      // The machine is the same.
+      const config =
+        result.differential && before !== undefined
+          ? { ...before.config, ...written.config }
+          : readConfig(new FileSource(memory));
       if (!result.differential) {
-        this.#keep(host, { id: snapshot, memory: duplicate(memory), pages: result.pages });
+        const { pages } = result;
+        this.#keep(host, { id: snapshot, config, memory: duplicate(memory), pages });
       } else if (result.pages > STALE * (before as Kept).pages) {
         this.#forget(host);
       }
       this.#wait(host);
-      const config = readConfig(new FileSource(memory));
       return this.#template(config, parts, result.paused, caller);
     } catch (error) {
       for (const descriptor of parts) closeSync(descriptor);
@@ -171,12 +179,16 @@ interface Wanted extends Pick<RequestOf<"fork">, "snapshot" | "overlays"> {
   readonly memory: number;
 }
 
-/** Has a VM's process write it. @throws RefusalError, VmError */
+/**
+ * Has a VM's process write it.
+ * @returns with what the daemon says of it
+ * @throws RefusalError, VmError
+ */
 async function write(
   vm: ManagedVm,
   { snapshot, overlays, base, memory }: Wanted,
   caller: Caller,
-): Promise<SnapshotResult> {
+): Promise<{ result: SnapshotResult; config: Partial<SnapshotConfig> }> {
   const images: { place: number; name: string; descriptor: number }[] = [];
   try {
     for (const { place, path } of overlays) {
@@ -192,7 +204,7 @@ async function write(
       const options = { overlays: given, differential: true, template: true };
       const result = await vm.host.snapshot(out, config, options);
       vm.moving.locks.rebase(locked);
-      return result;
+      return { result, config };
     } finally {
       for (const { descriptor } of locked) closeSync(descriptor);
     }

@@ -28,6 +28,9 @@ export interface WriterOptions {
 /** zstd's fastest level: what follows it is often a network. */
 const LEVEL = 1;
 
+/** A buffer for the next one: what was touched once needn't come into being again. */
+let spare: Uint8Array | undefined;
+
 export class SnapshotWriter {
   readonly #sink: Sink;
   readonly #compress: boolean;
@@ -82,6 +85,7 @@ export class SnapshotWriter {
 
   end(): void {
     this.bytes(RecordType.END, new Uint8Array(0));
+    spare = this.#buffer;
     this.#buffer = undefined;
   }
 
@@ -107,7 +111,10 @@ export class SnapshotWriter {
   }
 
   #pages(content: (run: Run) => Iterable<Uint8Array>, runs: readonly Run[], pages: number): void {
-    const buffer = (this.#buffer ??= new Uint8Array(PAGE * (1 + this.#recordPages)));
+    const size = PAGE * (1 + this.#recordPages);
+    if (this.#buffer === undefined && spare?.length === size) this.#buffer = spare;
+    const buffer = (this.#buffer ??= new Uint8Array(size));
+    spare = undefined;
     let at = PAGE;
     for (const run of runs) {
       for (const bytes of content(run)) {
