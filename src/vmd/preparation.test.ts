@@ -85,7 +85,7 @@ function expectSame(wanted: VcpuOptions, files: readonly number[], count: number
   const { machine } = prepare(first, files.slice(0, count).map(reopen));
   const restore = { ...description(config, files.length - count), prepared: true as const };
   const rest = files.slice(count).map(reopen);
-  using life = restoreLife(engine, wanted, restore, host, rest, machine);
+  using life = restoreLife(engine, wanted, restore, host, rest, { prepared: machine });
   expect(contents(life)).toEqual(contents(fresh));
 }
 

@@ -81,7 +81,9 @@ export interface SnapshotRequest {
 }
 
 /** Snapshots, open. */
-export interface RestoreLaunch extends Omit<RestoreDescription, "inputs"> {
+export interface RestoreLaunch extends Omit<RestoreDescription, "inputs" | "later"> {
+  /** Resolves when the last of them is written; else the process is ended. Absent: all are. */
+  later?: Promise<void>;
   inputs: readonly { descriptor: number; stream: boolean; verify: boolean }[];
 }
 
@@ -208,6 +210,7 @@ export class VmHost {
         restore: restore && {
           ...restore,
           inputs: described(rest),
+          later: restore.later === undefined ? undefined : true,
           // The machine's processor is what it is.
           ...(started.prepared > 0 ? { prepared: true as const, cpuid: [] } : {}),
         },
@@ -225,6 +228,10 @@ export class VmHost {
       confine,
     };
     this.tell(start, descriptors);
+    restore?.later?.then(
+      () => this.tell({ kind: "written" }),
+      () => this.kill(),
+    );
     this.#start = start;
     this.#inputs = described(inputs);
     this.#cpuid = restore?.cpuid ?? [];
@@ -245,7 +252,8 @@ export class VmHost {
     // Its name, console and what it would boot from at a reset come with the VM.
     const inputs = this.#inputs.slice(0, count).map((input) => ({ ...input, verify: false }));
     const cpuid = this.#cpuid;
-    const plain = { ...restore, inputs, cpuid, prepared: undefined, clone: undefined };
+    const mine = { prepared: undefined, later: undefined, clone: undefined };
+    const plain = { ...restore, inputs, cpuid, ...mine };
     const start = {
       ...this.#start,
       files: { ...files, boot: undefined, restore: plain },

@@ -119,6 +119,9 @@ export class VmLife implements Disposable {
     const ranges = memoryRanges(options.memory, rom);
     const image = stack.use(prepared?.image ?? new MachineImage(ranges));
     if (prepared !== undefined) stack.use(prepared.engine);
+    // Its chips may be made while its snapshots are still written.
+    let machine =
+      prepared && new ClassicMachine(image, prepared.engine, machineOptions(options, host));
     const state =
       typeof inputs === "function"
         ? inputs(image)
@@ -134,7 +137,7 @@ export class VmLife implements Disposable {
     const engine =
       prepared?.engine ?? stack.use(Engine.open(engineName, image, { virtual }, processor));
     if (prepared !== undefined && !virtual) engine.startClock();
-    const machine = new ClassicMachine(image, engine, machineOptions(options, host));
+    machine ??= new ClassicMachine(image, engine, machineOptions(options, host));
     takeOn({ image, engine, machine }, state, applied);
     const life = new VmLife(stack, options, { image, engine, machine, rom }, description);
     life.vcpu.halted = state.host.halted;

@@ -91,6 +91,8 @@ export interface RestoreDescription {
   receive?: { answers: boolean };
   /** The process has a machine that the first snapshots are in. */
   prepared?: true;
+  /** The last of its snapshots is being written: `written` says when it is there. */
+  later?: true;
   /** It is a copy: what is unique of a machine becomes another. */
   clone?: { generation: string };
 }
@@ -175,6 +177,8 @@ export type ToVm =
     }
   /** The next template stands alone. */
   | { kind: "forget-template" }
+  /** The snapshots that it goes on from are all there. */
+  | { kind: "written" }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */
   | { kind: "vsock-answer"; id: number }
   /** With the descriptor of a socket whose other end wants to reach a port of the guest's. */

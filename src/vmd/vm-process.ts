@@ -89,6 +89,8 @@ class VmProcess {
   #counter: ExitCounter | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
+  /** The snapshots that it goes on from are all there. */
+  #written = false;
   /** The guest was asked to go: its next reset is the end. */
   #leaving = false;
   /** The guest said that it shuts down: it isn't told again, however often the guest says it. */
@@ -268,7 +270,8 @@ class VmProcess {
     if (restore.receive === undefined) {
       const prepared = restore.prepared ? this.#preparation?.machine : undefined;
       this.#preparation = undefined;
-      life = restoreLife(engine, options, restore, host, files, prepared);
+      const written = () => this.#waitForWritten();
+      life = restoreLife(engine, options, restore, host, files, { prepared, written });
     } else {
       this.#receiver = this.#migration.receive(files[0], restore.receive.answers);
       life = receiveLife(engine, options, restore, host, this.#receiver, this.#devices);
@@ -278,6 +281,14 @@ class VmProcess {
     const { clone } = restore;
     if (clone !== undefined) life.machine.vmmci.generation = Buffer.from(clone.generation, "hex");
     return life;
+  }
+
+  #waitForWritten(): void {
+    while (!this.#written) {
+      this.#messages();
+      if (this.#stopped) throw new SnapshotError("stopped while its snapshot was written");
+      if (!this.#written) pollInput(this.#channel.descriptor, LOOK);
+    }
   }
 
   #snapshot(
@@ -486,6 +497,9 @@ class VmProcess {
         return;
       case "snapshot":
         this.#snapshot(life, message, descriptors);
+        return;
+      case "written":
+        this.#written = true;
         return;
       case "forget-template":
         this.#taker.forgetTemplate();

@@ -399,13 +399,24 @@ export class Daemon {
     for (const name of request.names) {
       const from = performance.now();
       let copy: ManagedVm | undefined;
+      const start = async (one: ManagedVm) => {
+        const launch = template.launch();
+        await one.start(ownerOf(caller), false, launch, undefined, template.prepared);
+      };
       try {
         copy = this.#registry.add(template.settings(name));
-        const launch = template.launch();
-        await copy.start(ownerOf(caller), false, launch, undefined, template.prepared);
+        try {
+          await start(copy);
+        } catch (error) {
+          if (!(await template.written).anew || copies.length > 0) throw error;
+          // The VM was reset meanwhile: the one that got ready is gone.
+          copy = this.#registry.add(template.settings(name));
+          await start(copy);
+        }
         template.prepare(copy.host);
       } catch (error) {
         if (copy?.isUp === false) this.#registry.remove(copy);
+        await template.written;
         if (!(error instanceof RefusalError)) throw error;
         // The VM's disks are others already: that is no refusal.
         failure = `${name}: ${error.message}`;
@@ -413,7 +424,8 @@ export class Daemon {
       }
       copies.push({ ...named(copy), ms: performance.now() - from });
     }
-    return { ...named(vm), paused: template.paused, copies, failure };
+    const { paused } = await template.written;
+    return { ...named(vm), paused, copies, failure };
   }
 
   async #startExisting(

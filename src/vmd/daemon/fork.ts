@@ -31,8 +31,8 @@ const STALE = 0.5;
 
 /** What copies are made from. */
 export interface Template extends Disposable {
-  /** How long the VM stood still, ms. */
-  readonly paused: number;
+  /** @throws RefusalError */
+  readonly written: Promise<Written>;
   /** Of a copy. */
   settings(name: string): VmSettings;
   /** What one goes on from; the descriptor is whoever's who takes it. */
@@ -41,6 +41,23 @@ export interface Template extends Disposable {
   readonly prepared: string;
   /** Has processes wait for more of them. @param copy runs */
   prepare(copy: VmHost): void;
+}
+
+/** How a template was written. */
+export interface Written {
+  /** How long the VM stood still, ms. */
+  readonly paused: number;
+  /** It isn't based on what was there: whoever was launched before has to be launched again. */
+  readonly anew: boolean;
+}
+
+/** What a template is at a time. */
+interface Parts {
+  config: SnapshotConfig;
+  /** Files that it consists of, each based on the one before; closed with it. */
+  files: number[];
+  /** Resolves when the last of them is written. */
+  later?: Promise<void>;
 }
 
 /** A machine in a file in memory. */
@@ -63,46 +80,68 @@ export class Templates implements Disposable {
     this.#pool = pool;
   }
 
-  /** What a VM is now. @throws RefusalError */
+  /**
+   * What a VM is now. Where it is based on what is kept, and no disk has to be another first, it is there
+   * at once: while it is written, a copy gets ready. @throws RefusalError
+   */
   async make(
     vm: ManagedVm,
     { snapshot, overlays }: Pick<RequestOf<"fork">, "snapshot" | "overlays">,
     caller: Caller,
   ): Promise<Template> {
-    const { host } = vm;
     requireNamedDisks(vm.settings);
-    if (overlays.length < writable(vm.settings).length) {
+    const disks = writable(vm.settings).length;
+    if (overlays.length < disks) {
       throw new RefusalError("DISK", "the vm has disks that were not frozen");
     }
-    const before = this.#kept.get(host);
-    const parts: number[] = [];
+    const before = this.#kept.get(vm.host);
+    const memory = check("memory for copies", hostLibrary().vmm_memory_file(0));
+    const files = [memory];
+    // Another request may replace it meanwhile.
+    if (before !== undefined) files.unshift(duplicate(before.memory));
+    const config = describe(vm, { snapshot, overlays, base: before && { id: before.id } });
+    const parts: Parts = { config: { ...before?.config, ...config } as SnapshotConfig, files };
+    const written = this.#write(vm, { overlays, config, memory }, before, parts, caller);
+    written.catch(() => {});
     try {
-      // Another request may replace it meanwhile.
-      if (before !== undefined) parts.push(duplicate(before.memory));
-      const memory = check("memory for copies", hostLibrary().vmm_memory_file(0));
-      parts.push(memory);
-      const base = before && { id: before.id };
-      const written = await write(vm, { snapshot, overlays, base, memory }, caller);
-      const { result } = written;
-      if (!result.differential && before !== undefined) closeSync(parts.shift() as number);
-      // The machine is the same.
-      const config =
-        result.differential && before !== undefined
-          ? { ...before.config, ...written.config }
-          : readConfig(new FileSource(memory));
-      if (!result.differential) {
-        const { pages } = result;
-        this.#keep(host, { id: snapshot, config, memory: duplicate(memory), pages });
-      } else if (result.pages > STALE * (before as Kept).pages) {
-        this.#forget(host);
-      }
-      this.#wait(host);
-      return this.#template(config, parts, result.paused, caller);
+      if (before === undefined || disks > 0) await written;
+      else parts.later = written.then(({ anew }) => (anew ? Promise.reject() : undefined));
+      parts.later?.catch(() => {});
+      return this.#template(parts, written, caller);
     } catch (error) {
-      for (const descriptor of parts) closeSync(descriptor);
+      for (const descriptor of files) closeSync(descriptor);
+      throw error;
+    }
+  }
+
+  /** @throws RefusalError */
+  async #write(
+    vm: ManagedVm,
+    wanted: Wanted,
+    before: Kept | undefined,
+    parts: Parts,
+    caller: Caller,
+  ): Promise<Written> {
+    const { host } = vm;
+    let result: SnapshotResult;
+    try {
+      result = await write(vm, wanted, caller);
+    } catch (error) {
       if (error instanceof VmError) throw new RefusalError("SNAPSHOT", error.message);
       throw error;
     }
+    const { paused, pages } = result;
+    if (!result.differential) {
+      if (before !== undefined) closeSync(parts.files.shift() as number);
+      parts.config = readConfig(new FileSource(wanted.memory));
+      const { id } = parts.config;
+      this.#keep(host, { id, config: parts.config, memory: duplicate(wanted.memory), pages });
+    } else if (pages > STALE * (before as Kept).pages) {
+      this.#forget(host);
+    }
+    parts.later = undefined;
+    this.#wait(host);
+    return { paused, anew: !result.differential && before !== undefined };
   }
 
   #keep(host: VmHost, kept: Kept): void {
@@ -131,38 +170,38 @@ export class Templates implements Disposable {
     host.tell({ kind: "forget-template" });
   }
 
-  /** @param parts files that it consists of, each based on the one before; closed with it */
-  #template(
-    config: SnapshotConfig,
-    parts: readonly number[],
-    paused: number,
-    caller: Caller,
-  ): Template {
+  #template(parts: Parts, written: Promise<Written>, caller: Caller): Template {
     // What is kept is the first of them, by whose id it is known.
-    const prepared = config.base?.id ?? config.id;
+    const prepared = () => parts.config.base?.id ?? parts.config.id;
     let told = false;
     return {
-      paused,
-      prepared,
-      settings: (name) => copySettings(restoredSettings(config, asIs(name, config), caller)),
+      written,
+      get prepared() {
+        return prepared();
+      },
+      settings: (name) => {
+        const { config } = parts;
+        return copySettings(restoredSettings(config, asIs(name, config), caller));
+      },
       launch: () => ({
-        ...restoreLaunch({ config, inputs: [] }),
-        inputs: parts.map((memory) => {
+        ...restoreLaunch({ config: parts.config, inputs: [] }),
+        inputs: parts.files.map((memory) => {
           return { descriptor: reopen(memory), stream: false, verify: false };
         }),
+        later: parts.later,
         clone: { generation: newId() },
       }),
       prepare: (copy) => {
         if (told) return;
         told = true;
         const message = copy.preparation(1);
-        const files = [reopen(parts[0])];
-        const machine = message && { key: prepared, message, files };
+        const files = [reopen(parts.files[0])];
+        const machine = message && { key: prepared(), message, files };
         if (machine === undefined) closeSync(files[0]);
-        this.#pool.want(WARM, config.engine, machine);
+        this.#pool.want(WARM, parts.config.engine, machine);
       },
       [Symbol.dispose]: () => {
-        for (const descriptor of parts) closeSync(descriptor);
+        for (const descriptor of parts.files) closeSync(descriptor);
       },
     };
   }
@@ -172,31 +211,38 @@ export class Templates implements Disposable {
   }
 }
 
-interface Wanted extends Pick<RequestOf<"fork">, "snapshot" | "overlays"> {
-  /** The template that it may be based on. */
-  readonly base: { id: string } | undefined;
+interface Wanted extends Pick<RequestOf<"fork">, "overlays"> {
+  /** What the daemon says of it. */
+  readonly config: Partial<SnapshotConfig>;
   /** The file that it goes into. */
   readonly memory: number;
 }
 
-/**
- * Has a VM's process write it.
- * @returns with what the daemon says of it
- * @throws RefusalError, VmError
- */
+/** @param base the template that it may be based on */
+function describe(
+  vm: ManagedVm,
+  {
+    snapshot,
+    overlays,
+    base,
+  }: Pick<RequestOf<"fork">, "snapshot" | "overlays"> & { base: { id: string } | undefined },
+): Partial<SnapshotConfig> {
+  const frozen = new Map(overlays.map((one) => [one.place, one.frozen]));
+  return { ...snapshotConfig(vm, snapshot, frozen), base };
+}
+
+/** Has a VM's process write it. @throws RefusalError, VmError */
 async function write(
   vm: ManagedVm,
-  { snapshot, overlays, base, memory }: Wanted,
+  { overlays, config, memory }: Wanted,
   caller: Caller,
-): Promise<{ result: SnapshotResult; config: Partial<SnapshotConfig> }> {
+): Promise<SnapshotResult> {
   const images: { place: number; name: string; descriptor: number }[] = [];
   try {
     for (const { place, path } of overlays) {
       const descriptor = openOrRefuse(path, constants.O_RDWR, caller);
       images.push({ place, name: path, descriptor });
     }
-    const frozen = new Map(overlays.map((one) => [one.place, one.frozen]));
-    const config = { ...snapshotConfig(vm, snapshot, frozen), base };
     const out = duplicate(memory);
     const given = images.splice(0);
     const locked = lockImages(given);
@@ -204,7 +250,7 @@ async function write(
       const options = { overlays: given, differential: true, template: true };
       const result = await vm.host.snapshot(out, config, options);
       vm.moving.locks.rebase(locked);
-      return { result, config };
+      return result;
     } finally {
       for (const { descriptor } of locked) closeSync(descriptor);
     }

@@ -2,6 +2,7 @@
 import { closeSync } from "node:fs";
 import type { CpuidLeaf } from "../../vmm/cpuid.ts";
 import { checkProcessor, type EngineName } from "../../vmm/engine.ts";
+import type { MachineImage } from "../../vmm/image.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import { processLibrary, ptr } from "../../vmm/native.ts";
 import { FileSource, StreamSource } from "../../vmm/snapshot/sources.ts";
@@ -12,7 +13,7 @@ import type { Receiver } from "../migration/receiver.ts";
 import { type LifeHost, type PreparedMachine, VmLife } from "../vm-life.ts";
 import type { RestoreDescription } from "../vm-messages.ts";
 import type { VcpuOptions } from "../vm-options.ts";
-import type { SnapshotInput } from "./load.ts";
+import { loadSnapshots, type SnapshotInput } from "./load.ts";
 
 /** How long the other end of a snapshot's stream may do nothing, ms. */
 const STREAM_PATIENCE = 30_000;
@@ -43,6 +44,7 @@ export function openInputs(
 /**
  * @param files of the snapshots; closed here
  * @param prepared a machine that some of its snapshots are in already; taken over
+ * @param written waits for those of `later`
  * @throws what isExpected knows
  */
 export function restoreLife(
@@ -51,11 +53,17 @@ export function restoreLife(
   restore: RestoreDescription,
   host: LifeHost,
   files: readonly number[],
-  prepared?: PreparedMachine,
+  { prepared, written }: { prepared?: PreparedMachine; written?: () => void } = {},
 ): VmLife {
   const { rom, boot, cpuid, tscKhz } = restore;
   const processor = { cpuid: cpuid.map(leafOf), tscKhz: tscKhz || undefined };
-  const inputs = openInputs(restore, files);
+  const opened = () => openInputs(restore, files);
+  const inputs = restore.later
+    ? (image: MachineImage) => {
+        written?.();
+        return loadSnapshots(image, opened());
+      }
+    : opened();
   const restored = { rom, inputs, description: boot, prepared, ...processor };
   const life = VmLife.restore(engine, options, restored, host);
   for (const descriptor of files) closeSync(descriptor);
