@@ -27,7 +27,8 @@ async function type(name: string, text: string): Promise<number> {
   try {
     const byte = new Uint8Array(1);
     writeSync(terminal, text);
-    for (let i = 0; i < 300 && text !== "r"; i++) {
+    if (text === "r") return -1;
+    for (let i = 0; i < 300; i++) {
       try {
         if (readSync(terminal, byte) === 1) return byte[0];
       } catch (error) {
@@ -35,7 +36,7 @@ async function type(name: string, text: string): Promise<number> {
       }
       await Bun.sleep(10);
     }
-    return -1;
+    throw new Error(`${name} says nothing`);
   } finally {
     closeSync(terminal);
   }
