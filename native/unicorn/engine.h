@@ -152,6 +152,7 @@ struct vmm {
 	u64 flat_size;
 	u64 *dirty;	 /* a bit a flat page */
 	u64 *code;
+	u64 *touched;	 /* NULL: nobody asks */
 	void *ram_region; /* MemoryRegion * that every address claims */
 	struct point *point; /* NULL: none is taken */
 	struct coverage *coverage; /* NULL: nothing is noted */
