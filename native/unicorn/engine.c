@@ -294,6 +294,8 @@ int vmm_run(struct vmm *vm)
 		take_dirty_registers(vm);
 	if (unlikely(vm->virtual_time))
 		time_prepare(vm);
+	if (unlikely(vm->touched))
+		mmu_touch_code(vm);
 	if (unlikely(run->immediate_exit | run->request_interrupt_window | vm->attention |
 		     vm->nmi) || vm->interrupt >= 0)
 		engine_attend(vm);

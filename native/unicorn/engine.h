@@ -327,6 +327,7 @@ int mmu_open(struct vmm *, const struct vmm_config *, char *why, size_t size);
 void mmu_close(struct vmm *);
 struct slot *mmu_slot(struct vmm *, u64 gpa);
 u64 mmu_walk(struct vmm *, u64 va);
+void mmu_touch_code(struct vmm *);
 
 u64 mmu_gpa(struct vmm *, u64 flat);
 

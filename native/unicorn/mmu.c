@@ -313,6 +313,17 @@ int vmm_dirty_end(struct vmm *vm)
 	return 0;
 }
 
+/* The guest goes on where it is. Blocks of one page lead to each other without a look at the
+ * TLB, so that the page might not come here. */
+void mmu_touch_code(struct vmm *vm)
+{
+	u64 gpa = mmu_walk(vm, SEG(vm->env, SEG_CS)->base + EIP(vm->env));
+	struct slot *slot = mmu_slot(vm, gpa);
+
+	if (slot)
+		set_bit(vm->touched, (slot->flat + (gpa - slot->gpa)) >> 12);
+}
+
 int vmm_touched_begin(struct vmm *vm)
 {
 	if (vm->point || vm->touched)

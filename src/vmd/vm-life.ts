@@ -38,6 +38,8 @@ export interface Restored {
   readonly tscKhz?: number;
   /** A machine of real time may go on with virtual time. */
   readonly anyClock?: boolean;
+  /** Pages that its guest touched lately are read beside it. */
+  readonly prefetch?: boolean;
 }
 
 function machineOptions(options: VcpuOptions, host: LifeHost): MachineOptions {
@@ -60,6 +62,8 @@ export class VmLife implements Disposable {
   readonly rom: { base: number; size: number } | undefined;
   /** What was booted. */
   readonly description: string;
+  /** Pages that are read beside the guest; absent: its snapshot doesn't say which. */
+  prefetched: number | undefined;
   readonly #options: VcpuOptions;
   readonly #stack: DisposableStack;
 
@@ -103,12 +107,14 @@ export class VmLife implements Disposable {
   static restore(
     engineName: EngineName,
     options: VcpuOptions,
-    { rom, inputs, applied, description, cpuid, tscKhz, anyClock = false }: Restored,
+    { rom, inputs, applied, description, cpuid, tscKhz, anyClock = false, prefetch }: Restored,
     host: LifeHost,
   ): VmLife {
     using stack = new DisposableStack();
     const image = stack.use(new MachineImage(memoryRanges(options.memory, rom)));
     const state = typeof inputs === "function" ? inputs(image) : loadSnapshots(image, inputs);
+    // What follows takes a moment, too.
+    const prefetched = prefetch ? state.hot && image.prefetch(state.hot) : undefined;
     const saved = applyClock(image, state.cpu);
     const virtual = options.virtualTime ?? false;
     if (saved !== virtual && !(anyClock && virtual)) {
@@ -126,6 +132,7 @@ export class VmLife implements Disposable {
     }, state.host);
     const life = new VmLife(stack, options, { image, engine, machine, rom }, description);
     life.vcpu.halted = state.host.halted;
+    life.prefetched = prefetched;
     return life;
   }
 

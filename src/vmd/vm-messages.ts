@@ -89,6 +89,8 @@ export interface RestoreDescription {
   tscKhz?: number;
   /** It comes from another VM's process: whether that one waits for answers. Its disks come later. */
   receive?: { answers: boolean };
+  /** Pages that its guest touched lately are read beside it. */
+  prefetch?: boolean;
   /** It is a copy: what is unique of a machine becomes another. */
   clone?: { generation: string };
 }
@@ -160,6 +162,7 @@ export type ToVm =
       stop: boolean;
       /** Memory is copied while the guest runs, which stands still for about so long, ms. */
       downtime?: number;
+      window?: number;
     }
   /** The next template stands alone. */
   | { kind: "forget-template" }
@@ -187,6 +190,8 @@ export type FromVm =
       boot: string;
       /** What of the sandbox is not there, as a sentence; empty when all is. */
       unconfined: string;
+      /** Of a restore with `prefetch`: so many pages; absent: its snapshot doesn't say which. */
+      prefetched?: number;
     }
   /** Something of the host or of a guest's driver failed; for the log. */
   | { kind: "trouble"; text: string }

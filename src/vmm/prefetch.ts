@@ -18,7 +18,7 @@ export class Prefetch implements Disposable {
       pairs[2 * index] = BigInt(address);
       pairs[2 * index + 1] = BigInt(length);
     });
-    return new Prefetch(hostLibrary().vmm_prefetch(ptr(pairs), pieces.length));
+    return new Prefetch(hostLibrary().vmm_prefetch(ptr(pairs), pieces.length) as Pointer | null);
   }
 
   get ended(): boolean {

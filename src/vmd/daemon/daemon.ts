@@ -354,11 +354,15 @@ export class Daemon {
       throw error;
     }
     try {
-      const descriptor = await vm.start(ownerOf(caller), request.attach, restoreLaunch(opened));
+      const descriptor = await vm.start(ownerOf(caller), request.attach, {
+        ...restoreLaunch(opened),
+        prefetch: request.prefetch,
+      });
       // Who restores one will restore another.
       this.#pool.want(1, opened.config.engine);
       if (before !== undefined) void restoreWhenStopped(vm, before);
-      return { reply: started(vm), descriptor };
+      const { prefetched = null } = vm;
+      return { reply: { ...started(vm), prefetched }, descriptor };
     } catch (error) {
       if (before !== undefined) vm.settings = before;
       else if (!vm.isUp) this.#registry.remove(vm);

@@ -32,7 +32,7 @@ export function waitFor(descriptor: number, what: "input" | "room"): boolean {
 export function restoreLife(
   engine: EngineName,
   options: VcpuOptions,
-  { inputs, rom, boot, cpuid, tscKhz }: RestoreDescription,
+  { inputs, rom, boot, cpuid, tscKhz, prefetch }: RestoreDescription,
   host: LifeHost,
   files: readonly number[],
 ): VmLife {
@@ -42,7 +42,7 @@ export function restoreLife(
     return { source: new FileSource(descriptor), file: descriptor, verify };
   });
   const processor = { cpuid: cpuid.map(leafOf), tscKhz: tscKhz || undefined };
-  const restored = { rom, inputs: opened, description: boot, ...processor };
+  const restored = { rom, inputs: opened, description: boot, prefetch, ...processor };
   const life = VmLife.restore(engine, options, restored, host);
   for (const descriptor of files) closeSync(descriptor);
   return life;
