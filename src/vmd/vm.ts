@@ -132,13 +132,15 @@ export class Vm implements AsyncDisposable {
     let opened: OpenedSnapshot | undefined;
     try {
       opened = openSnapshot(path, { verify });
-      const { config, inputs } = opened;
+      const { config, inputs, used } = opened;
       const disks = overrides.disks ?? disksToGoOn(config, path);
       const checked = restoredOptions(config, { ...overrides, disks });
       const restore = { ...restoreLaunch(config, inputs), prefetch };
       const launch = { files: bootFilesIfThere(checked), restore };
       opened = undefined;
-      return await Vm.#launch(checked, () => launch);
+      const vm = await Vm.#launch(checked, () => launch);
+      used();
+      return vm;
     } catch (error) {
       for (const { descriptor } of opened?.inputs ?? []) closeSync(descriptor);
       throw error instanceof VmError ? error : new VmError((error as Error).message);

@@ -358,6 +358,7 @@ export class Daemon {
         ...restoreLaunch(opened),
         prefetch: request.prefetch,
       });
+      opened.used();
       // Who restores one will restore another.
       this.#pool.want(1, opened.config.engine);
       if (before !== undefined) void restoreWhenStopped(vm, before);

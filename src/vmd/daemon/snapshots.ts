@@ -132,7 +132,10 @@ export function openForCaller(path: string, verify: boolean, caller: Caller): Op
 }
 
 /** What a VM process is told of it. */
-export function restoreLaunch({ config, inputs }: OpenedSnapshot): RestoreLaunch {
+export function restoreLaunch({
+  config,
+  inputs,
+}: Pick<OpenedSnapshot, "config" | "inputs">): RestoreLaunch {
   const { boot, cpuid, tscKhz, rom } = config;
   return { boot, cpuid, tscKhz, rom, inputs };
 }

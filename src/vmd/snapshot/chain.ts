@@ -14,6 +14,8 @@ export interface OpenedSnapshot {
   /** What the last one says. */
   readonly config: SnapshotConfig;
   readonly inputs: readonly { descriptor: number; stream: boolean; verify: boolean }[];
+  /** A machine was made of them: what was to be looked at is whole, and isn't looked at again. */
+  used(): void;
 }
 
 /**
@@ -45,8 +47,11 @@ export function openSnapshot(
     throw error;
   }
   const { config } = opened[opened.length - 1];
+  // As of now: what is written from here on changes them.
+  const stamps = opened.filter((one) => one.verify).map(({ descriptor }) => stamp(descriptor));
   return {
     config,
+    used: () => stamps.forEach(keep),
     inputs: opened.map(({ descriptor, verify }) => ({ descriptor, stream: false, verify })),
   };
 }
@@ -71,14 +76,19 @@ function baseOf(path: string, { base }: SnapshotConfig): string | undefined {
 }
 
 /**
- * Files that were written or wholly checked here. Whoever changes one changes its times too, and
- * nobody but root can set them.
+ * Files that were written or wholly checked here. Whoever changes one changes its time too, unless
+ * they want it to go unseen: checksums are no hindrance to them either. Another name is no change.
  */
 const known = new Map<string, string>();
 
-function stamp(descriptor: number): { key: string; state: string } {
-  const { dev, ino, size, mtimeNs, ctimeNs } = fstatSync(descriptor, { bigint: true });
-  return { key: `${dev}:${ino}`, state: `${size}:${mtimeNs}:${ctimeNs}` };
+interface Stamp {
+  readonly key: string;
+  readonly state: string;
+}
+
+function stamp(descriptor: number): Stamp {
+  const { dev, ino, size, mtimeNs } = fstatSync(descriptor, { bigint: true });
+  return { key: `${dev}:${ino}`, state: `${size}:${mtimeNs}` };
 }
 
 function isKnown(descriptor: number): boolean {
@@ -88,7 +98,10 @@ function isKnown(descriptor: number): boolean {
 
 /** The file holds a snapshot that is whole. */
 export function remember(descriptor: number): void {
-  const { key, state } = stamp(descriptor);
+  keep(stamp(descriptor));
+}
+
+function keep({ key, state }: Stamp): void {
   // What is long ago is looked at again.
   if (known.size >= PAGE) known.clear();
   known.set(key, state);
