@@ -38,12 +38,14 @@ static bool stopped(struct vmm_prefetch *prefetch)
 	return stop;
 }
 
-static void advise(struct vmm_prefetch *prefetch, uint64_t gap, int advice)
+/* between: pieces that lie close are one. Where a call fails, its rest is left out. */
+static void advise(struct vmm_prefetch *prefetch, int advice, bool between)
 {
 	for (uint32_t i = 0; i < prefetch->count; i++) {
 		uint64_t at = prefetch->pieces[2 * i], end = at + prefetch->pieces[2 * i + 1];
 
-		for (; i + 1 < prefetch->count && prefetch->pieces[2 * i + 2] - end <= gap; i++)
+		for (; between && i + 1 < prefetch->count && prefetch->pieces[2 * i + 2] - end <= GAP;
+		     i++)
 			end = prefetch->pieces[2 * i + 2] + prefetch->pieces[2 * i + 3];
 		for (; at < end; at += PIECE) {
 			if (stopped(prefetch))
@@ -57,8 +59,8 @@ static void *run(void *argument)
 {
 	struct vmm_prefetch *prefetch = argument;
 
-	advise(prefetch, GAP, MADV_WILLNEED);
-	advise(prefetch, 0, MADV_POPULATE_READ);
+	advise(prefetch, MADV_WILLNEED, true);
+	advise(prefetch, MADV_POPULATE_READ, false);
 	pthread_mutex_lock(&prefetch->lock);
 	prefetch->done = true;
 	pthread_cond_signal(&prefetch->change);
