@@ -295,6 +295,23 @@ describe(`a restore with prefetch on ${engine}`, () => {
   });
 });
 
+test("what comes while a guest is looked at waits for no window, and nothing is lost", async () => {
+  using life = boot();
+  const path = write(life, "several");
+  await using vm = await Vm.restore(path);
+  const at = (name: string) => join(folder, `several-${name}`);
+  const both = await Promise.all([vm.snapshot(at("a")), vm.snapshot(at("b"))]);
+  expect(both.map(({ bytes }) => bytes > MIB)).toEqual([true, true]);
+  const last = vm.snapshot(at("c"));
+  const ending = vm.stop();
+  expect((await last).bytes).toBeGreaterThan(MIB);
+  expect((await ending).kind).toBe("stopped");
+  for (const name of ["a", "b", "c"]) {
+    await using copy = await Vm.restore(at(name), {}, { verify: true });
+    expect(copy.engine).toBe(engine);
+  }
+});
+
 /** Bytes of a file's mappings that a process has. */
 function residentOf(pid: number, path: string): number {
   let bytes = 0;
