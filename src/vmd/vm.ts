@@ -224,9 +224,10 @@ export class Vm implements AsyncDisposable {
   }
 
   /**
-   * Writes the machine into a file, from which `Vm.restore` goes on. The guest runs on for 100 ms, in
-   * which it is looked at which pages it touches, unless it is paused; then it stands still meanwhile, and goes on afterwards: then its disks, which must be qcow2, are frozen, and new
-   * images based on them are at their names. With `stop` the VM ends, and its disks stay as they are.
+   * Writes the machine into a file, from which `Vm.restore` goes on. Unless it is paused the guest
+   * first runs on for 100 ms, in which the pages that it touches are noted. Then it stands still, and
+   * goes on when all is written: then its disks, which must be qcow2, are frozen, and new images based
+   * on them are at their names. With `stop` the VM ends, and its disks stay as they are.
    * @param path of a file that isn't there yet
    * @param differential only what changed since the VM's last snapshot, whose file then has to stay
    * where it is. The first one that is asked for so holds all, and from then on changes are noted.
