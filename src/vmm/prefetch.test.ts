@@ -1,5 +1,5 @@
 /** What is to be prefetched is there before anybody touches it, and nothing else is. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,7 @@ import { MachineImage } from "./image.ts";
 import { commonRuns } from "./prefetch.ts";
 import type { Run } from "./snapshot/format.ts";
 
+setDefaultTimeout(60_000);
 const PAGE = 4096;
 const PAGES = 512;
 /** A fault may map what lies around it in the file, too: so many pages. */
