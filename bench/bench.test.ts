@@ -5,7 +5,7 @@ import { probe } from "../src/vmm/engine.ts";
 import { cLoopMissing } from "./c-loop.ts";
 import { digits, median, pairs, percentile, row } from "./lib.ts";
 import { loopKernel } from "./loop.ts";
-import { privatePages } from "./private.ts";
+import { guestResident, privatePages } from "./private.ts";
 
 setDefaultTimeout(60_000);
 
@@ -103,6 +103,25 @@ test("private pages: those of all mappings but the guest's memory, written or of
   const cached = 100 * 1024;
   expect(privatePages(smaps, 256 * 2 ** 20)).toEqual({ own: 28 * 1024, cached });
   expect(privatePages(smaps, 0)).toEqual({ own: (28 + 99816) * 1024, cached });
+});
+
+test("a restored guest's memory: the file's mappings, and what lies around them", () => {
+  const mapping = (place: string, rss: number, flags: string) => [
+    place,
+    `Rss:                  ${rss} kB`,
+    `VmFlags: rd wr mr mw me ${flags}`,
+  ];
+  const smaps = [
+    ...mapping("10000000-10200000 rw-p 00000000 00:00 0", 3, "ac sd"),
+    ...mapping("10200000-10400000 rw-p 00000000 00:00 0", 5, "nr dd hg"),
+    ...mapping("10400000-10500000 rw-p 00001000 00:20 7   /tmp/a.snap", 7, "dd"),
+    ...mapping("10500000-10600000 rw-p 00000000 00:00 0", 11, "nr dd hg"),
+    ...mapping("10600000-10700000 rw-p 00201000 00:20 7   /tmp/a.snap", 13, "dd"),
+    ...mapping("10700000-10800000 rw-p 00000000 00:00 0", 17, "dd"),
+    ...mapping("10900000-10a00000 rw-p 00000000 00:00 0", 19, "dd"),
+  ].join("\n");
+  expect(guestResident(smaps, "/tmp/a.snap")).toBe((5 + 7 + 11 + 13 + 17) * 1024);
+  expect(guestResident(smaps, "/tmp/b.snap")).toBe(0);
 });
 
 test("the loop's kernel begins with a Multiboot header, and its jumps stay in it", () => {

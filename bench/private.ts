@@ -61,6 +61,36 @@ export function privatePages(smaps: string, guest: number): PrivatePages {
   return pages;
 }
 
+/**
+ * What a process has of the memory of a guest that was restored from a file: of the mappings that
+ * follow each other around the file's and are in no core dump (dd), which the machine image's are.
+ * @returns bytes
+ */
+export function guestResident(smaps: string, path: string): number {
+  const mappings: { from: number; to: number; file: boolean; bytes: number; hidden: boolean }[] =
+    [];
+  for (const line of smaps.split("\n")) {
+    const mapping = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line);
+    if (mapping !== null) {
+      const [from, to] = mapping.slice(1).map((text) => Number.parseInt(text, 16));
+      mappings.push({ from, to, file: line.endsWith(path), bytes: 0, hidden: false });
+      continue;
+    }
+    const last = mappings.at(-1);
+    const amount = /^Rss:\s+(\d+) kB$/.exec(line);
+    if (last !== undefined && amount !== null) last.bytes = Number(amount[1]) * 1024;
+    if (last !== undefined && /^VmFlags:.* dd\b/.test(line)) last.hidden = true;
+  }
+  let first = mappings.findIndex(({ file }) => file);
+  let last = mappings.findLastIndex(({ file }) => file);
+  if (first < 0) return 0;
+  const goesOn = (at: number) =>
+    mappings[at]?.hidden === true && mappings[at].from === mappings[at - 1]?.to;
+  while (goesOn(first) && mappings[first - 1].hidden) first--;
+  while (goesOn(last + 1)) last++;
+  return mappings.slice(first, last + 1).reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
 /** Private pages of a process that has come to rest, MiB. */
 function privateNow(pid: number, guest = 0): PrivatePages {
   const pages = privatePages(readFileSync(`/proc/${pid}/smaps`, "utf8"), guest);

@@ -6,6 +6,16 @@
  * - restore_ms_p50, restore_ms_p99: `vctl restore -c`, with a vmd that has written the file.
  * - restore_over_qemu_loadvm: of each pair.
  * - restore_resident_mib_100ms: memory of the VM's process 100 ms after that byte.
+ * - restore_guest_mib_100ms: of that the guest's own; most of it is the file's, which others share.
+ *
+ * The same as it is (lazy) and with --prefetch, in turns, from the page cache (warm) and with a file
+ * that was dropped from it before (cold); what a file brings with it is up to the disk's read-ahead.
+ *
+ * - restore_warm_lazy_ms_p50, restore_warm_prefetch_ms_p50, restore_warm_prefetch_over_lazy
+ * - restore_cold_lazy_ms_p50, restore_cold_prefetch_ms_p50, restore_cold_prefetch_over_lazy
+ * - restore_prefetch_guest_mib_100ms: as restore_guest_mib_100ms, warm.
+ * - restore_cold_lazy_reads, restore_cold_prefetch_reads: how often the guest's thread waited for the
+ *   disk until then: its major faults.
  */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -15,15 +25,32 @@ import { linuxAmd64 } from "../golden/guests/index.ts";
 import { root } from "../golden/guests/guest.ts";
 import { probe } from "../src/vmm/engine.ts";
 import { type Benchmark, type Measurement, pairs, percentile, type Row, row } from "./lib.ts";
+import { guestResident } from "./private.ts";
 import { qemuMissing } from "./qemu.ts";
 import { QemuIncoming } from "./qemu-incoming.ts";
 import { Watched } from "./watched.ts";
 
 const MEMORY = "512M";
 const MS = 1e6;
+/** For a process to rehearse before it is wanted, ms. */
+const REHEARSED = 1500;
 const MIB = 2 ** 20;
 /** What the guest prints again and again: never the same twice. */
 const SCRIPT = `i=0; while true; do i=$((i+1)); echo "tick $i"; usleep 2000; done`;
+
+/** Of /proc/TID/stat, counted from its state on. */
+const MAJOR_FAULTS = 9;
+
+interface Restored {
+  /** From the command to the first byte, ns. */
+  readonly time: number;
+  /** What the VM's process has 100 ms later, bytes. */
+  readonly resident: number;
+  /** ... of that the guest's memory. */
+  readonly guest: number;
+  /** How often its vCPU's thread waited for a file until then. */
+  readonly reads: number;
+}
 
 class Side implements AsyncDisposable {
   readonly folder = mkdtempSync(join(tmpdir(), "bench-restore-"));
@@ -47,8 +74,8 @@ class Side implements AsyncDisposable {
     return stdout.toString();
   }
 
-  /** Has both sides write what they restore from. */
-  async prepare(): Promise<QemuIncoming> {
+  /** Has the guest run, and its snapshot written. @returns what it booted from */
+  async prepare() {
     await this.#vmd.until("listening");
     const guest = await deviceGuest({ name: "ticking", modules: [], script: SCRIPT });
     const { kernel, initrd, cmdline } = guest;
@@ -59,18 +86,33 @@ class Side implements AsyncDisposable {
     await Bun.sleep(6000);
     this.vctl("snapshot", "ticking", this.snapshot);
     this.vctl("stop", "-fw", "ticking");
-    return await QemuIncoming.prepare(guest, MEMORY, this.folder);
+    return guest;
   }
 
-  /** @returns ns from the command to the first byte, and what the process has 100 ms later */
-  async restore(): Promise<{ time: number; resident: number }> {
+  /** Takes the snapshot out of the page cache, which nobody may have mapped. */
+  drop(): void {
+    for (const command of [
+      ["sync", this.snapshot],
+      ["dd", `if=${this.snapshot}`, "iflag=nocache", "count=0"],
+    ]) {
+      const { exitCode, stderr } = Bun.spawnSync(command);
+      if (exitCode !== 0) throw new Error(`${command[0]}: ${stderr.toString().trim()}`);
+    }
+  }
+
+  /** Restores it, and stops it again. */
+  async restore({ prefetch = false }: { prefetch?: boolean } = {}): Promise<Restored> {
     const name = `copy${++this.#number}`;
+    const flags = prefetch ? ["-c", "--prefetch"] : ["-c"];
     const from = Bun.nanoseconds();
-    const child = Bun.spawn(["bun", "src/vctl/index.ts", "restore", "-c", this.snapshot, name], {
-      cwd: root,
-      env: this.#env,
-      stdio: ["ignore", "pipe", "ignore"],
-    });
+    const child = Bun.spawn(
+      ["bun", "src/vctl/index.ts", "restore", ...flags, this.snapshot, name],
+      {
+        cwd: root,
+        env: this.#env,
+        stdio: ["ignore", "pipe", "ignore"],
+      },
+    );
     const reader = child.stdout.getReader();
     await reader.read();
     const time = Bun.nanoseconds() - from;
@@ -80,9 +122,12 @@ class Side implements AsyncDisposable {
     ).filter((one) => one.name === name);
     const rollup = readFileSync(`/proc/${vm.pid}/smaps_rollup`, "utf8");
     const resident = Number(/^Rss:\s+(\d+)/m.exec(rollup)?.[1]) * 1024;
+    const guest = guestResident(readFileSync(`/proc/${vm.pid}/smaps`, "utf8"), this.snapshot);
+    const thread = readFileSync(`/proc/${vm.pid}/task/${vm.pid}/stat`, "utf8");
+    const reads = Number(thread.slice(thread.lastIndexOf(")") + 2).split(" ")[MAJOR_FAULTS]);
     this.vctl("stop", "-fw", name);
     await child.exited;
-    return { time, resident };
+    return { time, resident, guest, reads };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -98,6 +143,7 @@ const measurement: Measurement = {
     "qemu_loadvm_ms_p50",
     "restore_over_qemu_loadvm",
     "restore_resident_mib_100ms",
+    "restore_guest_mib_100ms",
   ],
   rounds: 20,
   missing() {
@@ -106,15 +152,17 @@ const measurement: Measurement = {
   },
   async run(rounds): Promise<Row[]> {
     await using side = new Side();
-    const qemu = await side.prepare();
+    const qemu = await QemuIncoming.prepare(await side.prepare(), MEMORY, side.folder);
     await side.restore();
     await qemu.run();
     const resident: number[] = [];
+    const guest: number[] = [];
     const { a, b, ratios } = await pairs(
       rounds,
       async () => {
         const one = await side.restore();
         resident.push(one.resident / MIB);
+        guest.push(one.guest / MIB);
         return one.time / MS;
       },
       async () => (await qemu.run()) / MS,
@@ -126,6 +174,62 @@ const measurement: Measurement = {
       row("qemu_loadvm_ms_p50", "ms", b),
       row("restore_over_qemu_loadvm", "ratio", ratios),
       row("restore_resident_mib_100ms", "MiB", resident),
+      row("restore_guest_mib_100ms", "MiB", guest),
+    ];
+  },
+};
+
+const TEMPERATURES = ["warm", "cold"] as const;
+
+const prefetching: Measurement = {
+  rows: [
+    ...TEMPERATURES.flatMap((what) => [
+      `restore_${what}_lazy_ms_p50`,
+      `restore_${what}_prefetch_ms_p50`,
+      `restore_${what}_prefetch_over_lazy`,
+    ]),
+    "restore_prefetch_guest_mib_100ms",
+    "restore_cold_lazy_reads",
+    "restore_cold_prefetch_reads",
+  ],
+  rounds: 20,
+  missing() {
+    const { available, why } = probe("unicorn");
+    return available ? linuxAmd64.missing() : `${why}.`;
+  },
+  async run(rounds): Promise<Row[]> {
+    await using side = new Side();
+    await side.prepare();
+    await side.restore();
+    const rows: Row[] = [];
+    const seen: Record<string, Restored[]> = {};
+    const take = async (what: (typeof TEMPERATURES)[number], prefetch: boolean) => {
+      // A process that waits is ready again.
+      await Bun.sleep(REHEARSED);
+      if (what === "cold") side.drop();
+      const one = await side.restore({ prefetch });
+      (seen[`${what}_${prefetch ? "prefetch" : "lazy"}`] ??= []).push(one);
+      return one.time / MS;
+    };
+    for (const what of TEMPERATURES) {
+      const { a, b, ratios } = await pairs(
+        rounds,
+        () => take(what, true),
+        () => take(what, false),
+      );
+      rows.push(
+        row(`restore_${what}_lazy_ms_p50`, "ms", b),
+        row(`restore_${what}_prefetch_ms_p50`, "ms", a),
+        row(`restore_${what}_prefetch_over_lazy`, "ratio", ratios),
+      );
+    }
+    const guest = seen.warm_prefetch.map((one) => one.guest / MIB);
+    const reads = (name: string) => seen[name].map((one) => one.reads);
+    return [
+      ...rows,
+      row("restore_prefetch_guest_mib_100ms", "MiB", guest),
+      row("restore_cold_lazy_reads", "faults", reads("cold_lazy")),
+      row("restore_cold_prefetch_reads", "faults", reads("cold_prefetch")),
     ];
   },
 };
@@ -133,5 +237,5 @@ const measurement: Measurement = {
 export const restore: Benchmark = {
   name: "restore",
   about: "from vctl restore to the guest's first new byte, beside QEMU's -incoming",
-  measurements: [measurement],
+  measurements: [measurement, prefetching],
 };

@@ -94,11 +94,6 @@ int vmm_file_state(int32_t fd, double state[4])
 	return 0;
 }
 
-int vmm_memory_populate(uint64_t address, uint64_t size)
-{
-	return madvise((void *)(uintptr_t)address, size, MADV_POPULATE_READ) < 0 ? -errno : 0;
-}
-
 int vmm_memory_file(uint64_t size)
 {
 	int fd = memfd_create("vmd-snapshot", MFD_CLOEXEC);

@@ -40,6 +40,7 @@ enum vmm_capability {
 	VMM_CAP_READ_WATCHPOINTS = 1u << 8, /* ... and of reads alone */
 	VMM_CAP_POINT = 1u << 9,	/* vmm_point_*, vmm_fuzz_run */
 	VMM_CAP_COVERAGE = 1u << 10,	/* vmm_coverage_* */
+	VMM_CAP_TOUCHED = 1u << 11,	/* vmm_touched */
 };
 
 /*
@@ -184,6 +185,17 @@ int vmm_set_cpuid(struct vmm *, const struct kvm_cpuid_entry2 *, uint32_t count)
  * reports every page.
  */
 int vmm_dirty(struct vmm *, uint32_t slot, uint8_t *bitmap, size_t size);
+/* Nobody asks any more: an engine that started logging ends it, and the next call is the first. */
+int vmm_dirty_end(struct vmm *);
+
+/*
+ * Pages of a slot that the guest has read, written, or fetched or walked through since the
+ * last call, as of vmm_dirty; what the host does isn't in it. Nothing is noted until
+ * vmm_touched_begin, nor behind vmm_touched_end. -ENOTSUP: the engine can't see reads.
+ */
+int vmm_touched_begin(struct vmm *);
+int vmm_touched(struct vmm *, uint32_t slot, uint8_t *bitmap, size_t size);
+void vmm_touched_end(struct vmm *);
 
 /* The host wrote guest memory: cached translations of it must go. */
 int vmm_written(struct vmm *, uint64_t gpa, uint64_t length);
@@ -249,8 +261,16 @@ int64_t vmm_memory_used(uint64_t address, uint64_t pages, uint8_t *bitmap, int32
  * don't go there. Core dumps show them until vmm_memory_hide. */
 int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t offset);
 int vmm_memory_hide(uint64_t address, uint64_t size);
-/* Reads pages of a file in, ahead of their use. */
-int vmm_memory_populate(uint64_t address, uint64_t size);
+/*
+ * Has pages that come from files read and mapped by a thread, the first piece first: pieces
+ * are pairs of an address and bytes, whole pages. NULL: it can't be had. vmm_prefetch_end
+ * comes before their memory goes, and waits for no more than a piece of a MiB;
+ * vmm_prefetch_ended: whether all is done.
+ */
+struct vmm_prefetch;
+struct vmm_prefetch *vmm_prefetch(const uint64_t *pieces, uint32_t count);
+int vmm_prefetch_ended(struct vmm_prefetch *);
+void vmm_prefetch_end(struct vmm_prefetch *);
 /* A file's size, the seconds and nanoseconds of its last change, and its mode. */
 int vmm_file_state(int32_t fd, double state[4]);
 /* A file in memory, without a name; a descriptor or -errno. */

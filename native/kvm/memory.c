@@ -56,6 +56,41 @@ int vmm_dirty(struct vmm *vmm, uint32_t slot, uint8_t *bitmap, size_t size)
 	return dirty;
 }
 
+int vmm_dirty_end(struct vmm *vmm)
+{
+	if (vmm->point)
+		return -EBUSY;
+	for (uint32_t slot = 0; slot < vmm->slots; slot++) {
+		if (!(vmm->logging & 1u << slot))
+			continue;
+
+		int error = memory_set_slot(vmm, slot, false);
+
+		if (error)
+			return error;
+		vmm->logging &= ~(1u << slot);
+	}
+	return 0;
+}
+
+// KVM tells nobody what a guest reads.
+int vmm_touched_begin(struct vmm *vmm)
+{
+	(void)vmm;
+	return -ENOTSUP;
+}
+
+int vmm_touched(struct vmm *vmm, uint32_t slot, uint8_t *bitmap, size_t size)
+{
+	(void)vmm, (void)slot, (void)bitmap, (void)size;
+	return -ENOTSUP;
+}
+
+void vmm_touched_end(struct vmm *vmm)
+{
+	(void)vmm;
+}
+
 int vmm_written(struct vmm *vmm, uint64_t gpa, uint64_t length)
 {
 	// KVM caches no translation of guest code; the write went to the same pages.

@@ -162,7 +162,7 @@ uint32_t vmm_capabilities(struct vmm *vm)
 {
 	return VMM_CAP_DIRTY_LOG | VMM_CAP_EXACT_DIRTY | VMM_CAP_VIRTUAL_TIME |
 	       VMM_CAP_MSR_EXITS | VMM_CAP_SYNC_REGS | VMM_CAP_DEBUG |
-	       VMM_CAP_WATCHPOINTS | VMM_CAP_READ_WATCHPOINTS |
+	       VMM_CAP_WATCHPOINTS | VMM_CAP_READ_WATCHPOINTS | VMM_CAP_TOUCHED |
 	       (vm->virtual_time ? VMM_CAP_POINT | VMM_CAP_COVERAGE : 0);
 }
 
@@ -294,6 +294,8 @@ int vmm_run(struct vmm *vm)
 		take_dirty_registers(vm);
 	if (unlikely(vm->virtual_time))
 		time_prepare(vm);
+	if (unlikely(vm->touched))
+		mmu_touch_code(vm);
 	if (unlikely(run->immediate_exit | run->request_interrupt_window | vm->attention |
 		     vm->nmi) || vm->interrupt >= 0)
 		engine_attend(vm);

@@ -152,6 +152,7 @@ struct vmm {
 	u64 flat_size;
 	u64 *dirty;	 /* a bit a flat page */
 	u64 *code;
+	u64 *touched;	 /* NULL: nobody asks */
 	void *ram_region; /* MemoryRegion * that every address claims */
 	struct point *point; /* NULL: none is taken */
 	struct coverage *coverage; /* NULL: nothing is noted */
@@ -326,6 +327,7 @@ int mmu_open(struct vmm *, const struct vmm_config *, char *why, size_t size);
 void mmu_close(struct vmm *);
 struct slot *mmu_slot(struct vmm *, u64 gpa);
 u64 mmu_walk(struct vmm *, u64 va);
+void mmu_touch_code(struct vmm *);
 
 u64 mmu_gpa(struct vmm *, u64 flat);
 

@@ -9,10 +9,11 @@
  * address and our flat offset are one number. What is in no slot goes to one
  * MMIO region at 1 << 46.
  *
- * Two bitmaps, a bit a flat page: `code` (translations of it exist, stores
- * take the slow path that drops them) and `dirty` (written since the last
+ * Bitmaps, a bit a flat page: `code` (translations of it exist, stores
+ * take the slow path that drops them), `dirty` (written since the last
  * vmm_dirty; a clean page has no writable TLB entry, so its first store comes
- * here as a fill).
+ * here as a fill), and `touched` while somebody asks for it (a page has come
+ * here as a fill, or was walked through, since the TLB was empty).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -62,6 +63,8 @@ static u8 *host_of(struct vmm *vm, u64 gpa, bool store)
 		mark_dirty(vm, (slot->flat + (gpa - slot->gpa)) >> 12);
 	else if (vm->point)
 		set_bit(vm->point->tables, (slot->flat + (gpa - slot->gpa)) >> 12);
+	if (unlikely(vm->touched))
+		set_bit(vm->touched, (slot->flat + (gpa - slot->gpa)) >> 12);
 	return slot->host + (gpa - slot->gpa);
 }
 
@@ -233,6 +236,8 @@ INTERPOSED void tlb_set_page_with_attrs_x86_64(void *cs, u64 va, u64 unused, u32
 		return;
 	}
 	flat = slot->flat + (gpa - slot->gpa);
+	if (unlikely(vm->touched))
+		set_bit(vm->touched, flat >> 12);
 	if (unlikely(slot->readonly)) {
 		set_rom_page(vm, va, gpa, flat, attrs, prot, mmu, size);
 		return;
@@ -270,7 +275,8 @@ INTERPOSED void *memory_mapping(void *uc, u64 address)
 
 /* -------------------------------------------------------------------- contract */
 
-int vmm_dirty(struct vmm *vm, uint32_t index, uint8_t *bitmap, size_t size)
+/* Gives a slot's bits away: what is in the TLB doesn't come here again, so that goes. */
+static int take_bits(struct vmm *vm, u64 *map, uint32_t index, uint8_t *bitmap, size_t size)
 {
 	struct slot *slot;
 	u64 *words;
@@ -279,14 +285,12 @@ int vmm_dirty(struct vmm *vm, uint32_t index, uint8_t *bitmap, size_t size)
 
 	if (index >= vm->slots)
 		return -EINVAL;
-	if (vm->point)
-		return -EBUSY;
 	slot = &vm->slot[index];
 	bytes = ((slot->size >> 12) + 63) / 64 * 8;
 	if (size < bytes)
 		return -EINVAL;
 	current = vm;
-	words = vm->dirty + (slot->flat >> 18);
+	words = map + (slot->flat >> 18);
 	for (size_t i = 0; i < bytes / 8; i++)
 		count += __builtin_popcountll(words[i]);
 	memcpy(bitmap, words, bytes);
@@ -295,6 +299,52 @@ int vmm_dirty(struct vmm *vm, uint32_t index, uint8_t *bitmap, size_t size)
 		tlb_flush_x86_64(vm->cs);
 	}
 	return count;
+}
+
+int vmm_dirty(struct vmm *vm, uint32_t index, uint8_t *bitmap, size_t size)
+{
+	return vm->point ? -EBUSY : take_bits(vm, vm->dirty, index, bitmap, size);
+}
+
+/* It costs nothing that could be saved. */
+int vmm_dirty_end(struct vmm *vm)
+{
+	(void)vm;
+	return 0;
+}
+
+/* The guest goes on where it is. Blocks of one page lead to each other without a look at the
+ * TLB, so that the page might not come here. */
+void mmu_touch_code(struct vmm *vm)
+{
+	u64 gpa = mmu_walk(vm, SEG(vm->env, SEG_CS)->base + EIP(vm->env));
+	struct slot *slot = mmu_slot(vm, gpa);
+
+	if (slot)
+		set_bit(vm->touched, (slot->flat + (gpa - slot->gpa)) >> 12);
+}
+
+int vmm_touched_begin(struct vmm *vm)
+{
+	if (vm->point || vm->touched)
+		return -EBUSY;
+	vm->touched = calloc(vm->flat_size >> 18, 8);
+	if (!vm->touched)
+		return -ENOMEM;
+	current = vm;
+	tlb_flush_x86_64(vm->cs);
+	return 0;
+}
+
+int vmm_touched(struct vmm *vm, uint32_t index, uint8_t *bitmap, size_t size)
+{
+	return vm->touched ? take_bits(vm, vm->touched, index, bitmap, size) : -EINVAL;
+}
+
+void vmm_touched_end(struct vmm *vm)
+{
+	free(vm->touched);
+	vm->touched = NULL;
 }
 
 int vmm_written(struct vmm *vm, uint64_t gpa, uint64_t length)
@@ -427,6 +477,7 @@ int mmu_open(struct vmm *vm, const struct vmm_config *config, char *why, size_t 
 void mmu_close(struct vmm *vm)
 {
 	vmm_point_drop(vm);
+	vmm_touched_end(vm);
 	free(vm->dirty);
 	free(vm->code);
 }

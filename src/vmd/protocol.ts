@@ -240,6 +240,8 @@ const requests = {
     disks: v.optional(v.pipe(v.array(disk), v.maxLength(4)), []),
     /** All of it is looked at before anything runs. */
     verify: flag,
+    /** Pages that its guest touched lately are read beside it. */
+    prefetch: flag,
     /** Absent: as it was. */
     engine: v.optional(v.picklist(["auto", ...ENGINES])),
     attach: flag,

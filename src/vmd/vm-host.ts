@@ -76,6 +76,8 @@ export interface SnapshotRequest {
   stop?: boolean;
   /** Memory is copied while the guest runs, which stands still for about so long, ms. */
   downtime?: number;
+  /** See TakeRequest. */
+  window?: number;
   /** Empty images, based on what a disk's is now; closed by the VM's process. */
   overlays?: readonly { place: number; name: string; descriptor: number }[];
 }
@@ -328,6 +330,7 @@ export class VmHost {
       overlays: overlays.map(({ place, name }) => ({ place, name })),
       stop,
       downtime: request.downtime,
+      window: request.window,
     } as const;
     if (stop) this.#stopAsked = true;
     const descriptors = [descriptor, ...overlays.map((overlay) => overlay.descriptor)];

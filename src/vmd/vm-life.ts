@@ -40,6 +40,8 @@ export interface Restored {
   readonly anyClock?: boolean;
   /** What the first of its snapshots are in already; `inputs` are the others. It is taken over. */
   readonly prepared?: PreparedMachine;
+  /** Pages that its guest touched lately are read beside it. */
+  readonly prefetch?: boolean;
 }
 
 /** A machine without chips, which is where its snapshots left it. */
@@ -69,6 +71,8 @@ export class VmLife implements Disposable {
   readonly rom: { base: number; size: number } | undefined;
   /** What was booted. */
   readonly description: string;
+  /** Pages that are read beside the guest; absent: its snapshot doesn't say which. */
+  prefetched: number | undefined;
   readonly #options: VcpuOptions;
   readonly #stack: DisposableStack;
 
@@ -112,9 +116,11 @@ export class VmLife implements Disposable {
   static restore(
     engineName: EngineName,
     options: VcpuOptions,
-    { rom, inputs, applied, description, cpuid, tscKhz, anyClock = false, prepared }: Restored,
+    restored: Restored,
     host: LifeHost,
   ): VmLife {
+    const { rom, inputs, applied, description, cpuid, tscKhz, anyClock = false } = restored;
+    const { prepared, prefetch } = restored;
     using stack = new DisposableStack();
     const ranges = memoryRanges(options.memory, rom);
     const image = stack.use(prepared?.image ?? new MachineImage(ranges));
@@ -128,6 +134,8 @@ export class VmLife implements Disposable {
         : inputs.length === 0 && prepared !== undefined
           ? prepared.state
           : loadSnapshots(image, inputs);
+    // What follows takes a moment, too.
+    const prefetched = prefetch ? state.hot && image.prefetch(state.hot) : undefined;
     const saved = applyClock(image, state.cpu);
     const virtual = options.virtualTime ?? false;
     if (saved !== virtual && !(anyClock && virtual)) {
@@ -141,6 +149,7 @@ export class VmLife implements Disposable {
     takeOn({ image, engine, machine }, state, applied);
     const life = new VmLife(stack, options, { image, engine, machine, rom }, description);
     life.vcpu.halted = state.host.halted;
+    life.prefetched = prefetched;
     return life;
   }
 

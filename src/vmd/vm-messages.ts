@@ -93,6 +93,8 @@ export interface RestoreDescription {
   prepared?: true;
   /** The last of its snapshots is being written: `written` says when it is there. */
   later?: true;
+  /** Pages that its guest touched lately are read beside it. */
+  prefetch?: boolean;
   /** It is a copy: what is unique of a machine becomes another. */
   clone?: { generation: string };
 }
@@ -174,6 +176,7 @@ export type ToVm =
       stop: boolean;
       /** Memory is copied while the guest runs, which stands still for about so long, ms. */
       downtime?: number;
+      window?: number;
     }
   /** The next template stands alone. */
   | { kind: "forget-template" }
@@ -203,6 +206,8 @@ export type FromVm =
       boot: string;
       /** What of the sandbox is not there, as a sentence; empty when all is. */
       unconfined: string;
+      /** Of a restore with `prefetch`: so many pages; absent: its snapshot doesn't say which. */
+      prefetched?: number;
     }
   /** Something of the host or of a guest's driver failed; for the log. */
   | { kind: "trouble"; text: string }

@@ -204,7 +204,8 @@ class VmProcess {
     for (let lives = 0; ; lives++) {
       using life = this.#begin(engine, lives === 0);
       if (lives === 0) {
-        this.#post({ kind: "running", engine, why, boot: life.description, unconfined });
+        const { description: boot, prefetched } = life;
+        this.#post({ kind: "running", engine, why, boot, unconfined, prefetched });
         this.#receiver?.running();
       }
       const ending = this.#live(life);
@@ -297,6 +298,7 @@ class VmProcess {
     descriptors: readonly number[],
   ): void {
     // None while it is settled who runs the guest, nor of one that is being recorded.
+    this.#tell(this.#taker.hurry());
     const taken = this.#migration.frozen || this.#recording !== undefined ? undefined : life;
     this.#tell(this.#taker.take(taken, request, descriptors, this.#devices));
   }
@@ -310,7 +312,7 @@ class VmProcess {
 
   /** Goes on with a snapshot of a guest that runs. */
   #copy(): void {
-    if (!this.#taker.copying) return;
+    if (!this.#taker.pending) return;
     const later = this.#taker.step(this.#paused);
     if (typeof later === "number") watchLibrary().vmm_watch_later(Math.ceil(later * 1000));
     else this.#tell(later);
@@ -514,6 +516,7 @@ class VmProcess {
       case "disks-unlocked":
       case "disks-locked":
       case "disks":
+        if (message.kind === "send") this.#tell(this.#taker.hurry());
         this.#migration.obey(message, descriptors, life);
         return;
       case "count-exits":
@@ -523,6 +526,7 @@ class VmProcess {
         this.#post({ kind: "probe", result: this.#probe?.(message.what) ?? "no probe" });
         return;
       case "stop":
+        this.#tell(this.#taker.hurry());
         this.#stopped = true;
         return;
       case "start":

@@ -56,6 +56,7 @@ const schema = v.variant("kind", [
     why: line,
     boot: line,
     unconfined: line,
+    prefetched: v.optional(count),
   }),
   v.object({ kind: v.literal("trouble"), text: line }),
   v.object({ kind: v.literal("rebooted"), by: line }),

@@ -20,7 +20,7 @@ import type { ExitCount } from "./exit-counter.ts";
 import { countExits } from "./exit-counts.ts";
 import type { BalloonState, Ending, SnapshotResult, VmStatistics } from "./vm-messages.ts";
 import { SnapshotBase } from "./snapshot/base.ts";
-import { type OpenedSnapshot, openSnapshot, rememberChecked } from "./snapshot/chain.ts";
+import { type OpenedSnapshot, openSnapshot } from "./snapshot/chain.ts";
 import { disksToGoOn } from "./snapshot/disks.ts";
 import {
   bootFilesIfThere,
@@ -75,6 +75,8 @@ export class Vm implements AsyncDisposable {
   readonly boot: string;
   /** What of the sandbox is not there, as a sentence; empty when all is. */
   readonly unconfined: string;
+  /** Pages that are read beside the guest; absent without `prefetch`, or where nobody knows which. */
+  readonly prefetched: number | undefined;
   readonly #host: VmHost;
   readonly #options: VcpuOptions;
   readonly #base = new SnapshotBase();
@@ -94,6 +96,7 @@ export class Vm implements AsyncDisposable {
     this.engineReason = running.why;
     this.boot = running.boot;
     this.unconfined = running.unconfined;
+    this.prefetched = running.prefetched;
     this.#host = host;
     host.onEvent = (event) => {
       if (!isVmEvent(event)) return;
@@ -118,23 +121,25 @@ export class Vm implements AsyncDisposable {
    * Goes on where a snapshot left a machine.
    * @param overrides what is another than in the snapshot; its interfaces have to be given again
    * @param verify see openSnapshot
+   * @param prefetch pages that its guest touched before the snapshot are read and mapped beside it
    * @throws VmError with a sentence
    */
   static async restore(
     path: string,
     overrides: RestoreOverrides = {},
-    { verify }: { verify?: boolean } = {},
+    { verify, prefetch }: { verify?: boolean; prefetch?: boolean } = {},
   ): Promise<Vm> {
     let opened: OpenedSnapshot | undefined;
     try {
       opened = openSnapshot(path, { verify });
-      const { config, inputs, stamps } = opened;
+      const { config, inputs, used } = opened;
       const disks = overrides.disks ?? disksToGoOn(config, path);
       const checked = restoredOptions(config, { ...overrides, disks });
-      const launch = { files: bootFilesIfThere(checked), restore: restoreLaunch(config, inputs) };
+      const restore = { ...restoreLaunch(config, inputs), prefetch };
+      const launch = { files: bootFilesIfThere(checked), restore };
       opened = undefined;
       const vm = await Vm.#launch(checked, () => launch);
-      rememberChecked({ stamps });
+      used();
       return vm;
     } catch (error) {
       for (const { descriptor } of opened?.inputs ?? []) closeSync(descriptor);
@@ -219,9 +224,10 @@ export class Vm implements AsyncDisposable {
   }
 
   /**
-   * Writes the machine as it is now into a file, from which `Vm.restore` goes on. The guest stands
-   * still meanwhile, and goes on afterwards: then its disks, which must be qcow2, are frozen, and new
-   * images based on them are at their names. With `stop` the VM ends, and its disks stay as they are.
+   * Writes the machine into a file, from which `Vm.restore` goes on. Unless it is paused the guest
+   * first runs on for 100 ms, in which the pages that it touches are noted. Then it stands still, and
+   * goes on when all is written: then its disks, which must be qcow2, are frozen, and new images based
+   * on them are at their names. With `stop` the VM ends, and its disks stay as they are.
    * @param path of a file that isn't there yet
    * @param differential only what changed since the VM's last snapshot, whose file then has to stay
    * where it is. The first one that is asked for so holds all, and from then on changes are noted.

@@ -11,6 +11,11 @@ class Guest {
   readonly memory = GuestMemory.standalone(PAGES * PAGE);
   readonly written = new Set<number>();
   asked = 0;
+  ended = 0;
+
+  endDirtyLog(): void {
+    this.ended++;
+  }
 
   dirtyPages(_slot: number, bitmap: Uint8Array): number {
     this.asked++;
@@ -46,8 +51,11 @@ test("two who follow since different times hear of the guest's writes and the ho
   expect(first.collect().count).toBe(0);
   expect(pagesOf(second.pages.runs())).toEqual([9, 64, 100, 101]);
   first[Symbol.dispose]();
+  expect(guest.ended).toBe(0);
   second[Symbol.dispose]();
   second[Symbol.dispose]();
+  // The last one lets the engine rest.
+  expect(guest.ended).toBe(1);
   expect(log.followed).toBe(false);
   const { asked } = guest;
   guest.memory.write8(0, 1);

@@ -13,6 +13,8 @@ import { PageSet } from "./snapshot/page-set.ts";
 export interface DirtySource {
   /** See Engine.dirtyPages. */
   dirtyPages(slot: number, bitmap: Uint8Array): number;
+  /** Nobody asks any more. */
+  endDirtyLog(): void;
 }
 
 /** The pages written since it was made, or since `clear`. */
@@ -83,5 +85,6 @@ export class DirtyLog {
     this.#unobserve?.();
     this.#unobserve = undefined;
     this.#heard = undefined;
+    this.#engine.endDirtyLog();
   }
 }

@@ -41,6 +41,8 @@ export const Capability = {
   POINT: 512,
   /** ... and what code was entered since. */
   COVERAGE: 1024,
+  /** Pages that the guest touched, if only to read them. */
+  TOUCHED: 2048,
 } as const;
 
 /** What a breakpoint stops at; enum vmm_break_kind. */
@@ -334,6 +336,33 @@ export class Engine implements TimeSource, Disposable {
       "dirty pages",
       this.#library.vmm_dirty(this.#pointer, slot, bitmap as unknown as Pointer, bitmap.byteLength),
     );
+  }
+
+  /** Nobody asks for dirty pages any more: the guest need not pay for it. */
+  endDirtyLog(): void {
+    if (this.#open) this.#library.vmm_dirty_end(this.#pointer);
+  }
+
+  /** Notes what the guest touches, until `endTouched`. @throws NativeError unless it can TOUCHED */
+  beginTouched(): void {
+    check("touched pages", this.#library.vmm_touched_begin(this.#pointer));
+  }
+
+  /** As `dirtyPages`, of what was read as well; what the host does isn't in it. */
+  touchedPages(slot: number, bitmap: Uint8Array): number {
+    return check(
+      "touched pages",
+      this.#library.vmm_touched(
+        this.#pointer,
+        slot,
+        bitmap as unknown as Pointer,
+        bitmap.byteLength,
+      ),
+    );
+  }
+
+  endTouched(): void {
+    if (this.#open) this.#library.vmm_touched_end(this.#pointer);
   }
 
   /**

@@ -13,7 +13,9 @@
 import { hash } from "bun";
 import { GuestMemory, type MemoryRange } from "./memory.ts";
 import { check, hostBuffer, hostLibrary } from "./native.ts";
+import { commonRuns, Prefetch } from "./prefetch.ts";
 import type { Declaration, RegisterLayout, Registers } from "./registers.ts";
+import type { Run } from "./snapshot/format.ts";
 
 const MAGIC = 0x4d44_4d56; // "VMDM"
 const VERSION = 1;
@@ -49,8 +51,9 @@ export class MachineImage implements Disposable {
   readonly #head: ArrayBuffer;
   readonly #layouts: string[] = [];
   readonly #blocks: PlacedBlock[] = [];
-  readonly #overlaid: { page: number; count: number }[] = [];
+  readonly #overlaid: Run[] = [];
   #next = REGISTERS_OFFSET;
+  #prefetch: Prefetch | undefined;
   #closed = false;
 
   constructor(ranges: readonly RangeRequest[]) {
@@ -130,7 +133,7 @@ export class MachineImage implements Disposable {
   }
 
   /** Pages of guest memory that have a file behind them, by guest-physical page number. */
-  get overlaid(): readonly { readonly page: number; readonly count: number }[] {
+  get overlaid(): readonly Run[] {
     return this.#overlaid;
   }
 
@@ -156,6 +159,28 @@ export class MachineImage implements Disposable {
     this.memory.written(address, length);
   }
 
+  /**
+   * Has pages read and mapped, of those that have a file behind them, while the machine goes on.
+   * Once.
+   * @param runs in the order of their pages, each in one range
+   * @returns how many they are
+   */
+  prefetch(runs: readonly Run[]): number {
+    let pages = 0;
+    const pieces = [...commonRuns(runs, this.#overlaid)].map(({ page, count }) => {
+      pages += count;
+      const length = count * PAGE;
+      return { address: this.memory.pointer(page * PAGE, length), length };
+    });
+    this.#prefetch ??= Prefetch.start(pieces);
+    return pages;
+  }
+
+  /** Whether what is to be prefetched is not all there. */
+  get prefetching(): boolean {
+    return this.#prefetch?.ended === false;
+  }
+
   /** Keeps what was overlaid out of core dumps: a guest's memory is its own business. */
   hide(): void {
     check("hiding a machine", hostLibrary().vmm_memory_hide(this.address, this.size));
@@ -176,6 +201,7 @@ export class MachineImage implements Disposable {
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#prefetch?.[Symbol.dispose]();
     hostLibrary().vmm_memory_unmap(this.address, this.size);
   }
 }

@@ -58,6 +58,9 @@ export function snapshotCommand(): Command {
 The VM goes on. Its disks must be qcow2 images: each is kept as it is, under another name, and a new
 image based on it takes its place. With --stop, disks may be of any kind, and are not touched.
 
+Before that its guest runs on for 100 ms, and the pages that it touches are noted in the file, for vctl
+restore --prefetch; not those of a VM that is paused.
+
 A differential snapshot needs the files of those before it: vctl merge makes one file of them. Changes
 are noted from the first one on.
 

@@ -8,7 +8,6 @@ import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
 import { Networks } from "../net/index.ts";
-import { rememberChecked } from "../snapshot/chain.ts";
 import { WarmPool } from "../warm-process.ts";
 import type { Confinement } from "../vm-messages.ts";
 import { type Answer, type Client, FrontDoor } from "./front-door.ts";
@@ -354,15 +353,15 @@ export class Daemon {
       for (const { descriptor } of opened.inputs) closeSync(descriptor);
       throw error;
     }
-    const key = JSON.stringify([opened.stamps, vm.settings.machine.engine]);
+    const key = JSON.stringify([opened.identity, vm.settings.machine.engine]);
     const files = opened.inputs.map(({ descriptor }) => daemonLibrary().vmm_duplicate(descriptor));
     try {
-      const launch = restoreLaunch(opened);
+      const launch = { ...restoreLaunch(opened), prefetch: request.prefetch };
       const owner = ownerOf(caller);
       // One that is to be checked isn't in anybody's memory yet.
       const prepared = request.verify ? undefined : key;
       const descriptor = await vm.start(owner, request.attach, launch, undefined, prepared);
-      rememberChecked(opened);
+      opened.used();
       // Who restores one will restore another.
       this.#pool.want(1, opened.config.engine);
       const message = vm.host.preparation();
@@ -370,7 +369,8 @@ export class Daemon {
         this.#pool.want(1, opened.config.engine, { key, message, files: files.splice(0) });
       }
       if (before !== undefined) void restoreWhenStopped(vm, before);
-      return { reply: started(vm), descriptor };
+      const { prefetched = null } = vm;
+      return { reply: { ...started(vm), prefetched }, descriptor };
     } catch (error) {
       if (before !== undefined) vm.settings = before;
       else if (!vm.isUp) this.#registry.remove(vm);

@@ -70,6 +70,7 @@ export class ManagedVm {
   #operator: Owner | undefined;
   #engine: string | undefined;
   #boot: string | undefined;
+  #prefetched: number | undefined;
   #startedAt = 0;
   #reboots = 0;
   #rebootTimes: number[] = [];
@@ -117,6 +118,11 @@ export class ManagedVm {
   /** Where its interfaces lead, while it runs. */
   get interfaces(): string[] {
     return this.#ends.map(({ where }) => where);
+  }
+
+  /** Pages that were prefetched when it was restored. */
+  get prefetched(): number | undefined {
+    return this.#prefetched;
   }
 
   get lastEnding(): Ending | undefined {
@@ -213,9 +219,10 @@ export class ManagedVm {
       };
       this.#ended = host.ended.then((ending) => this.#hasEnded(ending));
       incoming?.started();
-      const { engine, why, boot, unconfined } = await host.running;
+      const { engine, why, boot, unconfined, prefetched } = await host.running;
       this.#engine = engine;
       this.#boot = boot;
+      this.#prefetched = prefetched;
       this.#startedAt = performance.now();
       // It may have been stopped, or have ended, meanwhile.
       if (this.#host === host && this.state === "starting") this.#state = "running";

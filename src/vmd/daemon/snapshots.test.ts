@@ -74,6 +74,24 @@ test("a VM goes on where its snapshot left it, beside itself or in its own place
   await Promise.all([stop("one"), stop("two")]);
 });
 
+test("what a guest used last can be prefetched, where its snapshot says so", async () => {
+  expect(await start("warm")).toMatchObject({ code: 0 });
+  expect(await count("warm")).toBe(1);
+  expect(await vmd.vctl(["snapshot", "warm", at("warm.snap")])).toMatchObject({ code: 0 });
+  await vmd.vctl(["pause", "warm"]);
+  expect(await vmd.vctl(["snapshot", "warm", at("still.snap")])).toMatchObject({ code: 0 });
+  const prefetch = async (...args: string[]) => {
+    const { code, err } = await vmd.vctl(["restore", "--prefetch", ...args]);
+    expect(code).toBe(0);
+    return err;
+  };
+  const nothing = "it doesn't say what its guest used last: nothing is prefetched";
+  expect(await prefetch(at("warm.snap"), "warm2")).not.toContain(nothing);
+  expect(await prefetch(at("still.snap"), "warm3")).toContain(`${at("still.snap")}: ${nothing}`);
+  expect([await count("warm2"), await count("warm3")]).toEqual([2, 2]);
+  await Promise.all(["warm", "warm2", "warm3"].map(stop));
+});
+
 test("a portable processor is kept, with its TSC, and an engine can be named", async () => {
   const many = await start("many", "--portable", "--tsc", "10");
   expect(many.err).toContain("it is no number from 100000 to 8000000");

@@ -8,6 +8,7 @@ import { hostError } from "../disk/index.ts";
 import type { RequestOf } from "../protocol.ts";
 import { type OpenedSnapshot, openSnapshot, remember } from "../snapshot/chain.ts";
 import type { SnapshotConfig } from "../snapshot/config.ts";
+import { HOT_WINDOW } from "../snapshot/write.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
 import type { RestoreLaunch } from "../vm-host.ts";
 import { VmError } from "../vm-options.ts";
@@ -75,7 +76,8 @@ export async function takeSnapshot(
     const locked = lockImages(images);
     let result: SnapshotResult;
     try {
-      const options = { compress, differential, stop, downtime, overlays: images };
+      const how = { compress, differential, stop, downtime, window: HOT_WINDOW };
+      const options = { ...how, overlays: images };
       result = await host.snapshot(out, config, options);
       vm.moving.locks.rebase(locked);
       // Its disks are anybody's then.

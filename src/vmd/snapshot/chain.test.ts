@@ -1,72 +1,96 @@
-/** Which snapshots are looked at whole before anything runs. */
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+/** Which files are looked at before a machine is made of them. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import {
+  appendFileSync,
   closeSync,
   copyFileSync,
   mkdtempSync,
   openSync,
+  readFileSync,
   renameSync,
   rmSync,
-  statSync,
-  utimesSync,
   writeFileSync,
-  writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Vm } from "../vm.ts";
-import { openSnapshot } from "./chain.ts";
-
-setDefaultTimeout(60_000);
+import { RecordType } from "../../vmm/snapshot/format.ts";
+import { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
+import { openSnapshot, remember } from "./chain.ts";
+import { newId } from "./restored.ts";
 
 let folder = "";
-let firmware = "";
 beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), "chains-"));
-  firmware = join(folder, "firmware");
-  const bytes = new Uint8Array(4096).fill(0xf4);
-  // At the reset vector: a jump to itself.
-  bytes.set([0xeb, 0xfe], 4096 - 16);
-  writeFileSync(firmware, bytes);
+  folder = mkdtempSync(join(tmpdir(), "chain-"));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const at = (name: string) => join(folder, name);
 
-/** Whether all of a snapshot would be looked at. */
-function verifies(path: string): boolean {
-  const { inputs } = openSnapshot(path);
-  for (const { descriptor } of inputs) closeSync(descriptor);
-  return inputs.some(({ verify }) => verify);
+function write(name: string, base?: { id: string; path: string }): string {
+  const id = newId();
+  const parts: Uint8Array[] = [];
+  const writer = new SnapshotWriter((bytes) => void parts.push(bytes.slice()));
+  writer.json(RecordType.CONFIG, {
+    ...{ format: 1, id, base, created: 0, engine: "unicorn", cpuid: [], boot: "", ahead: 0 },
+    options: { name: "chained", memory: 2 ** 20 },
+    interfaces: [],
+  });
+  writeFileSync(at(name), Buffer.concat(parts));
+  return id;
 }
 
-async function restored(path: string): Promise<void> {
-  const vm = await Vm.restore(path);
-  await vm.stop();
+/** Whether each of a snapshot's files is to be looked at; what is told so, where it was used. */
+function looksAt(
+  name: string,
+  { verify, used = false }: { verify?: boolean; used?: boolean } = {},
+) {
+  const opened = openSnapshot(at(name), { verify });
+  for (const { descriptor } of opened.inputs) closeSync(descriptor);
+  if (used) opened.used();
+  return opened.inputs.map((input) => input.verify);
 }
 
-test("a snapshot is looked at whole, once, unless it was written here", async () => {
-  const vm = await Vm.start({ kernel: firmware, memory: 2 ** 20, engine: "unicorn" });
-  const partial = join(folder, "a.partial");
-  const path = join(folder, "a");
-  await vm.snapshot(partial, { stop: true });
-  await vm.ended;
-  // Under which name, is no matter.
-  renameSync(partial, path);
-  expect(verifies(path)).toBe(false);
+test("one that was written here is known, also when it gets its name", () => {
+  write("written.partial");
+  const descriptor = openSync(at("written.partial"), "r");
+  remember(descriptor);
+  closeSync(descriptor);
+  expect(looksAt("written.partial")).toEqual([false]);
+  renameSync(at("written.partial"), at("written"));
+  expect(looksAt("written")).toEqual([false]);
+  expect(looksAt("written", { verify: true })).toEqual([true]);
+});
 
-  const copy = join(folder, "copy");
-  copyFileSync(path, copy);
-  expect(verifies(copy)).toBe(true);
-  await restored(copy);
-  expect(verifies(copy)).toBe(false);
-  await restored(copy);
+test("one that was used is known until it changes; its copy isn't", async () => {
+  write("used");
+  expect(looksAt("used")).toEqual([true]);
+  // Nobody has looked at all of it yet.
+  expect(looksAt("used", { verify: false, used: true })).toEqual([false]);
+  expect(looksAt("used", { used: true })).toEqual([true]);
+  expect(looksAt("used")).toEqual([false]);
+  copyFileSync(at("used"), at("copy"));
+  expect(looksAt("copy")).toEqual([true]);
+  appendFileSync(at("used"), "x");
+  expect(looksAt("used", { used: true })).toEqual([true]);
+  // Of the same length: only its time is another.
+  await Bun.sleep(20);
+  writeFileSync(at("used"), readFileSync(at("used")));
+  expect(looksAt("used")).toEqual([true]);
+});
 
-  // Somebody writes into it.
-  const file = openSync(copy, "r+");
-  writeSync(file, Uint8Array.of(1), 0, 1, statSync(copy).size - 5000);
-  closeSync(file);
-  const later = Date.now() / 1000 + 1;
-  utimesSync(copy, later, later);
-  expect(verifies(copy)).toBe(true);
-  await expect(restored(copy)).rejects.toThrow("damaged");
-  expect(verifies(copy)).toBe(true);
+test("one that changes while it is used is not known", async () => {
+  write("changing");
+  const opened = openSnapshot(at("changing"));
+  for (const { descriptor } of opened.inputs) closeSync(descriptor);
+  await Bun.sleep(20);
+  writeFileSync(at("changing"), readFileSync(at("changing")));
+  opened.used();
+  expect(looksAt("changing")).toEqual([true]);
+});
+
+test("of a chain each file is known by itself", () => {
+  const id = write("base");
+  write("link", { id, path: "base" });
+  expect(looksAt("base", { used: true })).toEqual([true]);
+  expect(looksAt("link", { used: true })).toEqual([false, true]);
+  expect(looksAt("link")).toEqual([false, false]);
 });

@@ -14,14 +14,10 @@ export interface OpenedSnapshot {
   /** What the last one says. */
   readonly config: SnapshotConfig;
   readonly inputs: readonly { descriptor: number; stream: boolean; verify: boolean }[];
-  /** Of each file, as it was opened; see `rememberChecked`. */
-  readonly stamps: readonly Stamp[];
-}
-
-/** A file, and what it was like at a time. */
-export interface Stamp {
-  readonly key: string;
-  readonly state: string;
+  /** The same for the same files, as long as nobody writes to them. */
+  readonly identity: string;
+  /** A machine was made of them: what was to be looked at is whole, and isn't looked at again. */
+  used(): void;
 }
 
 /**
@@ -34,16 +30,14 @@ export function openSnapshot(
   path: string,
   { verify, open = openPlainly }: { verify?: boolean; open?: (path: string) => number } = {},
 ): OpenedSnapshot {
-  const opened: { descriptor: number; config: SnapshotConfig; verify: boolean; stamp: Stamp }[] =
-    [];
+  const opened: { descriptor: number; config: SnapshotConfig; verify: boolean }[] = [];
   try {
     for (let next: string | undefined = path; next !== undefined;) {
       if (opened.length === CHAIN_MAX) {
         throw new SnapshotError(`${path}: it is based on more than ${CHAIN_MAX - 1} others`);
       }
       const one = openOne(next, open);
-      const stamp = stampOf(one.descriptor);
-      opened.unshift({ ...one, stamp, verify: verify ?? known.get(stamp.key) !== stamp.state });
+      opened.unshift({ ...one, verify: verify ?? !isKnown(one.descriptor) });
       const expected = opened[1]?.config.base?.id;
       if (expected !== undefined && expected !== one.config.id) {
         throw new SnapshotError(`${next}: not the snapshot that ${path} is based on`);
@@ -55,10 +49,13 @@ export function openSnapshot(
     throw error;
   }
   const { config } = opened[opened.length - 1];
+  // As of now: what is written from here on changes them.
+  const stamps = opened.map(({ descriptor }) => stamp(descriptor));
   return {
     config,
+    identity: JSON.stringify(stamps),
+    used: () => stamps.filter((_, place) => opened[place].verify).forEach(keep),
     inputs: opened.map(({ descriptor, verify }) => ({ descriptor, stream: false, verify })),
-    stamps: opened.map(({ stamp }) => stamp),
   };
 }
 
@@ -82,25 +79,29 @@ function baseOf(path: string, { base }: SnapshotConfig): string | undefined {
 }
 
 /**
- * Files that were written or wholly checked here. Checksums are against damage, which changes a file's
- * time or its size; its name is no matter: it is written under another one first. Who makes up a time may
- * as well make up checksums: what is in a file is believed no more for them.
+ * Files that were written or wholly checked here. Whoever changes one changes its time too, unless
+ * they want it to go unseen: checksums are no hindrance to them either. Another name is no change.
  */
 const known = new Map<string, string>();
 
-function stampOf(descriptor: number): Stamp {
+interface Stamp {
+  readonly key: string;
+  readonly state: string;
+}
+
+function stamp(descriptor: number): Stamp {
   const { dev, ino, size, mtimeNs } = fstatSync(descriptor, { bigint: true });
   return { key: `${dev}:${ino}`, state: `${size}:${mtimeNs}` };
 }
 
-/** The file holds a snapshot that is whole: it was written here. */
-export function remember(descriptor: number): void {
-  keep(stampOf(descriptor));
+function isKnown(descriptor: number): boolean {
+  const { key, state } = stamp(descriptor);
+  return known.get(key) === state;
 }
 
-/** All of what was opened has been found to be whole: a VM goes on from it. */
-export function rememberChecked({ stamps }: Pick<OpenedSnapshot, "stamps">): void {
-  for (const stamp of stamps) keep(stamp);
+/** The file holds a snapshot that is whole. */
+export function remember(descriptor: number): void {
+  keep(stamp(descriptor));
 }
 
 function keep({ key, state }: Stamp): void {

@@ -21,7 +21,8 @@ import { checkVmOptions, type VcpuOptions } from "../vm-options.ts";
 import { type LifeHost, VmLife } from "../vm-life.ts";
 import { repeatableRandom } from "../backend/random.ts";
 import { random } from "../disk/testing.ts";
-import { quiesce, saveMemory, saveState } from "./save.ts";
+import { usedPages } from "../../vmm/snapshot/machine-memory.ts";
+import { quiesce, saveHotPages, saveMemory, saveState } from "./save.ts";
 
 setDefaultTimeout(300_000);
 
@@ -46,6 +47,7 @@ function take(life: VmLife, compress: boolean): Uint8Array {
   const writer = new SnapshotWriter((bytes) => void parts.push(bytes.slice()), { compress });
   writer.json(RecordType.CONFIG, { format: 1 });
   saveMemory(life, writer, { pagemap: -1 });
+  saveHotPages(life, writer, usedPages(life.image, -1), -1);
   saveState(life, writer);
   return Buffer.concat(parts);
 }
@@ -109,7 +111,8 @@ function restore(bytes: Uint8Array): boolean {
   let life: VmLife;
   try {
     const inputs = [{ source: new BytesSource(bytes), verify: true }];
-    life = VmLife.restore("unicorn", options, { rom, inputs, description: "", cpuid }, host);
+    const restored = { rom, inputs, description: "", cpuid, prefetch: true };
+    life = VmLife.restore("unicorn", options, restored, host);
   } catch (error) {
     if (error instanceof SnapshotError) return false;
     throw error;
@@ -197,7 +200,8 @@ function records(bytes: Uint8Array): Place[] {
 /** Some bytes of a record's payload, or its head, become others. */
 function mutate(bytes: Uint8Array, next: (limit: number) => number): Uint8Array {
   const all = records(bytes);
-  const likely = all.filter(({ type }) => type === RecordType.STATE || type === RecordType.CPU);
+  const { STATE, CPU, HOT } = RecordType;
+  const likely = all.filter(({ type }) => type === STATE || type === CPU || type === HOT);
   const record = next(4) === 0 ? all[next(all.length)] : likely[next(likely.length)];
   for (let count = 1 + next(4); count > 0; count--) {
     const inHead = next(16) === 0;

@@ -1,6 +1,7 @@
 /** Reads a snapshot into a machine image, in a VM's process: a guest may have written it. */
 import { decodeBlocks, type SavedBlock } from "../../vmm/snapshot/blocks.ts";
-import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
+import { RecordType, type Run, SnapshotError } from "../../vmm/snapshot/format.ts";
+import { decodeHotPages } from "../../vmm/snapshot/hot-pages.ts";
 import type { MachineImage } from "../../vmm/image.ts";
 import { MemoryLoader } from "../../vmm/snapshot/machine-memory.ts";
 import { type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
@@ -28,6 +29,8 @@ export interface LoadedState {
   readonly host: HostState & { readonly halted: boolean };
   /** No page was copied into the image: what isn't a file's was never written. */
   readonly mapped: boolean;
+  /** Pages that its guest touched lately; absent: nobody wrote them down. */
+  readonly hot?: readonly Run[];
 }
 
 /**
@@ -53,6 +56,7 @@ function load(image: MachineImage, input: SnapshotInput): LoadedState {
   let blocks: SavedBlock[] | undefined;
   let cpu: Uint8Array | undefined;
   let host: LoadedState["host"] | undefined;
+  let hot: readonly Run[] | undefined;
   for (let record = reader.next(); record !== undefined; record = reader.next()) {
     switch (record.head.type) {
       case RecordType.PAGES:
@@ -68,6 +72,9 @@ function load(image: MachineImage, input: SnapshotInput): LoadedState {
       case RecordType.HOST:
         host = decodeHost(record.payload);
         break;
+      case RecordType.HOT:
+        hot = decodeHotPages(record.payload, image.memory.ranges);
+        break;
     }
   }
   // The reader has seen to it that there is one of each.
@@ -76,6 +83,7 @@ function load(image: MachineImage, input: SnapshotInput): LoadedState {
     cpu: cpu as Uint8Array,
     host: host as LoadedState["host"],
     mapped: !memory.copied,
+    hot,
   };
 }
 

@@ -55,7 +55,7 @@ export function restoreLife(
   files: readonly number[],
   { prepared, written }: { prepared?: PreparedMachine; written?: () => void } = {},
 ): VmLife {
-  const { rom, boot, cpuid, tscKhz } = restore;
+  const { rom, boot, cpuid, tscKhz, prefetch } = restore;
   const processor = { cpuid: cpuid.map(leafOf), tscKhz: tscKhz || undefined };
   const opened = () => openInputs(restore, files);
   const inputs = restore.later
@@ -64,7 +64,7 @@ export function restoreLife(
         return loadSnapshots(image, opened());
       }
     : opened();
-  const restored = { rom, inputs, description: boot, prepared, ...processor };
+  const restored = { rom, inputs, description: boot, prepared, prefetch, ...processor };
   const life = VmLife.restore(engine, options, restored, host);
   for (const descriptor of files) closeSync(descriptor);
   return life;

@@ -2,6 +2,7 @@
 import { closeGaps, TEMPLATE_GAP, usedOf, usedPages } from "../../vmm/snapshot/machine-memory.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { encodeBlocks, imageBlocks } from "../../vmm/snapshot/blocks.ts";
+import { encodeHotPages } from "../../vmm/snapshot/hot-pages.ts";
 import type { PageSet } from "../../vmm/snapshot/page-set.ts";
 import type { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
 import { encodeCpuRecord } from "./cpu-record.ts";
@@ -57,6 +58,16 @@ export function saveMemory(
   zeros.removeAll(used);
   writer.zeros(zeros.runs());
   writer.memory(image.memory, template ? closeGaps(used) : used.runs());
+}
+
+/** Writes which of some pages hold anything: the guest touched them lately. */
+export function saveHotPages(
+  { image }: VmLife,
+  writer: SnapshotWriter,
+  touched: PageSet,
+  pagemap: number,
+): void {
+  writer.bytes(RecordType.HOT, encodeHotPages(usedOf(image, touched, pagemap)));
 }
 
 /** Writes the registers of a machine that was quiesced, and the end. */

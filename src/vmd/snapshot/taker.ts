@@ -10,8 +10,9 @@ import { isExpected } from "../expected.ts";
 import { BATCH } from "../migration/passes.ts";
 import type { VmLife } from "../vm-life.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
+import { HotPages } from "./hot-pages.ts";
 import { LiveCopy, StreamQueue } from "./live.ts";
-import { machineConfig, quiesce, saveMemory, saveState } from "./save.ts";
+import { machineConfig, quiesce, saveHotPages, saveMemory, saveState } from "./save.ts";
 
 const ETIMEDOUT = -110;
 
@@ -39,6 +40,11 @@ export interface TakeRequest {
    * Not with `differential` or `stop`.
    */
   readonly downtime?: number;
+  /**
+   * It says which pages the guest touched lately: in so many ms from now, for which the guest runs
+   * on. Absent: it doesn't say that.
+   */
+  readonly window?: number;
 }
 
 /** What was written in a life since a snapshot of it. */
@@ -58,14 +64,15 @@ export interface Taken {
   readonly stopped: boolean;
 }
 
-/** One whose memory is being copied. */
-interface Copying {
+/** One before which the guest runs on. */
+interface Pending {
   readonly life: VmLife;
   readonly request: TakeRequest;
   readonly descriptors: readonly number[];
   readonly devices: SnapshotDevices;
-  readonly writer: SnapshotWriter;
-  readonly copy: LiveCopy;
+  readonly hot: HotPages | undefined;
+  /** Its memory is copied meanwhile. */
+  readonly copying: { readonly writer: SnapshotWriter; readonly copy: LiveCopy } | undefined;
 }
 
 interface Config {
@@ -80,7 +87,7 @@ export class SnapshotTaker {
   #last: Since | undefined;
   /** Since the last template that stands alone. */
   #template: Since | undefined;
-  #copying: Copying | undefined;
+  #pending: Pending | undefined;
   /** The guest stands still for the rest of it: what is written is waited for. */
   #finishing = false;
 
@@ -91,7 +98,8 @@ export class SnapshotTaker {
   }
 
   /**
-   * The guest stands still meanwhile; where a `downtime` is given, it runs on, and `step` does it.
+   * The guest stands still meanwhile; where a `downtime` or a `window` is given, it runs on, and
+   * `step` does it.
    * @param life undefined: there is none that could be taken just now
    * @param descriptors a file or a stream, then the overlays: they are closed here, or the disks' now
    * @returns undefined: later
@@ -103,24 +111,27 @@ export class SnapshotTaker {
     devices: SnapshotDevices,
   ): Taken | undefined {
     const start = performance.now();
+    let hot: HotPages | undefined;
     try {
       if (life === undefined) {
         throw new SnapshotError("the guest is about to start, or is being sent or recorded");
       }
-      if (this.#copying !== undefined) throw new SnapshotError("one is being written already");
-      if (request.downtime === undefined) {
-        return this.#finish(life, request, descriptors, devices, start);
-      }
-      this.#begin(life, request, descriptors, devices, request.downtime);
+      if (this.#pending !== undefined) throw new SnapshotError("one is being written already");
+      if (request.window !== undefined) hot = watch(life, request.window);
+      const pending = { life, request, descriptors, devices, hot };
+      if (request.downtime !== undefined) this.#begin(pending, request.downtime);
+      else if (hot !== undefined) this.#pending = { ...pending, copying: undefined };
+      else return this.#finish({ ...pending, copying: undefined }, start);
       return undefined;
     } catch (error) {
+      hot?.[Symbol.dispose]();
       return failure(error, descriptors);
     }
   }
 
-  /** Whether a machine's memory is being copied. */
-  get copying(): boolean {
-    return this.#copying !== undefined;
+  /** Whether there is one before which the guest runs on. */
+  get pending(): boolean {
+    return this.#pending !== undefined;
   }
 
   /**
@@ -128,11 +139,15 @@ export class SnapshotTaker {
    * @returns what became of it, or ms after which to come again
    */
   step(hurry: boolean): Taken | number {
-    const { life, request, descriptors, devices, copy } = this.#copying as Copying;
+    const pending = this.#pending as Pending;
+    const { descriptors, hot, copying } = pending;
     try {
-      const later = copy.step(hurry);
+      hot?.roll();
+      const later = copying?.copy.step(hurry);
       if (later !== undefined) return later;
-      const taken = this.#finish(life, request, descriptors, devices, performance.now());
+      const left = hurry ? 0 : (hot?.left ?? 0);
+      if (left > 0) return left;
+      const taken = this.#finish(pending, performance.now());
       this.#end();
       return taken;
     } catch (error) {
@@ -141,27 +156,29 @@ export class SnapshotTaker {
     }
   }
 
+  /** Something else is to come behind it: @returns what became of it, if it was no more than put off */
+  hurry(): Taken | undefined {
+    if (this.#pending === undefined || this.#pending.copying !== undefined) return undefined;
+    return this.step(true) as Taken;
+  }
+
   /** The machine is about to go. @returns what became of a copy of it */
   abandon(why: string): Taken | undefined {
-    const copying = this.#copying;
+    const pending = this.#pending;
     this.#end();
-    return copying && failure(new SnapshotError(why), copying.descriptors);
+    return pending && failure(new SnapshotError(why), pending.descriptors);
   }
 
   #end(): void {
-    this.#copying?.copy[Symbol.dispose]();
-    this.#copying = undefined;
+    this.#pending?.copying?.copy[Symbol.dispose]();
+    this.#pending?.hot?.[Symbol.dispose]();
+    this.#pending = undefined;
     this.#finishing = false;
   }
 
-  #begin(
-    life: VmLife,
-    request: TakeRequest,
-    descriptors: readonly number[],
-    devices: SnapshotDevices,
-    downtime: number,
-  ): void {
-    const { config, compress } = request;
+  #begin(pending: Omit<Pending, "copying">, downtime: number): void {
+    const { life, descriptors } = pending;
+    const { config, compress } = pending.request;
     const queue = new StreamQueue(descriptors[0]);
     const sink = (bytes: Uint8Array) => {
       // The writer uses it again: what waits is a copy.
@@ -172,25 +189,20 @@ export class SnapshotTaker {
     const { base: _, ...rest } = JSON.parse(config) as Config;
     writer.json(RecordType.CONFIG, { ...rest, ...machineConfig(life) });
     const copy = new LiveCopy(life, writer, queue, { pagemap: this.#pagemap, downtime });
-    this.#copying = { life, request, descriptors, devices, writer, copy };
+    this.#pending = { ...pending, copying: { writer, copy } };
   }
 
   /** The guest stands still from here on. */
-  #finish(
-    life: VmLife,
-    request: TakeRequest,
-    descriptors: readonly number[],
-    devices: SnapshotDevices,
-    start: number,
-  ): Taken {
+  #finish(pending: Pending, start: number): Taken {
+    const { life, request, descriptors, devices } = pending;
     const [descriptor, ...images] = descriptors;
     const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0, differential: false };
     let stopped = false;
     quiesce(life);
     try {
       devices.flush();
-      if (this.#copying === undefined) this.#write(life, request, descriptor, devices, result);
-      else this.#writeRest(this.#copying, result);
+      if (pending.copying === undefined) this.#write(pending, descriptor, result);
+      else this.#writeRest(pending, pending.copying, result);
       devices.rebase(
         request.overlays.map(({ place, name }, index) => {
           return { place, name, format: "qcow2", descriptor: images[index] };
@@ -209,13 +221,25 @@ export class SnapshotTaker {
     return { result, stopped };
   }
 
-  #writeRest({ life, writer, copy }: Copying, result: SnapshotResult): void {
+  #writeRest(
+    { life, hot }: Pending,
+    { writer, copy }: NonNullable<Pending["copying"]>,
+    result: SnapshotResult,
+  ): void {
     this.#finishing = true;
     copy.rest();
+    this.#writeHot(life, writer, hot);
     saveState(life, writer);
     result.bytes = writer.written;
     result.pages = writer.pages;
     result.rounds = copy.rounds;
+  }
+
+  #writeHot(life: VmLife, writer: SnapshotWriter, hot: HotPages | undefined): void {
+    const pages = hot?.collect();
+    // A guest that stood still touched none: that says nothing of what it will.
+    if (pages === undefined || pages.count === 0) return;
+    saveHotPages(life, writer, pages, this.#pagemap);
   }
 
   #drain(queue: StreamQueue, descriptor: number): void {
@@ -236,12 +260,11 @@ export class SnapshotTaker {
   }
 
   #write(
-    life: VmLife,
-    { config, compress, differential, stop, template }: TakeRequest,
+    { life, request, devices, hot }: Pending,
     descriptor: number,
-    devices: SnapshotDevices,
     result: SnapshotResult,
   ): void {
+    const { config, compress, differential, stop, template } = request;
     const { base, ...rest } = JSON.parse(config) as Config;
     const since = this.#since(life, template);
     const based = differential && since !== undefined && since.id === base?.id;
@@ -254,6 +277,7 @@ export class SnapshotTaker {
     });
     const changed = based ? since.dirty.collect() : undefined;
     saveMemory(life, writer, { pagemap: this.#pagemap, changed, template });
+    this.#writeHot(life, writer, hot);
     saveState(life, writer);
     result.bytes = writer.written;
     result.pages = writer.pages;
@@ -275,6 +299,16 @@ export class SnapshotTaker {
     const since = { life, id, dirty: before?.dirty ?? life.dirty.follow() };
     if (template) this.#template = since;
     else this.#last = since;
+  }
+}
+
+function watch(life: VmLife, window: number): HotPages | undefined {
+  try {
+    return new HotPages(life, window);
+  } catch (error) {
+    // It is advice, and no reason to have no snapshot.
+    if (error instanceof NativeError) return undefined;
+    throw error;
   }
 }
 

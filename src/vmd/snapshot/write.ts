@@ -12,6 +12,8 @@ import { newId, snapshotConfig } from "./restored.ts";
 
 /** For so long a guest stands still for what is left of a live snapshot, about, ms. */
 export const SNAPSHOT_DOWNTIME = 100;
+/** For so long before a snapshot it is looked at which pages the guest touches, ms. */
+export const HOT_WINDOW = 100;
 
 export interface WriteOptions {
   readonly compress?: boolean;
@@ -60,6 +62,7 @@ export async function writeSnapshot(
       differential,
       stop,
       downtime,
+      window: HOT_WINDOW,
       overlays: overlays.map(({ place, path }) => {
         return { place, name: path, descriptor: openSync(path, "r+") };
       }),

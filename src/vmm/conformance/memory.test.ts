@@ -107,5 +107,57 @@ onEachEngine("memory", ({ name }) => {
     }
     expect(() => engine.dirtyPages(0, new Uint8Array(8))).toThrow();
     expect(() => engine.dirtyPages(7, bitmap)).toThrow();
+    // Who asks after an end asks for the first time: nothing is missed meanwhile.
+    engine.endDirtyLog();
+    engine.endDirtyLog();
+    engine.setCpu(flatState());
+    expect(next(engine)).toBe("HLT");
+    expect(pages()).toEqual(expect.arrayContaining(wanted));
+    expect(pages()).toEqual([]);
+  });
+
+  test("touched pages", () => {
+    using m = machine(name, "");
+    const { engine, image } = m;
+    const bitmap = new Uint8Array(32);
+    const pages = () => {
+      bitmap.fill(0);
+      const count = engine.touchedPages(0, bitmap);
+      const list: number[] = [];
+      for (let i = 0; i < 256; i++) if ((bitmap[i >> 3] >> (i & 7)) & 1) list.push(i);
+      expect(list.length).toBe(count);
+      return list;
+    };
+    if (!engine.can(Capability.TOUCHED)) {
+      expect(() => engine.beginTouched()).toThrow();
+      expect(() => pages()).toThrow();
+      return;
+    }
+    const run = () => {
+      engine.setCpu(longState());
+      expect(next(engine)).toBe("HLT");
+    };
+    mapLow(image);
+    // mov al, [0x20000]; mov [0x4ffff], eax (two pages); push rax; mov bl, [0x60000]; hlt
+    const text = "8a 04 25 00000200 89 04 25 ffff0400 50 8a 1c 25 00000600 f4";
+    image.memory.write(CODE, code(text));
+    run();
+    expect(() => pages()).toThrow();
+    engine.beginTouched();
+    expect(() => engine.beginTouched()).toThrow();
+    expect(pages()).toEqual([]);
+    // Code, stack, page tables and data, again and again: what is in the TLB, and translated, too.
+    for (let round = 0; round < 3; round++) {
+      run();
+      expect(pages()).toEqual([0x01, 0x07, 0x10, 0x11, 0x12, 0x20, 0x4f, 0x50, 0x60]);
+    }
+    expect(pages()).toEqual([]);
+    // What the host does is no matter.
+    image.memory.write32(0x70ffe, 1);
+    expect(pages()).toEqual([]);
+    expect(() => engine.touchedPages(0, new Uint8Array(8))).toThrow();
+    expect(() => engine.touchedPages(7, bitmap)).toThrow();
+    engine.endTouched();
+    expect(() => pages()).toThrow();
   });
 });

@@ -20,14 +20,15 @@
  * names the one before by its checksum: none can be left out, moved or repeated.
  *
  * CONFIG comes first, END last, and nothing behind it but a recording's EVENTS. Between them come PAGES and ZERO in any
- * number, later ones replacing what earlier ones said, and then STATE, CPU and HOST, once each.
+ * number, later ones replacing what earlier ones said, and then STATE, CPU and HOST, once each, and
+ * perhaps HOT among them.
  */
 import { hash } from "bun";
 
 export const PAGE = 4096;
 export const HEAD = 64;
-/** Of every record: a reader takes what is at most this version. */
-export const VERSION = 1;
+/** A reader takes records of at most this version. */
+export const VERSION = 2;
 
 export const RecordType = {
   /** JSON: what the machine is. */
@@ -45,8 +46,15 @@ export const RecordType = {
   END: 0x444e4556, // "VEND"
   /** Of a recording, behind END: what came from outside. src/vmd/recording/events.ts */
   EVENTS: 0x54564556, // "VEVT"
+  /** Runs of pages that the guest touched lately: hot-pages.ts. Since version 2. */
+  HOT: 0x544f4856, // "VHOT"
 } as const;
 export type RecordType = (typeof RecordType)[keyof typeof RecordType];
+
+/** A record's version: that of the first program which wrote its type. */
+function versionOf(type: number): number {
+  return type === RecordType.HOT ? 2 : 1;
+}
 
 /** The pages are one zstd frame. */
 export const COMPRESSED = 1;
@@ -55,6 +63,8 @@ export const COMPRESSED = 1;
 export const RECORD_PAGES = 1024;
 /** Runs of one record: its payload is then one page with its head. */
 export const RECORD_RUNS = (PAGE - HEAD) / 16;
+/** Runs of hot pages at most. */
+export const HOT_RUNS = 65_536;
 /** Bytes of a payload at most. */
 export const PAYLOAD_MAX = 8 * 2 ** 20;
 
@@ -101,7 +111,7 @@ export function encodeHead(
 ): bigint {
   const view = new DataView(block.buffer, block.byteOffset, HEAD);
   view.setUint32(0, type, true);
-  view.setUint16(4, VERSION, true);
+  view.setUint16(4, versionOf(type), true);
   view.setUint16(6, flags, true);
   view.setBigUint64(8, BigInt(length), true);
   view.setUint32(16, pages, true);
@@ -138,7 +148,7 @@ export function decodeHead(
   }
   if (
     !TYPES.has(type) ||
-    version === 0 ||
+    version !== versionOf(type) ||
     view.getUint32(32, true) !== serial ||
     view.getBigUint64(40, true) !== before
   ) {
@@ -166,6 +176,7 @@ function possible({ type, flags, length, pages, stored }: RecordHead): boolean {
       : stored === pages * PAGE;
   }
   if (type === RecordType.ZERO && length % 16 !== 0) return false;
+  if (type === RecordType.HOT && (length % 16 !== 0 || length > HOT_RUNS * 16)) return false;
   return flags === 0 && pages === 0 && stored === 0;
 }
 

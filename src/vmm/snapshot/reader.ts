@@ -37,6 +37,7 @@ export interface SnapshotRecord {
 
 /** These come once, behind all pages. */
 const ONCE = [RecordType.STATE, RecordType.CPU, RecordType.HOST];
+const BEHIND = [...ONCE, RecordType.HOT];
 
 /** Where a reader is in its chain of records. */
 export interface ReaderPlace {
@@ -158,8 +159,8 @@ export class SnapshotReader {
     const first = this.#serial === 1;
     if ((type === RecordType.CONFIG) !== first) throw this.#misplaced();
     const pages = type === RecordType.PAGES || type === RecordType.ZERO;
-    if (pages && ONCE.some((one) => this.#seen.has(one))) throw this.#misplaced();
-    const once = ONCE.includes(type as (typeof ONCE)[number]);
+    if (pages && BEHIND.some((one) => this.#seen.has(one))) throw this.#misplaced();
+    const once = BEHIND.includes(type as (typeof BEHIND)[number]);
     if (type === RecordType.EVENTS || (once && this.#seen.has(type))) throw this.#misplaced();
     this.#seen.add(type);
     if (type !== RecordType.END) return;
