@@ -29,8 +29,6 @@ export interface Decoded {
   readonly mnemonic: string;
   /** The exact encoding: "Add_rm32_imm8". */
   readonly form: string;
-  /** With its operands. */
-  readonly text: string;
   /** From the sequence's beginning to the instruction's end, bytes. */
   readonly end: number;
   /** Bits of RFLAGS that the architecture leaves undefined. */
@@ -48,7 +46,6 @@ export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
   padded.set(code);
   const decoder = new Decoder(bits, padded, DecoderOptions.None);
   decoder.ip = BigInt(at);
-  const formatter = new Formatter(FormatterSyntax.Intel);
   const found: Decoded[] = [];
   while (decoder.position < code.length && found.length < LONGEST_SEQUENCE) {
     const from = decoder.position;
@@ -60,7 +57,6 @@ export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
     found.push({
       mnemonic: Mnemonic[instruction.mnemonic].toUpperCase(),
       form: Code[instruction.code],
-      text: formatter.format(instruction),
       end,
       undefinedFlags,
       bytes: padded.slice(from, end),
@@ -69,7 +65,24 @@ export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
     instruction.free();
     if (isInvalid) break;
   }
-  formatter.free();
   decoder.free();
   return found;
+}
+
+// One for all: to make one takes longer than to decode.
+const FORMATTER = new Formatter(FormatterSyntax.Intel);
+
+/**
+ * An instruction with its operands: "add eax,[10h]".
+ * @param bits 16, 32 or 64.
+ * @param at the address of its first byte.
+ */
+export function textOf(bytes: Uint8Array, bits: number, at: number): string {
+  const decoder = new Decoder(bits, bytes, DecoderOptions.None);
+  decoder.ip = BigInt(at);
+  const instruction = decoder.decode();
+  const text = FORMATTER.format(instruction);
+  instruction.free();
+  decoder.free();
+  return text;
 }

@@ -6,8 +6,8 @@ import type { EngineName } from "../../src/vmm/engine.ts";
 import type { Case } from "./case.ts";
 import type { Cause } from "./cause.ts";
 import { stateCauseOf } from "./causes.ts";
-import { type Difference, differences, endingText, FLAGS, isSame } from "./compare.ts";
-import { decode, type Decoded } from "./decode.ts";
+import { type Difference, differences, endingText, FLAGS, isIdentical } from "./compare.ts";
+import { decode, type Decoded, textOf } from "./decode.ts";
 import type { Finding } from "./finding.ts";
 import { bitness } from "./layout.ts";
 import { Ending, type Target } from "./target.ts";
@@ -25,6 +25,7 @@ export function masked(found: readonly Difference[], mask: number): Difference[]
 
 /**
  * Of a case that both have just run.
+ * @param all what differs.
  * @returns undefined where nothing but undefined flags differs; a cause where that explains it all
  *   whatever the instructions are; else what to look for a cause by.
  */
@@ -33,9 +34,8 @@ export function explain(
   b: Target,
   it: Case,
   engines: readonly [EngineName, EngineName],
+  all: Difference[],
 ): Finding | Cause | undefined {
-  const all = differences(a, b, it);
-  if (all.length === 0) return undefined;
   const decoded = decode(it.code, bitness(it.mode), it.at);
   const union = decoded.reduce((mask, one) => mask | one.undefinedFlags, 0);
   const defined = masked(all, union);
@@ -74,7 +74,7 @@ function run(a: Target, b: Target, it: Case, length: number): Difference[] {
   a.run(it, code);
   b.run(it, code);
   if (!isComparable(a, b)) return [];
-  return isSame(a, b, it) ? [] : differences(a, b, it);
+  return isIdentical(a, b, it) ? [] : differences(a, b, it);
 }
 
 /** Both ran it to an end. */
@@ -91,12 +91,13 @@ function finding(
   found: readonly Difference[],
   carried: boolean,
 ): Finding {
+  const at = it.at + (one?.end ?? 0) - (one?.bytes.length ?? 0);
   return {
     mnemonic: one?.mnemonic ?? "STATE",
     form: one?.form ?? "",
-    text: one?.text ?? "",
+    text: one === undefined ? "" : textOf(one.bytes, bitness(it.mode), at),
     bytes: one?.bytes ?? new Uint8Array(),
-    at: it.at + (one?.end ?? 0) - (one?.bytes.length ?? 0),
+    at,
     engines,
     mode: it.mode,
     cpl: it.cpl,

@@ -46,6 +46,8 @@ export class Target implements Disposable {
   readonly engine: Engine;
   readonly image: MachineImage;
   readonly memory: Buffer;
+  /** The same in words. */
+  readonly memoryWords: Uint32Array;
   /** kvm_regs and kvm_sregs after the last case. */
   readonly state: Uint8Array;
   /** The same in words. */
@@ -77,6 +79,7 @@ export class Target implements Disposable {
     }
     const [memory] = image.memory.bytes(0, MEMORY_SIZE);
     this.memory = Buffer.from(memory.buffer, memory.byteOffset, MEMORY_SIZE);
+    this.memoryWords = new Uint32Array(memory.buffer, memory.byteOffset, MEMORY_SIZE / 4);
     this.state = engine.run.u8.subarray(SYNC, SYNC + STATE_SIZE);
     this.words = new Uint32Array(this.state.buffer, SYNC, STATE_SIZE / 4);
     this.#sync = engine.run.u8.subarray(SYNC, SYNC_EVENTS + 64);
