@@ -1,7 +1,18 @@
 /** What differs between two engines' ends of a case, by name. */
 import { CPU_LAYOUT, SEGMENTS } from "../../src/vmm/cpu-codec.ts";
-import { type Case, GENERAL, segmentAt, STATE } from "./case.ts";
-import { GDT, IDT, isLong, LDT, MEMORY_SIZE, TABLES, TSS } from "./layout.ts";
+import { type Case, FPU_XMM, GENERAL, segmentAt, STATE } from "./case.ts";
+import {
+  GDT,
+  IDT,
+  isLong,
+  isPaged,
+  LDT,
+  MEMORY_SIZE,
+  type Mode,
+  physical,
+  TABLES,
+  TSS,
+} from "./layout.ts";
 import { Ending, type Target } from "./target.ts";
 
 /** RFLAGS' bits by name: arithmetic ones may be undefined (undefined.ts), the others never. */
@@ -57,7 +68,7 @@ export function differences(a: Target, b: Target, it: Case): Difference[] {
   if (a.ending !== b.ending || a.what !== b.what) {
     return [{ what: "ending", a: endingText(a), b: endingText(b) }];
   }
-  if (a.ending === Ending.EXIT) return memory(a, b, 0, 0);
+  if (a.ending === Ending.EXIT) return memory(a, b, it.mode, NOWHERE);
   if (a.ending !== Ending.HALT) return [];
   if (a.vector !== b.vector) {
     return [{ what: "vector", a: endingText(a), b: endingText(b) }];
@@ -66,9 +77,8 @@ export function differences(a: Target, b: Target, it: Case): Difference[] {
   registers(a, b, found);
   segments(a, b, found);
   control(a, b, found);
-  let frame = [0, 0];
-  if (a.vector >= 0) frame = frames(a, b, it, found);
-  found.push(...memory(a, b, frame[0], frame[1]));
+  const frame = a.vector >= 0 ? frames(a, b, it, found) : NOWHERE;
+  found.push(...memory(a, b, it.mode, frame));
   if (it.deep) found.push(...deepDifferences(a, b));
   return found;
 }
@@ -160,39 +170,41 @@ function control(a: Target, b: Target, found: Difference[]): void {
   }
 }
 
-/** What the handler finds on its stack. @returns where that lies: from, to. */
-function frames(a: Target, b: Target, it: Case, found: Difference[]): number[] {
+const NOWHERE: ReadonlySet<number> = new Set();
+
+/** What the handler finds on its stack. @returns where that lies, by bytes. */
+function frames(a: Target, b: Target, it: Case, found: Difference[]): ReadonlySet<number> {
   const [va, vb] = views(a.state, b.state);
   const [ma, mb] = views(a.memory, b.memory);
   const width = it.mode === "real" ? 2 : isLong(it.mode) ? 8 : 4;
   const base = isLong(it.mode) ? 0 : va.getUint32(segmentAt("ss"), true);
-  const from = (base + va.getUint32(STATE.rsp, true)) >>> 0;
-  if (va.getUint32(STATE.rsp, true) !== vb.getUint32(STATE.rsp, true)) return [0, 0];
-  let at = from;
-  const word = (view: DataView) =>
-    at + width > MEMORY_SIZE
-      ? 0
-      : width === 2
-        ? view.getUint16(at, true)
-        : view.getUint32(at, true);
+  let stack = va.getUint32(STATE.rsp, true);
+  if (stack !== vb.getUint32(STATE.rsp, true)) return NOWHERE;
+  const whole = new Set<number>();
   const next = (what: string) => {
+    // SP wraps in real mode.
+    const at = physical(it.mode, (base + (width === 2 ? stack & 0xffff : stack)) >>> 0);
+    stack += width;
+    if (at + width > MEMORY_SIZE) return;
+    const word = (view: DataView) =>
+      width === 2 ? view.getUint16(at, true) : view.getUint32(at, true);
     const [x, y] = [word(ma), word(mb)];
     if (what === "frame.rflags") flags(x, y, what, found);
     else if (x !== y) found.push({ what, a: hex(x), b: hex(y) });
-    at += width;
+    for (let i = 0; i < width; i++) whole.add(at + i);
   };
   if (width > 2 && WITH_CODE.has(a.vector)) next("frame.code");
   next("frame.rip");
   next("frame.cs");
   next("frame.rflags");
-  return [from, Math.min(at, MEMORY_SIZE)];
+  return whole;
 }
 
-function regionOf(at: number): string {
+function regionOf(at: number, mode: Mode): string {
   if (at < 0x400) return "vectors";
   if (at >= GDT && at < LDT + 0x100) return "descriptors";
   if (at >= TSS && at < IDT) return "tss";
-  if (at >= TABLES && at < TABLES + 0x4000) return "tables";
+  if (isPaged(mode) && at >= TABLES && at < TABLES + 0x4000) return "tables";
   if (at >= 0x8000 && at < 0xa000) return "code";
   if (at >= 0xe000) return "stack";
   return "data";
@@ -201,8 +213,7 @@ function regionOf(at: number): string {
 /** What is compared at once, bytes. */
 const BLOCK = 4096;
 
-// But for what lies between `from` and `to`.
-function memory(a: Target, b: Target, from: number, to: number): Difference[] {
+function memory(a: Target, b: Target, mode: Mode, except: ReadonlySet<number>): Difference[] {
   if (a.memory.equals(b.memory)) return [];
   const found = new Map<string, Difference>();
   // Most of it is the same: by blocks, then by words, then by bytes.
@@ -211,8 +222,8 @@ function memory(a: Target, b: Target, from: number, to: number): Difference[] {
     for (let i = block / 4; i < (block + BLOCK) / 4; i++) {
       if (a.memoryWords[i] === b.memoryWords[i]) continue;
       for (let at = i * 4; at < i * 4 + 4; at++) {
-        if (a.memory[at] === b.memory[at] || (at >= from && at < to)) continue;
-        const what = `memory.${regionOf(at)}`;
+        if (a.memory[at] === b.memory[at] || except.has(at)) continue;
+        const what = `memory.${regionOf(at, mode)}`;
         if (found.has(what)) continue;
         const show = (bytes: Uint8Array) => `${hex(at)}: ${bytes.subarray(at, at + 8).toHex()}`;
         found.set(what, { what, a: show(a.memory), b: show(b.memory) });
@@ -244,7 +255,7 @@ function deepDifferences(a: Target, b: Target): Difference[] {
   };
   for (let i = 0; i < 8; i++) add(`st${i}`, i * 16, 10);
   for (const [what, at, length] of FPU_FIELDS) add(what, at, length);
-  for (let i = 0; i < 16; i++) add(`xmm${i}`, 160 + i * 16, 16);
+  for (let i = 0; i < 16; i++) add(`xmm${i}`, FPU_XMM + i * 16, 16);
   const [va, vb] = views(a.cpu, b.cpu);
   ["dr0", "dr1", "dr2", "dr3", "dr6", "dr7"].forEach((what, i) => {
     const at = CPU_LAYOUT.debugregs + i * 8;

@@ -8,7 +8,6 @@ import {
   Mnemonic,
   RflagsBits,
 } from "iced-x86";
-import { LONGEST_SEQUENCE } from "./generate.ts";
 
 /** What follows a sequence. */
 const HLT = 0xf4;
@@ -34,12 +33,14 @@ export interface Decoded {
   /** Bits of RFLAGS that the architecture leaves undefined. */
   readonly undefinedFlags: number;
   readonly bytes: Uint8Array;
+  /** Where a near branch leads; 0 of others. */
+  readonly target: number;
 }
 
 /**
  * @param bits 16, 32 or 64.
  * @param at the address of its first byte.
- * @returns as many as a sequence has at most; the last may be INVALID.
+ * @returns all to its end; the last may be INVALID.
  */
 export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
   const padded = new Uint8Array(code.length + LONGEST_INSTRUCTION).fill(HLT);
@@ -47,7 +48,7 @@ export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
   const decoder = new Decoder(bits, padded, DecoderOptions.None);
   decoder.ip = BigInt(at);
   const found: Decoded[] = [];
-  while (decoder.position < code.length && found.length < LONGEST_SEQUENCE) {
+  while (decoder.position < code.length) {
     const from = decoder.position;
     const instruction = decoder.decode();
     const bits = instruction.rflagsUndefined;
@@ -60,6 +61,7 @@ export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
       end,
       undefinedFlags,
       bytes: padded.slice(from, end),
+      target: Number(instruction.nearBranchTarget),
     });
     const isInvalid = instruction.isInvalid;
     instruction.free();

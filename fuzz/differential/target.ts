@@ -28,7 +28,7 @@ const SYNC_EVENTS = SYNC + STATE_SIZE;
 const EVENTS_VALID = 5;
 const EVENTS_FLAGS = 20;
 
-const HLT = 0xf4;
+export const HLT = 0xf4;
 const TAIL = 16;
 const SWAPGS = Buffer.of(0x0f, 0x01, 0xf8);
 
