@@ -2,7 +2,7 @@
 import type { EngineName } from "../../src/vmm/engine.ts";
 import type { Cause } from "./cause.ts";
 import { causeOf } from "./causes.ts";
-import { isSame } from "./compare.ts";
+import { differences, isIdentical } from "./compare.ts";
 import { explain, isComparable } from "./explain.ts";
 import type { Finding } from "./finding.ts";
 import { Generator } from "./generate.ts";
@@ -74,11 +74,12 @@ export class Campaign implements Disposable {
       else totals.endless++;
       return undefined;
     }
-    if (isSame(a, b, it)) {
+    const all = isIdentical(a, b, it) ? [] : differences(a, b, it);
+    if (all.length === 0) {
       totals.same++;
       return undefined;
     }
-    const found = explain(a, b, it, this.#engines);
+    const found = explain(a, b, it, this.#engines, all);
     if (found === undefined) {
       totals.undefinedOnly++;
       return undefined;

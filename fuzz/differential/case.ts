@@ -8,6 +8,9 @@ export const STATE_SIZE = CPU_LAYOUT.debugregs;
 /** struct kvm_fpu. */
 export const FPU_SIZE = CPU_LAYOUT.xcr0 - CPU_LAYOUT.fpu;
 
+/** Where struct kvm_fpu has its 16 XMM registers. */
+export const FPU_XMM = 152;
+
 /** Order in struct kvm_regs. */
 export const GENERAL = GENERAL_REGISTERS.slice(0, 16);
 

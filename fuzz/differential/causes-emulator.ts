@@ -10,6 +10,10 @@ const NOT_EMULATED =
 const IS_SIMD =
   /^(P[A-Z]|MOV[A-Z]|CVT|F[A-Z0-9]|[A-Z]+[SP][SDSB]$|EMMS|LDMXCSR|STMXCSR|MASK|EXTR|INSERT|BLEND|ROUND|DPP|MPSAD|LDDQU|MAX|MIN|SQRT|ADD|SUB|MUL|DIV|AND|OR|XOR|UNPCK|SHUF|RCP|RSQRT|CMP|COMI|UCOMI|HADD|HSUB|WAIT)/;
 
+function isSwapGs(bytes: Uint8Array): boolean {
+  return bytes.toHex().includes("0f01f8");
+}
+
 export const EMULATOR_CAUSES: readonly InstructionCause[] = [
   {
     name: "states that KVM refuses",
@@ -26,6 +30,14 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
       faultOf(found, "kvm") === 6 &&
       faultOf(found, "unicorn") !== 6 &&
       (NOT_EMULATED.test(found.mnemonic) || IS_SIMD.test(found.mnemonic)),
+  },
+  {
+    name: "SWAPGS outside of 64-bit mode",
+    by: "kvm_pvm",
+    explanation:
+      "SWAPGS is undefined outside of 64-bit mode (SDM vol. 2B); it runs, and the sequence goes on.",
+    matches: (found) =>
+      found.mnemonic === "INVALID" && found.mode !== "long" && isSwapGs(found.bytes),
   },
   {
     name: "reserved encodings with operands",
@@ -59,6 +71,27 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
     matches: (found) =>
       only(found, /^frame\.code$/) &&
       [10, 11, 12, 13].some((vector) => endingOf(found, "kvm") === `#${vector}`),
+  },
+  {
+    name: "privilege before presence",
+    by,
+    explanation:
+      "What only ring 0 may do, or SVM's address has to be right for, is #GP before it is looked for; where it isn't offered a processor raises #UD.",
+    matches: (found) =>
+      /^(VM[A-Z]+|STGI|CLGI|SKINIT|INVLPGA|MONITOR|MWAIT|XSETBV)$/.test(found.mnemonic) &&
+      faultOf(found, "kvm") === 13 &&
+      faultOf(found, "unicorn") === 6,
+  },
+  {
+    name: "limit of the interrupt vectors",
+    by,
+    explanation:
+      "In real mode the IDT's limit isn't looked at: where a vector is beyond it there is a double fault, and then a shutdown (SDM vol. 3A, 20.1.4).",
+    matches: (found) =>
+      found.mode === "real" &&
+      endingOf(found, "unicorn") === "SHUTDOWN" &&
+      /^(halt|#\d+)$/.test(endingOf(found, "kvm")) &&
+      [...found.earlier, found.bytes.toHex()].some((bytes) => /0f01/.test(bytes)),
   },
   {
     name: "order of checks of segment loads",
@@ -164,8 +197,10 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
       "INT behind an operand-size prefix pushes 32 bits, and ESP's upper half is cleared.",
     matches: (found) =>
       found.mode === "real" &&
-      (found.mnemonic.startsWith("INT") || names(found).includes("rsp")) &&
-      only(found, /^(rsp|memory\..*|frame\..*)$/),
+      (found.mnemonic.startsWith("INT")
+        ? only(found, /^(rsp|memory\..*|frame\..*)$/) ||
+          found.endings.every((ending) => ending.startsWith("write "))
+        : names(found).includes("rsp") && only(found, /^(rsp|memory\..*|frame\..*)$/)),
   },
   {
     name: "hint NOPs",
@@ -184,6 +219,7 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
       found.cpl === 3 &&
       found.mode !== "real" &&
       (/\b[c-gs]s$/.test(found.text) ||
+        (/^mov [c-gs]s,/.test(found.text) && only(found, /^[c-gs]s\.selector$/)) ||
         /^(LSL|LAR|VER|SLDT|STR|SMSW|SGDT|SIDT|PUSH)/.test(found.mnemonic)),
   },
   {
@@ -193,11 +229,46 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
     matches: (found) => endingOf(found, "kvm") === "#14" && only(found, /^memory\./),
   },
   {
+    name: "emulated at first",
+    by: "kvm_pvm",
+    explanation:
+      "In ring 3 the host's processor runs the code, but the emulator does where a page is touched first: whether an instruction is #UD depends on what ran before the case.",
+    matches: (found) =>
+      found.mnemonic === "STATE" &&
+      found.cpl === 3 &&
+      only(found, /^vector$/) &&
+      found.differences[0][found.engines[0] === "kvm" ? "a" : "b"] === "#6",
+  },
+  {
+    name: "tables that a string overwrote",
+    by: "kvm_pvm",
+    explanation:
+      "An exception goes through a gate and a code segment that the instruction has just overwritten: a double fault and a shutdown where they are wrong; kvm_pvm enters the handler all the same.",
+    matches: (found) =>
+      /^(MOVS|STOS|INS)[BWDQ]$/.test(found.mnemonic) &&
+      endingOf(found, "unicorn") === "SHUTDOWN" &&
+      /^(halt|#\d+)$/.test(endingOf(found, "kvm")),
+  },
+  {
+    name: "tables over the end of a segment",
+    by: "both engines",
+    explanation:
+      "LGDT and LIDT of an operand that goes beyond 64 KiB in 16-bit code is #GP; the emulator wraps, libunicorn reads on.",
+    matches: (found) =>
+      /^L[GI]DT$/.test(found.mnemonic) &&
+      endingOf(found, "kvm") === "halt" &&
+      /^read 0x1000[0-9a-f]\//.test(endingOf(found, "unicorn")),
+  },
+  {
     name: "16 bits to memory",
     by,
     explanation:
-      "MOV of a segment register, SLDT, STR and SMSW write 16 bits to memory, whatever the operand's size (SDM vol. 2); the emulator writes as many as that.",
+      "MOV of a segment register, SLDT, STR and SMSW write 16 bits to memory, whatever the operand's size (SDM vol. 2); the emulator writes as many as that, and so may reach another page.",
     matches: (found) =>
-      /^(MOV|SLDT|STR|SMSW)$/.test(found.mnemonic) && only(found, /^(memory\..*|frame\..*)$/),
+      /^(MOV|SLDT|STR|SMSW)$/.test(found.mnemonic) &&
+      (only(found, /^(memory\..*|frame\..*)$/) ||
+        (found.text.includes("[") &&
+          endingOf(found, "unicorn") === "halt" &&
+          /^(#14|read .*|write .*)$/.test(endingOf(found, "kvm")))),
   },
 ];

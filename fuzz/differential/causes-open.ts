@@ -104,6 +104,13 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
       isBranch(found) && found.endings.some((ending) => !/^#(12|13|14)$/.test(ending)),
   },
   {
+    name: "far pointers of 64 bits",
+    by: "the manuals",
+    explanation:
+      "LSS, LFS and LGS behind REX.W load 64 bits on Intel's processors (SDM vol. 2A, LDS), 32 on AMD's and in libunicorn.",
+    matches: (found) => /^L[SFG]S$/.test(found.mnemonic) && only(found, REGISTERS),
+  },
+  {
     name: "BSF and BSR of zero",
     by: "the manuals",
     explanation: "The destination is undefined (SDM vol. 2A, BSF).",
@@ -113,7 +120,9 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     name: "features that aren't offered",
     by: "the host",
     explanation:
-      "LZCNT, TZCNT and POPCNT run where the processor has them, whatever CPUID says; else they are BSR, BSF or undefined.",
-    matches: (found) => /^(LZCNT|TZCNT|POPCNT|CLDEMOTE|ADCX|ADOX|ENDBR|RDSSP)/.test(found.mnemonic),
+      "LZCNT, TZCNT, POPCNT and what there is of AVX and others in ring 3 run where the host's processor has them, whatever CPUID says; else they are BSR, BSF or undefined.",
+    matches: (found) =>
+      /^(LZCNT|TZCNT|POPCNT|CLDEMOTE|ADCX|ADOX|ENDBR|RDSSP)/.test(found.mnemonic) ||
+      (/^(VP[A-Z]+|XGETBV|UMONITOR|UMWAIT|TPAUSE)$/.test(found.mnemonic) && found.cpl === 3),
   },
 ];

@@ -1,6 +1,7 @@
 /** Causes of libunicorn 2.0.1, that are known and left as they are. */
 import type { InstructionCause } from "./cause.ts";
-import { endingOf, faultOf, only, usesMemory } from "./finding.ts";
+import type { Finding } from "./finding.ts";
+import { endingOf, faultOf, only, prefixedBase, prefixesOf, usesMemory } from "./finding.ts";
 
 const by = "libunicorn";
 
@@ -20,6 +21,11 @@ function isByOne(bytes: Uint8Array): boolean {
 function hasVoidRex(bytes: Uint8Array): boolean {
   const prefixes = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
   return bytes.some((byte, i) => (byte & 0xf0) === 0x40 && prefixes.includes(bytes[i + 1]));
+}
+
+// String instructions and XLAT say so without brackets of their own, LEA's aren't an access.
+function usesDataOf(found: Finding): boolean {
+  return usesMemory(found) && found.mnemonic !== "LEA";
 }
 
 const IS_FLOATING =
@@ -97,7 +103,8 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     explanation:
       "x87 stack faults and unmasked exceptions don't come, and status bits, NaN payloads and denormals differ in places.",
     matches: (found) =>
-      only(found, IS_FLOATING) && /^(F|WAIT|CVT|[A-Z]+[SP][SD]$)/.test(found.mnemonic),
+      (only(found, IS_FLOATING) && /^(F|WAIT|CVT|[A-Z]+[SP][SD]$)/.test(found.mnemonic)) ||
+      (faultOf(found, "kvm") === 19 && faultOf(found, "unicorn") !== 19),
   },
   {
     name: "reserved encodings run",
@@ -171,6 +178,81 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     explanation:
       "REX counts only right before the opcode (SDM vol. 2A, 2.2.1); here it counts anywhere.",
     matches: (found) => found.mode === "long" && hasVoidRex(found.bytes),
+  },
+  {
+    name: "bases of segments in 64-bit mode",
+    by,
+    explanation:
+      "The prefixes 26, 2E, 36 and 3E mean nothing in 64-bit mode (SDM vol. 1, 3.3.7); here the base of ES, CS, SS or DS is added where it isn't zero.",
+    matches: (found) => found.mode === "long" && prefixedBase(found) !== 0 && usesDataOf(found),
+  },
+  {
+    name: "LGDT and LIDT behind 66",
+    by,
+    explanation:
+      "In 64-bit mode the base is of 64 bits whatever the operand's size (SDM vol. 2A, LGDT/LIDT); here it is of 24.",
+    matches: (found) =>
+      found.mode === "long" &&
+      /^L[GI]DT$/.test(found.mnemonic) &&
+      prefixesOf(found).includes(0x66) &&
+      only(found, /^[gi]dt\.base$/),
+  },
+  {
+    name: "flags of repeated comparisons that fault",
+    by,
+    explanation:
+      "A page fault of a repeated CMPS or SCAS restores the flags from before the instruction (SDM vol. 2B, REP); here they are those of the last round.",
+    matches: (found) =>
+      /^(CMPS|SCAS)[BWDQ]$/.test(found.mnemonic) &&
+      found.endings.every((ending) => ending === "#14") &&
+      only(found, /^(frame\.)?rflags\.[CPAZSO]F$/),
+  },
+  {
+    name: "REX.R of C6 and C7",
+    by,
+    explanation:
+      "REX.R means nothing where the ModRM byte's reg field is part of the opcode; MOV of an immediate is undefined with it here.",
+    matches: (found) =>
+      found.mode === "long" &&
+      found.mnemonic === "MOV" &&
+      /4[4-7cdef]c[67]/.test(found.bytes.toHex()) &&
+      faultOf(found, "unicorn") === 6,
+  },
+  {
+    name: "XBEGIN runs",
+    by,
+    explanation: "XBEGIN branches to where it falls back to, though RTM isn't offered: #UD.",
+    matches: (found) => found.mnemonic === "XBEGIN" && faultOf(found, "kvm") === 6,
+  },
+  {
+    name: "66, F2 and F3 together",
+    by,
+    explanation:
+      "Of F2 and F3 the last counts, and either before 66 (as in iced-x86's tables); here 66 counts first, and CRC32 behind F2 and F3 is undefined.",
+    matches: (found) => {
+      const prefixes = prefixesOf(found);
+      const [narrow, repeat, repeatNot] = [0x66, 0xf3, 0xf2].map((byte) => prefixes.includes(byte));
+      if (found.mnemonic === "CRC32") {
+        return repeat && repeatNot && faultOf(found, "unicorn") === 6;
+      }
+      return narrow && (repeat || repeatNot) && only(found, /^(xmm\d+|rflags.*|frame.*)$/);
+    },
+  },
+  {
+    name: "PHADD and PHSUB of a register with itself",
+    by,
+    explanation: "The lower half of the result is taken for the source of the upper half.",
+    matches: (found) => {
+      const operands = /^ph(add|sub)\S+ (\S+),(\S+)$/.exec(found.text);
+      return operands !== null && operands[2] === operands[3];
+    },
+  },
+  {
+    name: "lengths of PCMPESTRI and PCMPESTRM behind REX.W",
+    by,
+    explanation:
+      "With REX.W the lengths are RAX and RDX (SDM vol. 2B, PCMPESTRI); here they are EAX and EDX.",
+    matches: (found) => /^PCMPESTR[IM]64$/.test(found.mnemonic),
   },
   {
     name: "LGDT and LIDT take any base",

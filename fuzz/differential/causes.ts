@@ -10,6 +10,7 @@ import type { Difference } from "./compare.ts";
 import { EMULATOR_CAUSES } from "./causes-emulator.ts";
 import { ALL_LAB_CAUSES, LAB_CAUSES, LAB_STATE_CAUSES } from "./causes-lab.ts";
 import { OPEN_CAUSES } from "./causes-open.ts";
+import { SEQUENCE_CAUSES } from "./causes-sequence.ts";
 import { UNICORN_CAUSES } from "./causes-unicorn.ts";
 import type { Finding } from "./finding.ts";
 
@@ -35,6 +36,7 @@ const CAUSES: readonly InstructionCause[] = [
   ...OPEN_CAUSES,
   ...EMULATOR_CAUSES,
   ...UNICORN_CAUSES,
+  ...SEQUENCE_CAUSES,
 ];
 
 /** Of all hosts. */
@@ -43,6 +45,7 @@ export const ALL_CAUSES: readonly Cause[] = [
   ...OPEN_CAUSES,
   ...EMULATOR_CAUSES,
   ...UNICORN_CAUSES,
+  ...SEQUENCE_CAUSES,
   ...ALL_LAB_CAUSES,
 ];
 

@@ -1,7 +1,18 @@
 /** What differs between two engines' ends of a case, by name. */
 import { CPU_LAYOUT, SEGMENTS } from "../../src/vmm/cpu-codec.ts";
-import { type Case, GENERAL, segmentAt, STATE } from "./case.ts";
-import { GDT, IDT, isLong, LDT, MEMORY_SIZE, TABLES, TSS } from "./layout.ts";
+import { type Case, FPU_XMM, GENERAL, segmentAt, STATE } from "./case.ts";
+import {
+  GDT,
+  IDT,
+  isLong,
+  isPaged,
+  LDT,
+  MEMORY_SIZE,
+  type Mode,
+  physical,
+  TABLES,
+  TSS,
+} from "./layout.ts";
 import { Ending, type Target } from "./target.ts";
 
 /** RFLAGS' bits by name: arithmetic ones may be undefined (undefined.ts), the others never. */
@@ -36,24 +47,20 @@ export interface Difference {
 
 const hex = (value: number | bigint) => `0x${value.toString(16)}`;
 
-/** Quick: whether nothing at all differs. */
-export function isSame(a: Target, b: Target, it: Case): boolean {
+/**
+ * Quick: whether nothing at all differs.
+ * @returns false, too, where only what nobody can see of a segment does: `differences` has none then.
+ */
+export function isIdentical(a: Target, b: Target, it: Case): boolean {
   if (a.ending !== b.ending || a.what !== b.what) return false;
   if (a.ending !== Ending.HALT) {
     return a.ending !== Ending.EXIT || a.memory.equals(b.memory);
   }
   const [state, other] = [a.words, b.words];
-  // Registers, RIP, RFLAGS.
-  for (let i = 0; i < 36; i++) if (state[i] !== other[i]) return false;
-  // Selectors, bases and limits are in the first 14 bytes of a segment: sameState looks at them all.
-  for (let i = 36; i < 92; i++) if (state[i] !== other[i]) return sameState(a, b, it);
-  for (let i = 92; i < 104; i++) if (state[i] !== other[i]) return false;
+  // Registers, segments, control registers.
+  for (let i = 0; i < 104; i++) if (state[i] !== other[i]) return false;
   if (!a.memory.equals(b.memory)) return false;
   return !it.deep || deepDifferences(a, b).length === 0;
-}
-
-function sameState(a: Target, b: Target, it: Case): boolean {
-  return differences(a, b, it).length === 0;
 }
 
 /** All that differs. Nothing is left out here for being undefined. */
@@ -61,7 +68,7 @@ export function differences(a: Target, b: Target, it: Case): Difference[] {
   if (a.ending !== b.ending || a.what !== b.what) {
     return [{ what: "ending", a: endingText(a), b: endingText(b) }];
   }
-  if (a.ending === Ending.EXIT) return memory(a, b, 0, 0);
+  if (a.ending === Ending.EXIT) return memory(a, b, it.mode, NOWHERE);
   if (a.ending !== Ending.HALT) return [];
   if (a.vector !== b.vector) {
     return [{ what: "vector", a: endingText(a), b: endingText(b) }];
@@ -70,9 +77,8 @@ export function differences(a: Target, b: Target, it: Case): Difference[] {
   registers(a, b, found);
   segments(a, b, found);
   control(a, b, found);
-  let frame = [0, 0];
-  if (a.vector >= 0) frame = frames(a, b, it, found);
-  found.push(...memory(a, b, frame[0], frame[1]));
+  const frame = a.vector >= 0 ? frames(a, b, it, found) : NOWHERE;
+  found.push(...memory(a, b, it.mode, frame));
   if (it.deep) found.push(...deepDifferences(a, b));
   return found;
 }
@@ -164,54 +170,65 @@ function control(a: Target, b: Target, found: Difference[]): void {
   }
 }
 
-/** What the handler finds on its stack. @returns where that lies: from, to. */
-function frames(a: Target, b: Target, it: Case, found: Difference[]): number[] {
+const NOWHERE: ReadonlySet<number> = new Set();
+
+/** What the handler finds on its stack. @returns where that lies, by bytes. */
+function frames(a: Target, b: Target, it: Case, found: Difference[]): ReadonlySet<number> {
   const [va, vb] = views(a.state, b.state);
   const [ma, mb] = views(a.memory, b.memory);
   const width = it.mode === "real" ? 2 : isLong(it.mode) ? 8 : 4;
   const base = isLong(it.mode) ? 0 : va.getUint32(segmentAt("ss"), true);
-  const from = (base + va.getUint32(STATE.rsp, true)) >>> 0;
-  if (va.getUint32(STATE.rsp, true) !== vb.getUint32(STATE.rsp, true)) return [0, 0];
-  let at = from;
-  const word = (view: DataView) =>
-    at + width > MEMORY_SIZE
-      ? 0
-      : width === 2
-        ? view.getUint16(at, true)
-        : view.getUint32(at, true);
+  let stack = va.getUint32(STATE.rsp, true);
+  if (stack !== vb.getUint32(STATE.rsp, true)) return NOWHERE;
+  const whole = new Set<number>();
   const next = (what: string) => {
+    // SP wraps in real mode.
+    const at = physical(it.mode, (base + (width === 2 ? stack & 0xffff : stack)) >>> 0);
+    stack += width;
+    if (at + width > MEMORY_SIZE) return;
+    const word = (view: DataView) =>
+      width === 2 ? view.getUint16(at, true) : view.getUint32(at, true);
     const [x, y] = [word(ma), word(mb)];
     if (what === "frame.rflags") flags(x, y, what, found);
     else if (x !== y) found.push({ what, a: hex(x), b: hex(y) });
-    at += width;
+    for (let i = 0; i < width; i++) whole.add(at + i);
   };
   if (width > 2 && WITH_CODE.has(a.vector)) next("frame.code");
   next("frame.rip");
   next("frame.cs");
   next("frame.rflags");
-  return [from, Math.min(at, MEMORY_SIZE)];
+  return whole;
 }
 
-function regionOf(at: number): string {
+function regionOf(at: number, mode: Mode): string {
   if (at < 0x400) return "vectors";
   if (at >= GDT && at < LDT + 0x100) return "descriptors";
   if (at >= TSS && at < IDT) return "tss";
-  if (at >= TABLES && at < TABLES + 0x4000) return "tables";
+  if (isPaged(mode) && at >= TABLES && at < TABLES + 0x4000) return "tables";
   if (at >= 0x8000 && at < 0xa000) return "code";
   if (at >= 0xe000) return "stack";
   return "data";
 }
 
-// But for what lies between `from` and `to`.
-function memory(a: Target, b: Target, from: number, to: number): Difference[] {
+/** What is compared at once, bytes. */
+const BLOCK = 4096;
+
+function memory(a: Target, b: Target, mode: Mode, except: ReadonlySet<number>): Difference[] {
   if (a.memory.equals(b.memory)) return [];
   const found = new Map<string, Difference>();
-  for (let at = 0; at < MEMORY_SIZE; at++) {
-    if (a.memory[at] === b.memory[at] || (at >= from && at < to)) continue;
-    const what = `memory.${regionOf(at)}`;
-    if (found.has(what)) continue;
-    const show = (bytes: Uint8Array) => `${hex(at)}: ${bytes.subarray(at, at + 8).toHex()}`;
-    found.set(what, { what, a: show(a.memory), b: show(b.memory) });
+  // Most of it is the same: by blocks, then by words, then by bytes.
+  for (let block = 0; block < MEMORY_SIZE; block += BLOCK) {
+    if (a.memory.compare(b.memory, block, block + BLOCK, block, block + BLOCK) === 0) continue;
+    for (let i = block / 4; i < (block + BLOCK) / 4; i++) {
+      if (a.memoryWords[i] === b.memoryWords[i]) continue;
+      for (let at = i * 4; at < i * 4 + 4; at++) {
+        if (a.memory[at] === b.memory[at] || except.has(at)) continue;
+        const what = `memory.${regionOf(at, mode)}`;
+        if (found.has(what)) continue;
+        const show = (bytes: Uint8Array) => `${hex(at)}: ${bytes.subarray(at, at + 8).toHex()}`;
+        found.set(what, { what, a: show(a.memory), b: show(b.memory) });
+      }
+    }
   }
   return [...found.values()];
 }
@@ -229,12 +246,16 @@ function deepDifferences(a: Target, b: Target): Difference[] {
   const found: Difference[] = [];
   const [fa, fb] = [a.fpu, b.fpu];
   const add = (what: string, from: number, length: number) => {
-    const [x, y] = [fa, fb].map((bytes) => bytes.subarray(from, from + length).toHex());
-    if (x !== y) found.push({ what, a: x, b: y });
+    for (let i = from; i < from + length; i++) {
+      if (fa[i] === fb[i]) continue;
+      const [x, y] = [fa, fb].map((bytes) => bytes.subarray(from, from + length).toHex());
+      found.push({ what, a: x, b: y });
+      return;
+    }
   };
   for (let i = 0; i < 8; i++) add(`st${i}`, i * 16, 10);
   for (const [what, at, length] of FPU_FIELDS) add(what, at, length);
-  for (let i = 0; i < 16; i++) add(`xmm${i}`, 160 + i * 16, 16);
+  for (let i = 0; i < 16; i++) add(`xmm${i}`, FPU_XMM + i * 16, 16);
   const [va, vb] = views(a.cpu, b.cpu);
   ["dr0", "dr1", "dr2", "dr3", "dr6", "dr7"].forEach((what, i) => {
     const at = CPU_LAYOUT.debugregs + i * 8;

@@ -8,7 +8,6 @@ import {
   Mnemonic,
   RflagsBits,
 } from "iced-x86";
-import { LONGEST_SEQUENCE } from "./generate.ts";
 
 /** What follows a sequence. */
 const HLT = 0xf4;
@@ -29,28 +28,27 @@ export interface Decoded {
   readonly mnemonic: string;
   /** The exact encoding: "Add_rm32_imm8". */
   readonly form: string;
-  /** With its operands. */
-  readonly text: string;
   /** From the sequence's beginning to the instruction's end, bytes. */
   readonly end: number;
   /** Bits of RFLAGS that the architecture leaves undefined. */
   readonly undefinedFlags: number;
   readonly bytes: Uint8Array;
+  /** Where a near branch leads; 0 of others. */
+  readonly target: number;
 }
 
 /**
  * @param bits 16, 32 or 64.
  * @param at the address of its first byte.
- * @returns as many as a sequence has at most; the last may be INVALID.
+ * @returns all to its end; the last may be INVALID.
  */
 export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
   const padded = new Uint8Array(code.length + LONGEST_INSTRUCTION).fill(HLT);
   padded.set(code);
   const decoder = new Decoder(bits, padded, DecoderOptions.None);
   decoder.ip = BigInt(at);
-  const formatter = new Formatter(FormatterSyntax.Intel);
   const found: Decoded[] = [];
-  while (decoder.position < code.length && found.length < LONGEST_SEQUENCE) {
+  while (decoder.position < code.length) {
     const from = decoder.position;
     const instruction = decoder.decode();
     const bits = instruction.rflagsUndefined;
@@ -60,16 +58,33 @@ export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
     found.push({
       mnemonic: Mnemonic[instruction.mnemonic].toUpperCase(),
       form: Code[instruction.code],
-      text: formatter.format(instruction),
       end,
       undefinedFlags,
       bytes: padded.slice(from, end),
+      target: Number(instruction.nearBranchTarget),
     });
     const isInvalid = instruction.isInvalid;
     instruction.free();
     if (isInvalid) break;
   }
-  formatter.free();
   decoder.free();
   return found;
+}
+
+// One for all: to make one takes longer than to decode.
+const FORMATTER = new Formatter(FormatterSyntax.Intel);
+
+/**
+ * An instruction with its operands: "add eax,[10h]".
+ * @param bits 16, 32 or 64.
+ * @param at the address of its first byte.
+ */
+export function textOf(bytes: Uint8Array, bits: number, at: number): string {
+  const decoder = new Decoder(bits, bytes, DecoderOptions.None);
+  decoder.ip = BigInt(at);
+  const instruction = decoder.decode();
+  const text = FORMATTER.format(instruction);
+  instruction.free();
+  decoder.free();
+  return text;
 }

@@ -3,14 +3,14 @@
  * with that instruction.
  */
 import type { EngineName } from "../../src/vmm/engine.ts";
-import type { Case } from "./case.ts";
+import { type Case, segmentAt } from "./case.ts";
 import type { Cause } from "./cause.ts";
 import { stateCauseOf } from "./causes.ts";
-import { type Difference, differences, endingText, FLAGS, isSame } from "./compare.ts";
-import { decode, type Decoded } from "./decode.ts";
+import { type Difference, differences, endingText, FLAGS, isIdentical } from "./compare.ts";
+import { decode, type Decoded, textOf } from "./decode.ts";
 import type { Finding } from "./finding.ts";
-import { bitness } from "./layout.ts";
-import { Ending, type Target } from "./target.ts";
+import { bitness, HANDLERS } from "./layout.ts";
+import { Ending, HLT, type Target } from "./target.ts";
 
 const FLAG_BITS = new Map(FLAGS);
 
@@ -25,6 +25,7 @@ export function masked(found: readonly Difference[], mask: number): Difference[]
 
 /**
  * Of a case that both have just run.
+ * @param all what differs.
  * @returns undefined where nothing but undefined flags differs; a cause where that explains it all
  *   whatever the instructions are; else what to look for a cause by.
  */
@@ -33,9 +34,8 @@ export function explain(
   b: Target,
   it: Case,
   engines: readonly [EngineName, EngineName],
+  all: Difference[],
 ): Finding | Cause | undefined {
-  const all = differences(a, b, it);
-  if (all.length === 0) return undefined;
   const decoded = decode(it.code, bitness(it.mode), it.at);
   const union = decoded.reduce((mask, one) => mask | one.undefinedFlags, 0);
   const defined = masked(all, union);
@@ -74,7 +74,7 @@ function run(a: Target, b: Target, it: Case, length: number): Difference[] {
   a.run(it, code);
   b.run(it, code);
   if (!isComparable(a, b)) return [];
-  return isSame(a, b, it) ? [] : differences(a, b, it);
+  return isIdentical(a, b, it) ? [] : differences(a, b, it);
 }
 
 /** Both ran it to an end. */
@@ -91,22 +91,45 @@ function finding(
   found: readonly Difference[],
   carried: boolean,
 ): Finding {
+  const decoded = decode(it.code, bitness(it.mode), it.at);
+  // All of it where none is to blame: what they lead to is.
+  const before = decoded.filter(({ end }) => one === undefined || end < one.end);
+  const at = it.at + (one?.end ?? 0) - (one?.bytes.length ?? 0);
   return {
     mnemonic: one?.mnemonic ?? "STATE",
     form: one?.form ?? "",
-    text: one?.text ?? "",
+    text: one === undefined ? "" : textOf(one.bytes, bitness(it.mode), at),
     bytes: one?.bytes ?? new Uint8Array(),
-    at: it.at + (one?.end ?? 0) - (one?.bytes.length ?? 0),
+    at,
     engines,
     mode: it.mode,
     cpl: it.cpl,
     differences: found,
     endings: [endingText(a), endingText(b)],
     carried,
+    earlier: before.map(({ bytes }) => bytes.toHex()),
+    landsInside: landsInside(it, decoded, before),
+    bases: basesOf(it),
     changedItself: [a, b].some(({ memory }) => changed(memory, it, one?.end ?? it.code.length)),
   };
 }
 
+function landsInside(it: Case, decoded: readonly Decoded[], branches: readonly Decoded[]): boolean {
+  const starts = new Set([it.at, ...decoded.map(({ end }) => it.at + end)]);
+  return branches.some(
+    ({ target }) => target > it.at && target < it.at + it.code.length && !starts.has(target),
+  );
+}
+
+function basesOf({ state }: Case): number[] {
+  const view = new DataView(state.buffer, state.byteOffset, state.byteLength);
+  return (["es", "cs", "ss", "ds"] as const).map((name) => view.getUint32(segmentAt(name), true));
+}
+
 function changed(memory: Uint8Array, it: Case, length: number): boolean {
-  return it.code.subarray(0, length).some((byte, i) => memory[it.at + i] !== byte);
+  const handlers = memory.subarray(HANDLERS, HANDLERS + 0x100);
+  return (
+    it.code.subarray(0, length).some((byte, i) => memory[it.at + i] !== byte) ||
+    handlers.some((byte) => byte !== HLT)
+  );
 }

@@ -21,7 +21,13 @@ export interface Finding {
   readonly endings: readonly [a: string, b: string];
   /** Flags that are undefined differed already before the instruction, which may have read them. */
   readonly carried: boolean;
-  /** The code in memory is no longer the sequence. */
+  /** The instructions before it, as hexadecimal digits. */
+  readonly earlier: readonly string[];
+  /** A branch before it leads into the middle of an instruction of the sequence. */
+  readonly landsInside: boolean;
+  /** Bases of ES, CS, SS and DS at the beginning: by the order of their prefixes. */
+  readonly bases: readonly number[];
+  /** The code in memory is no longer the sequence, or a handler no longer HLT. */
   readonly changedItself: boolean;
 }
 
@@ -64,6 +70,26 @@ export function faultOf(found: Finding, engine: EngineName): number {
 /** Instructions whose last operand in `text` is in memory, or that use it without saying so. */
 export function usesMemory({ text, mnemonic }: Finding): boolean {
   return text.includes("[") || /^(PUSH|POP|CALL|RET|IRET|ENTER|LEAVE|INT)/.test(mnemonic);
+}
+
+/** Prefixes by the segment register that they name, in the order of `bases`. */
+const SEGMENT_PREFIXES = [0x26, 0x2e, 0x36, 0x3e];
+const PREFIXES = [...SEGMENT_PREFIXES, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+
+/** Its prefixes, REX among them in 64-bit mode. */
+export function prefixesOf({ bytes, mode }: Finding): number[] {
+  const isPrefix = (byte: number) =>
+    PREFIXES.includes(byte) || (mode === "long" && (byte & 0xf0) === 0x40);
+  const end = bytes.findIndex((byte) => !isPrefix(byte));
+  return [...bytes.subarray(0, end < 0 ? bytes.length : end)];
+}
+
+/** The base of the segment that a prefix names: of ES, CS, SS and DS; 0 without one. */
+export function prefixedBase(found: Finding): number {
+  const last = prefixesOf(found).findLast(
+    (byte) => byte === 0x64 || byte === 0x65 || SEGMENT_PREFIXES.includes(byte),
+  );
+  return last === undefined ? 0 : (found.bases[SEGMENT_PREFIXES.indexOf(last)] ?? 0);
 }
 
 const BRANCHES = /^(J|CALL|RET|LOOP|SYSRET|SYSEXIT|IRET|UIRET)/;

@@ -146,6 +146,12 @@ const PAGES: readonly (readonly [flags: number, frame?: number, high?: "nx" | "r
   [P | W, 11],
 ];
 
+/** Where an address that is mapped lies in memory. */
+export function physical(mode: Mode, at: number): number {
+  const frame = isPaged(mode) ? PAGES[at >>> 12]?.[1] : undefined;
+  return frame === undefined ? at : frame * 0x1000 + (at & 0xfff);
+}
+
 /** The memory of a mode before a case puts its own into it. */
 export function template(mode: Mode): Uint8Array {
   const bytes = new Uint8Array(MEMORY_SIZE);

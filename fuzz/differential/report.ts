@@ -53,10 +53,14 @@ export function report(campaign: Campaign, options: RunOptions): Report {
   return { engines, modes, seconds, totals: { ...campaign.totals }, groups: sorted(groups) };
 }
 
+/** What reports of before don't tell of a finding. */
+const UNTOLD = { earlier: [], landsInside: false, bases: [] };
+
 /** Looks again for causes, as the table is now. */
 function explained(group: ReportGroup): ReportGroup {
   if (group.finding === undefined) return group;
-  const cause = causeOf({ ...group.finding, bytes: Uint8Array.fromHex(group.finding.bytes ?? "") });
+  const bytes = Uint8Array.fromHex(group.finding.bytes ?? "");
+  const cause = causeOf({ ...UNTOLD, ...group.finding, bytes });
   if (cause === undefined) return group;
   const { count, seed, first, example } = group;
   return { count, seed, first, example, cause: cause.name, key: cause.name };

@@ -4,7 +4,7 @@ import type { EngineName } from "../../src/vmm/engine.ts";
 import { type Case, GENERAL, segmentAt, STATE } from "./case.ts";
 import { causeOf } from "./causes.ts";
 import { differences, endingText } from "./compare.ts";
-import { decode } from "./decode.ts";
+import { decode, textOf } from "./decode.ts";
 import { explain } from "./explain.ts";
 import { Generator } from "./generate.ts";
 import { bitness, type Mode } from "./layout.ts";
@@ -27,8 +27,9 @@ export function showCase(
   a.run(it);
   b.run(it);
   lines.push(`${engines[0]}: ${endingText(a)}`, `${engines[1]}: ${endingText(b)}`);
-  for (const one of differences(a, b, it)) lines.push(`  ${one.what}: ${one.a}, ${one.b}`);
-  const found = explain(a, b, it, engines);
+  const all = differences(a, b, it);
+  for (const one of all) lines.push(`  ${one.what}: ${one.a}, ${one.b}`);
+  const found = explain(a, b, it, engines, all);
   if (found === undefined) lines.push("nothing differs but what is undefined");
   else if ("explanation" in found) lines.push(`${found.name}: ${found.explanation}`);
   else {
@@ -63,9 +64,10 @@ function registers({ state }: Case): string[] {
 
 function instructions(it: Case): string[] {
   let from = 0;
-  return decode(it.code, bitness(it.mode), it.at).map(({ end, bytes, text }) => {
-    const at = (it.at + from).toString(16);
+  const bits = bitness(it.mode);
+  return decode(it.code, bits, it.at).map(({ end, bytes }) => {
+    const at = it.at + from;
     from = end;
-    return `  ${at}  ${bytes.toHex().padEnd(24)} ${text}`;
+    return `  ${at.toString(16)}  ${bytes.toHex().padEnd(24)} ${textOf(bytes, bits, at)}`;
   });
 }

@@ -1,6 +1,6 @@
 /** Random machine states: registers with values that matter, segments, control registers. */
 import { SEGMENTS } from "../../src/vmm/cpu-codec.ts";
-import { type Case, FPU_SIZE, segmentAt, STATE } from "./case.ts";
+import { type Case, FPU_SIZE, FPU_XMM, segmentAt, STATE } from "./case.ts";
 import {
   bitness,
   CODE,
@@ -286,7 +286,7 @@ function fpu(random: Random, to: Uint8Array): void {
   view.setUint8(132, random.chance(40) ? 0 : random.next() & 0xff);
   for (let i = 0; i < 16; i++) {
     for (let j = 0; j < 16; j += 8) {
-      const at = 160 + i * 16 + j;
+      const at = FPU_XMM + i * 16 + j;
       const kind = random.below(3);
       if (kind === 0) view.setFloat64(at, random.pick(FLOATS), true);
       else if (kind === 1) {

@@ -11,8 +11,14 @@ import { HANDLERS, MEMORY_SIZE, type Mode, MODES, template } from "./layout.ts";
 /** Blocks of translated code after which a case ends: sequences have no loops that take more. */
 const BLOCKS = 3000;
 const NS_PER_BLOCK = 10;
-/** The same where blocks can't be counted, ns of the host's time. */
-const HOST_BUDGET = 20e6;
+/**
+ * Where blocks can't be counted, a case is interrupted after each step of so many ns of the host's time:
+ * it ends after so many steps, or as many in which its registers stay as they are. A step may go by without
+ * the guest where the host is busy, so one doesn't do.
+ */
+const STEP_NS = 2e6;
+const STEPS = 12;
+const STILL_STEPS = 3;
 const PAGE = 4096;
 /** In the run page: kvm_valid_regs, kvm_dirty_regs (low words), kvm_sync_regs. */
 const DIRTY_WORD = 74;
@@ -22,7 +28,7 @@ const SYNC_EVENTS = SYNC + STATE_SIZE;
 const EVENTS_VALID = 5;
 const EVENTS_FLAGS = 20;
 
-const HLT = 0xf4;
+export const HLT = 0xf4;
 const TAIL = 16;
 const SWAPGS = Buffer.of(0x0f, 0x01, 0xf8);
 
@@ -46,6 +52,8 @@ export class Target implements Disposable {
   readonly engine: Engine;
   readonly image: MachineImage;
   readonly memory: Buffer;
+  /** The same in words. */
+  readonly memoryWords: Uint32Array;
   /** kvm_regs and kvm_sregs after the last case. */
   readonly state: Uint8Array;
   /** The same in words. */
@@ -63,6 +71,8 @@ export class Target implements Disposable {
   /** What isn't in kvm_regs and kvm_sregs may be other than after a reset. */
   #stale = true;
   #armed = false;
+  /** General registers, RIP and RFLAGS after the last step. */
+  readonly #before = new Uint32Array(STATE.segments / 4);
 
   constructor(name: EngineName, cpuid?: readonly CpuidLeaf[]) {
     this.image = new MachineImage([{ base: 0, size: MEMORY_SIZE, readonly: false }]);
@@ -77,6 +87,7 @@ export class Target implements Disposable {
     }
     const [memory] = image.memory.bytes(0, MEMORY_SIZE);
     this.memory = Buffer.from(memory.buffer, memory.byteOffset, MEMORY_SIZE);
+    this.memoryWords = new Uint32Array(memory.buffer, memory.byteOffset, MEMORY_SIZE / 4);
     this.state = engine.run.u8.subarray(SYNC, SYNC + STATE_SIZE);
     this.words = new Uint32Array(this.state.buffer, SYNC, STATE_SIZE / 4);
     this.#sync = engine.run.u8.subarray(SYNC, SYNC_EVENTS + 64);
@@ -143,11 +154,12 @@ export class Target implements Disposable {
   #enter(): void {
     const { engine } = this;
     const { run } = engine;
-    let started = 0;
+    let steps = 0;
+    let still = 0;
     if (this.#virtual) engine.setDeadline(engine.now() + BLOCKS * NS_PER_BLOCK);
     for (;;) {
       if (!this.#virtual && !this.#armed) {
-        engine.setDeadline(engine.now() + HOST_BUDGET);
+        engine.setDeadline(engine.now() + STEP_NS);
         this.#armed = true;
       }
       const result = engine.enter();
@@ -159,14 +171,22 @@ export class Target implements Disposable {
       }
       if (run.reason !== ExitReason.INTR) break;
       this.#armed = false;
+      still = this.#stays() ? still + 1 : 0;
       // A deadline stands over many cases, so the first to meet it may just have begun.
-      if (this.#virtual || started > 0) {
+      if (this.#virtual || ++steps > STEPS || still === STILL_STEPS) {
         this.ending = Ending.BUDGET;
         return;
       }
-      started = 1;
     }
     this.#ended();
+  }
+
+  /** Whether the step that ends now has changed no register. */
+  #stays(): boolean {
+    const now = this.words.subarray(0, this.#before.length);
+    const same = now.every((word, i) => word === this.#before[i]);
+    this.#before.set(now);
+    return same;
   }
 
   #ended(): void {

@@ -7,6 +7,10 @@
  *  - A read that is the first half of a read-modify-write faults as a write, as
  *    processors do it. The library has a read there.
  *  - Far calls and jumps through a register: #UD. The library reads memory.
+ *  - MOVNTI, FXSAVE and their group, the fences behind a prefix that they don't have
+ *    (NP in SDM vol. 2): #UD. The library runs them.
+ *  - SSSE3's instructions on MMX registers behind REX.R: the library takes MM8 to
+ *    MM15, which don't exist, and writes to what lies behind MM7.
  *  - LAHF and SAHF behind REX: the library takes SPL for AH.
  *  - LOCK NEG: the library sets flags by the operand, not by the result.
  *  - SETcc, RCL and RCR bring the flags to another form before they fault; what
@@ -54,6 +58,9 @@ struct found {
 	u8 condition; /* ... of this one */
 	bool rotates; /* through carry, in memory */
 	u32 skip; /* prefixes that are to be left out */
+	bool narrowed;	/* behind 66 */
+	bool repeated;	/* behind F2 or F3 */
+	u8 rex;		/* right before the opcode */
 };
 
 static void read_code(struct vmm *vm, u64 va, struct code *code)
@@ -118,14 +125,42 @@ static enum kind kind_of_0f(u8 opcode, u32 digit)
 	return KIND_NONE;
 }
 
+/* Has the instruction no such prefix? Those with another meaning are the library's. */
+static bool has_no_prefix(u8 opcode, u8 modrm, const struct found *found)
+{
+	u32 digit = modrm >> 3 & 7;
+
+	switch (opcode) {
+	case 0xc3: /* MOVNTI */
+		return modrm >> 6 != 3 && (found->narrowed || found->repeated);
+	case 0xae: /* FXSAVE FXRSTOR LDMXCSR STMXCSR XSAVE XRSTOR; LFENCE MFENCE SFENCE */
+		return found->narrowed && !found->repeated && (modrm >> 6 == 3 || digit < 6);
+	}
+	return false;
+}
+
+/* Does REX say nothing but what the library gets wrong? It does where it is of an address. */
+static bool has_void_rex(const u8 opcode[2], u8 modrm, const struct found *found, u32 prefixes)
+{
+	bool on_mmx = opcode[0] == 0x38 ? opcode[1] < 0x0c || (opcode[1] >= 0x1c && opcode[1] < 0x1f)
+					: opcode[0] == 0x3a && opcode[1] == 0x0f;
+
+	return on_mmx && !found->narrowed && !found->repeated && (found->rex & 4) &&
+	       (modrm >> 6 == 3 || (!(found->rex & 3) && prefixes == 1));
+}
+
 static struct found look(const struct code *code, bool wide)
 {
 	struct found found = { 0 };
 	bool escaped = false;
 	u32 at = 0;
 
-	for (; at < code->length && is_prefix(code->bytes[at], wide); at++)
+	for (; at < code->length && is_prefix(code->bytes[at], wide); at++) {
 		found.locked |= code->bytes[at] == 0xf0;
+		found.narrowed |= code->bytes[at] == 0x66;
+		found.repeated |= code->bytes[at] == 0xf2 || code->bytes[at] == 0xf3;
+		found.rex = wide && (code->bytes[at] & 0xf0) == 0x40 ? code->bytes[at] : 0;
+	}
 	if (at < code->length && code->bytes[at] == 0x0f) {
 		escaped = true;
 		at++;
@@ -149,6 +184,11 @@ static struct found look(const struct code *code, bool wide)
 	if (!escaped && opcode == 0xff && (digit == 3 || digit == 5))
 		found.undefined = modrm >> 6 == 3;
 	if (found.locked && !(found.kind == KIND_LOCKABLE && found.in_memory))
+		found.undefined = true;
+	if (escaped && at + 2 < code->length &&
+	    has_void_rex(code->bytes + at, code->bytes[at + 2], &found, at - 1))
+		found.skip = at - 1;
+	if (escaped && has_no_prefix(opcode, modrm, &found))
 		found.undefined = true;
 	/* There is one processor: who locks a bus is alone on it. */
 	if (!escaped && (opcode == 0xf6 || opcode == 0xf7) && digit == 3)

@@ -34,7 +34,7 @@ function handlers(m: Machine): void {
 // The lab's processor is QEMU's, which has libunicorn's mistakes: there is nothing of ours in them.
 const instruction = test.skipIf(inLab);
 
-onEachEngine("instructions", ({ name, full }) => {
+onEachEngine("instructions", ({ name, weak, full }) => {
   // Intel SDM vol. 2A, LOCK. The code before it, and a LOCK that is right, are in the same block.
   instruction.each([
     ["a register as its destination", "f0 01 d8"],
@@ -137,6 +137,47 @@ onEachEngine("instructions", ({ name, full }) => {
     expect(next(m.engine)).toBe("HLT");
     const { rax, r8, r9 } = m.engine.getCpu();
     expect({ rax, r8, r9 }).toEqual({ rax: 0, r8: 1, r9: 0 });
+  });
+
+  // Intel SDM vol. 2A, 3.1.1.1: NP. kvm_pvm looks at operands, or runs them.
+  test.skipIf(inLab || weak).each([
+    ["MOVNTI", "66 0f c3 03"],
+    ["MOVNTI behind F3", "f3 0f c3 03"],
+    ["FXSAVE", "66 0f ae 03"],
+    ["LDMXCSR behind another prefix", "3e 66 0f ae 13"],
+    ["LFENCE", "66 0f ae e8"],
+    ["SFENCE", "66 0f ae f8"],
+  ])("%s with a prefix that it hasn't is undefined", (_, program) => {
+    using m = machine(name, `40 ${program} b0 5a e6 80 f4`);
+    handlers(m);
+    m.engine.setCpu(flatState({ rbx: 0x9000 }));
+    expect(nextByte(m.engine)).toBe(6);
+    expect(m.image.memory.read32(STACK - 12)).toBe(CODE + 1);
+    expect(m.image.memory.read32(0x9000)).toBe(0);
+  });
+
+  // Intel SDM vol. 2A, 2.2.1.2: REX.R is ignored where the operand is an MMX register.
+  test.skipIf(inLab || weak).each([
+    ["a register", "4c 0f 38 00 ee"],
+    ["a register, by another prefix", "3e 4d 0f 38 00 ee"],
+    ["memory", "44 0f 38 00 6b 08"],
+  ])("PSHUFB of MM5 behind REX.R, by %s", (_, shuffle) => {
+    // MOVQ MM5, [RBX]; MOVQ MM6, [RBX+8]; PSHUFB; MOVQ [RBX+16], MM5
+    using m = machine(name, `0f 6f 2b 0f 6f 73 08 ${shuffle} 0f 7f 6b 10 f4`);
+    mapLow(m.image);
+    m.image.memory.write(0x9000, code("01 02 03 04 05 06 07 08 07 06 05 04 03 02 01 00"));
+    m.engine.setCpu(longState({ rbx: 0x9000 }));
+    expect(next(m.engine)).toBe("HLT");
+    const [low, high] = [0x9010, 0x9014].map((at) => m.image.memory.read32(at));
+    expect([low, high]).toEqual([0x05060708, 0x01020304]);
+  });
+
+  test.skipIf(inLab || weak)("MOVBE behind REX.R is of the register that it names", () => {
+    using m = machine(name, "4c 0f 38 f1 0b f4"); // MOVBE [RBX], R9
+    mapLow(m.image);
+    m.engine.setCpu(longState({ rbx: 0x9000, rcx: 0x55, r9: 0x11223344 }));
+    expect(next(m.engine)).toBe("HLT");
+    expect(m.image.memory.read32(0x9004)).toBe(0x44332211);
   });
 
   instruction("LOCK NEG sets flags by its result", () => {
