@@ -154,6 +154,7 @@ struct vmm {
 	u64 *code;
 	void *ram_region; /* MemoryRegion * that every address claims */
 	struct point *point; /* NULL: none is taken */
+	u8 line_written[LINES]; /* LINE_WRITTEN for what was, while there is a point */
 	struct coverage *coverage; /* NULL: nothing is noted */
 	int fill_access;
 
@@ -200,6 +201,11 @@ struct originals {
 	void (*translator_loop)(const void *, void *, void *, void *, int);
 	void *(*temp_new)(void *, int, bool);
 	void *(*tb_gen_code)(void *, u64, u64, u32, u32);
+	void (*gen_op3)(void *, int, u64, u64, u64);
+	void (*stb_mmuidx)(void *, u64, u32, int, uintptr_t);
+	void (*stw_mmuidx)(void *, u64, u32, int, uintptr_t);
+	void (*stl_mmuidx)(void *, u64, u32, int, uintptr_t);
+	void (*stq_mmuidx)(void *, u64, u64, int, uintptr_t);
 	void (*raise_interrupt)(void *, int, int);
 	void (*write_cr)(void *, int, u64);
 	u64 (*read_cr)(void *, int);
@@ -240,6 +246,11 @@ u32 cpu_lduw_mmuidx_ra_x86_64(void *env, u64 address, int mmu, uintptr_t ra);
 void update_mxcsr_status_x86_64(void *env);
 void update_fp_status_x86_64(void *env);
 u64 qemu_ram_addr_from_host_x86_64(void *uc, void *host);
+s64 tcg_const_i64_x86_64(void *tcg, s64 value);
+void tcg_gen_addi_i64_x86_64(void *tcg, s64 to, s64 from, s64 value);
+void tcg_gen_andi_i64_x86_64(void *tcg, s64 to, s64 from, s64 value);
+void tcg_gen_shri_i64_x86_64(void *tcg, s64 to, s64 from, s64 value);
+void tcg_temp_free_internal_x86_64(void *tcg, void *temp);
 
 #pragma GCC visibility push(hidden)
 
@@ -328,6 +339,10 @@ struct slot *mmu_slot(struct vmm *, u64 gpa);
 u64 mmu_walk(struct vmm *, u64 va);
 
 u64 mmu_gpa(struct vmm *, u64 flat);
+
+/* lines.c */
+void lines_mark(struct vmm *, u64 address, u64 length);
+void lines_take(struct vmm *, struct lines *);
 
 /* point.c */
 void point_writable(struct vmm *, u32 mmu, u64 index, u64 page);

@@ -25,7 +25,7 @@
 #include "engine.h"
 #include "fuzz.h"
 
-#define CHUNK 64u /* bytes of code that are compared at a time */
+#define LINE (VMM_PAGE / LINES)
 
 /* The compiler's own copy of so much is `rep movs`, at half of the C library's speed. */
 static void copy(void *to, const void *from, size_t size)
@@ -123,14 +123,27 @@ static bool paging_moved(struct vmm *vm, struct point *point)
 
 /* ----------------------------------------------------------------------- the memory */
 
-static void restore_code_page(struct vmm *vm, u64 flat, u8 *host, const u8 *shadow)
+static void restore_code_page(struct vmm *vm, u64 flat, u8 *host, const u8 *shadow,
+			      const struct lines *lines)
 {
-	for (u32 at = 0; at < VMM_PAGE; at += CHUNK) {
-		if (!memcmp(host + at, shadow + at, CHUNK))
+	for (u32 i = 0; i < lines->count; i++) {
+		u32 at = lines->at[i];
+
+		if (!memcmp(host + at, shadow + at, LINE))
 			continue;
-		memcpy(host + at, shadow + at, CHUNK);
-		code_written(vm, flat + at, flat + at + CHUNK);
+		memcpy(host + at, shadow + at, LINE);
+		code_written(vm, flat + at, flat + at + LINE);
 	}
+}
+
+static void restore_page(u8 *host, const u8 *shadow, const struct lines *lines)
+{
+	if (lines->whole) {
+		copy(host, shadow, VMM_PAGE);
+		return;
+	}
+	for (u32 i = 0; i < lines->count; i++)
+		memcpy(host + lines->at[i], shadow + lines->at[i], LINE);
 }
 
 /* Writable entries of the TLB and its victims, but for those of pages that stay dirty;
@@ -193,8 +206,10 @@ static void forget(struct point *point)
 static bool restore_memory(struct vmm *vm, struct point *point)
 {
 	bool tables = false;
+	struct lines lines;
 	u32 kept = 0;
 
+	lines_take(vm, &lines);
 	if (point->round >= POINT_ROUND)
 		forget(point);
 	for (u32 i = 0; i < point->count; i++) {
@@ -203,9 +218,9 @@ static bool restore_memory(struct vmm *vm, struct point *point)
 
 		tables |= test_bit(point->tables, page);
 		if (unlikely(test_bit(vm->code, page)))
-			restore_code_page(vm, flat, host, point->shadow + flat);
+			restore_code_page(vm, flat, host, point->shadow + flat, &lines);
 		else
-			copy(host, point->shadow + flat, VMM_PAGE);
+			restore_page(host, point->shadow + flat, &lines);
 		if (point->round < 2)
 			learn(vm, point, page);
 		if (test_bit(point->kept, page) && !test_bit(vm->code, page))
@@ -285,7 +300,11 @@ int vmm_point_take(struct vmm *vm, uint64_t state, uint64_t size)
 	}
 	save_cpu(vm, point);
 	memset(vm->dirty, 0, vm->flat_size >> 15);
+	memset(vm->line_written, 0, LINES);
 	vm->point = point;
+	/* Its stores are to note their lines. */
+	vm->code_broken = true;
+	engine_attend(vm);
 	empty_tlb(vm, point);
 	return 0;
 }

@@ -13,6 +13,16 @@
 
 #define POINT_WRITES 4096
 
+/* Lines of a page, of 64 bytes each (lines.c). */
+#define LINES 64
+#define LINE_WRITTEN 0xff
+
+struct lines {
+	bool whole; /* so many that a page is copied as a whole */
+	u32 count;
+	u32 at[LINES]; /* offsets in a page */
+};
+
 /* A TLB entry that lets stores through to a flat page. */
 struct point_write {
 	u32 mmu;

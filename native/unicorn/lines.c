@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * lines.c: which parts of the pages that were written a reset copies back.
+ *
+ * A page has 64 lines of 64 bytes. While there is a point, each store of the guest, and
+ * each of the library and the host for it, notes its line's number, whatever the page: an
+ * offset in a page is the same in linear and physical addresses, so that nothing needs to
+ * be looked up. What no run has written in any page is as it was in all of them.
+ *
+ * Stores of translated code are seen where the translator notes them down: before each it
+ * gets what stores a byte here. Translations from before there was a point have no such
+ * thing, so vmm_point_take throws them away. Stores of the library's own helpers all come
+ * through cpu_st*_mmuidx_ra, or (page tables) through mmu.c. What compares and exchanges on
+ * several processors at once writes by itself, and is never asked for.
+ *
+ * A store may go on in the line behind its first one, or in the next page's first line.
+ */
+#define _GNU_SOURCE
+#include <string.h>
+
+#include "engine.h"
+
+/* TCGOpcode */
+#define OP_ST8_I64 0x4a
+#define OP_QEMU_ST_I32 0x86
+#define OP_QEMU_ST_I64 0x88
+
+#define TCG_TYPE_I64 1
+#define LINE_SHIFT 6
+/* From as many lines on it's cheaper to copy the page as a whole. */
+#define LINES_MANY 40
+
+/* A store of this many bytes at a flat or linear address. */
+void lines_mark(struct vmm *vm, u64 address, u64 length)
+{
+	u64 first = address >> LINE_SHIFT, last = (address + length - 1) >> LINE_SHIFT;
+
+	if (last - first >= LINES) {
+		memset(vm->line_written, LINE_WRITTEN, LINES);
+		return;
+	}
+	for (; first <= last; first++)
+		vm->line_written[first % LINES] = LINE_WRITTEN;
+}
+
+/* The lines that were written since the last time. */
+void lines_take(struct vmm *vm, struct lines *lines)
+{
+	u64 mask = 0;
+
+	for (u32 i = 0; i < LINES; i += 8) {
+		u64 eight;
+
+		/* Each byte's top bit, in turn, becomes one of the highest eight. */
+		memcpy(&eight, vm->line_written + i, 8);
+		mask |= (eight & 0x8080808080808080ull) * 0x0002040810204081ull >> 56 << i;
+	}
+	memset(vm->line_written, 0, LINES);
+	mask |= mask << 1 | mask >> (LINES - 1);
+	lines->count = 0;
+	lines->whole = __builtin_popcountll(mask) >= LINES_MANY;
+	for (; mask; mask &= mask - 1)
+		lines->at[lines->count++] = (u32)__builtin_ctzll(mask) << LINE_SHIFT;
+}
+
+/* ------------------------------------------------------------------ translation */
+
+/* Translated code that notes the line of a store to come. */
+static void note_store(struct vmm *vm, void *tcg, char *address)
+{
+	char *place = original.temp_new(tcg, TCG_TYPE_I64, false);
+	s64 at = place - (char *)tcg; /* how the translator names a variable */
+	s64 written = tcg_const_i64_x86_64(tcg, LINE_WRITTEN);
+
+	tcg_gen_shri_i64_x86_64(tcg, at, address - (char *)tcg, LINE_SHIFT);
+	tcg_gen_andi_i64_x86_64(tcg, at, at, LINES - 1);
+	tcg_gen_addi_i64_x86_64(tcg, at, at, (s64)vm->line_written);
+	original.gen_op3(tcg, OP_ST8_I64, (u64)tcg + written, (u64)place, 0);
+	tcg_temp_free_internal_x86_64(tcg, (char *)tcg + written);
+	tcg_temp_free_internal_x86_64(tcg, place);
+}
+
+INTERPOSED void tcg_gen_op3_x86_64(void *tcg, int op, u64 first, u64 second, u64 third)
+{
+	struct vmm *vm = current;
+
+	if ((op == OP_QEMU_ST_I32 || op == OP_QEMU_ST_I64) && vm && vm->point)
+		note_store(vm, tcg, (char *)second);
+	original.gen_op3(tcg, op, first, second, third);
+}
+
+/* ---------------------------------------------------------- the library's helpers */
+
+static inline void mark_store(u64 address, u32 size)
+{
+	struct vmm *vm = current;
+
+	if (vm && vm->point)
+		lines_mark(vm, address, size);
+}
+
+INTERPOSED void cpu_stb_mmuidx_ra_x86_64(void *env, u64 address, u32 value, int mmu,
+					 uintptr_t ra)
+{
+	mark_store(address, 1);
+	original.stb_mmuidx(env, address, value, mmu, ra);
+}
+
+INTERPOSED void cpu_stw_mmuidx_ra_x86_64(void *env, u64 address, u32 value, int mmu,
+					 uintptr_t ra)
+{
+	mark_store(address, 2);
+	original.stw_mmuidx(env, address, value, mmu, ra);
+}
+
+INTERPOSED void cpu_stl_mmuidx_ra_x86_64(void *env, u64 address, u32 value, int mmu,
+					 uintptr_t ra)
+{
+	mark_store(address, 4);
+	original.stl_mmuidx(env, address, value, mmu, ra);
+}
+
+INTERPOSED void cpu_stq_mmuidx_ra_x86_64(void *env, u64 address, u64 value, int mmu,
+					 uintptr_t ra)
+{
+	mark_store(address, 8);
+	original.stq_mmuidx(env, address, value, mmu, ra);
+}
