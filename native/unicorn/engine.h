@@ -154,7 +154,9 @@ struct vmm {
 	u64 *code;
 	void *ram_region; /* MemoryRegion * that every address claims */
 	struct point *point; /* NULL: none is taken */
-	u8 line_written[LINES]; /* LINE_WRITTEN for what was, while there is a point */
+	/* While there is a point: LINE_WRITTEN for what has been since the last reset. */
+	u8 line_written[LINES];
+	u8 vector_written; /* registers of SSE may have been */
 	struct coverage *coverage; /* NULL: nothing is noted */
 	int fill_access;
 
@@ -342,6 +344,7 @@ u64 mmu_gpa(struct vmm *, u64 flat);
 
 /* lines.c */
 void lines_mark(struct vmm *, u64 address, u64 length);
+void lines_note(struct vmm *, u8 *place);
 void lines_take(struct vmm *, struct lines *);
 
 /* point.c */

@@ -65,6 +65,18 @@ void lines_take(struct vmm *vm, struct lines *lines)
 
 /* ------------------------------------------------------------------ translation */
 
+/* Translated code that stores 0xff to a byte of ours. */
+void lines_note(struct vmm *vm, u8 *place)
+{
+	void *tcg = FIELD(vm->uc, UC_TCG, void *);
+	s64 address = tcg_const_i64_x86_64(tcg, (s64)place);
+	s64 written = tcg_const_i64_x86_64(tcg, LINE_WRITTEN);
+
+	original.gen_op3(tcg, OP_ST8_I64, (u64)tcg + written, (u64)tcg + address, 0);
+	tcg_temp_free_internal_x86_64(tcg, (char *)tcg + written);
+	tcg_temp_free_internal_x86_64(tcg, (char *)tcg + address);
+}
+
 /* Translated code that notes the line of a store to come. */
 static void note_store(struct vmm *vm, void *tcg, char *address)
 {

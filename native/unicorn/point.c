@@ -75,19 +75,35 @@ static void save_cpu(struct vmm *vm, struct point *point)
 	point->window = vm->run->request_interrupt_window;
 }
 
+static bool debug_moved(void *env, void *at_point)
+{
+	u64 differences = 0;
+
+	for (int i = 0; i < 8; i++)
+		differences |= DR(env, i) ^ DR(at_point, i);
+	return differences;
+}
+
 static void restore_cpu(struct vmm *vm, struct point *point)
 {
 	struct kvm_debugregs debugregs;
 	u8 *env = vm->env;
 
-	if (memcmp(&DR(env, 0), &DR(point->env, 0), 8 * 8)) {
+	if (unlikely(debug_moved(env, point->env))) {
 		for (int i = 0; i < 4; i++)
 			debugregs.db[i] = DR(point->env, i);
 		debugregs.dr6 = DR(point->env, 6);
 		debugregs.dr7 = DR(point->env, 7);
 		debug_set(vm, &debugregs);
 	}
-	copy(env, point->env, POINT_ENV_FIRST);
+	if (vm->vector_written) {
+		copy(env, point->env, POINT_ENV_FIRST);
+		vm->vector_written = 0;
+	} else {
+		memcpy(env, point->env, POINT_ENV_VECTORS);
+		memcpy(env + POINT_ENV_VECTORS_END, point->env + POINT_ENV_VECTORS_END,
+		       POINT_ENV_FIRST - POINT_ENV_VECTORS_END);
+	}
 	memcpy(env + POINT_ENV_SECOND, point->env + POINT_ENV_SECOND,
 	       POINT_ENV_END - POINT_ENV_SECOND);
 	vm->apic_base = point->apic_base;
@@ -301,6 +317,7 @@ int vmm_point_take(struct vmm *vm, uint64_t state, uint64_t size)
 	save_cpu(vm, point);
 	memset(vm->dirty, 0, vm->flat_size >> 15);
 	memset(vm->line_written, 0, LINES);
+	vm->vector_written = 0;
 	vm->point = point;
 	/* Its stores are to note their lines. */
 	vm->code_broken = true;

@@ -6,7 +6,10 @@
 #include "layout.h"
 #include "vmm_fuzz.h"
 
-/* Of env, what a run may change: breakpoints' pointers, which lie between, aside. */
+/* Of env, what a run may change: breakpoints' pointers, which lie between the first and the
+ * second part, aside. Vector registers are most of the first. */
+#define POINT_ENV_VECTORS ENV_XMM
+#define POINT_ENV_VECTORS_END ENV_SYSENTER_CS
 #define POINT_ENV_FIRST 0x1538
 #define POINT_ENV_SECOND 0x1558
 #define POINT_ENV_END 0x15a0
