@@ -76,6 +76,7 @@ void coverage_block(struct vmm *vm, u64 address, u32 size)
 	struct coverage *coverage = vm->coverage;
 	struct vmm_coverage *shared = &coverage->shared;
 	u32 hash, place;
+	u8 count;
 
 	if (unlikely(shared->ranges) && !counts_here(shared, address))
 		return;
@@ -85,10 +86,10 @@ void coverage_block(struct vmm *vm, u64 address, u32 size)
 	place = (hash ^ coverage->before) & coverage->mask;
 	coverage->before = hash >> 1;
 	coverage->block_before = address;
-	if (!coverage->counts[place])
+	count = coverage->counts[place];
+	if (!count)
 		coverage->list[shared->touched++] = place;
-	if (coverage->counts[place] != 255)
-		coverage->counts[place]++;
+	coverage->counts[place] = count + (count != 255);
 	if (unlikely(shared->flags & VMM_COVERAGE_TRACE) && shared->blocks < VMM_COVERAGE_BLOCKS)
 		coverage->block[shared->blocks++] =
 			(struct vmm_block){ address, size, place };

@@ -124,7 +124,8 @@ struct vmm {
 	enum place place;
 	uintptr_t return_address; /* host code of the waiting instruction */
 	bool at_port;		  /* ... is IN or OUT */
-	bool abandon;		  /* drop the waiting instruction */
+	bool abandon;		  /* drop the waiting instruction, and park */
+	bool dropped;		  /* drop it when the engine is entered; it counts as parked */
 	enum translating translating;
 	bool translating_step; /* for a debugger */
 	bool code_broken; /* the library's lists of blocks can't be used */
@@ -275,6 +276,7 @@ int vmm_switch(void **save, void *to);
 void engine_publish(struct vmm *);
 void engine_park(struct vmm *);
 void engine_abandon(struct vmm *);
+void engine_drop(struct vmm *);
 void engine_fault(void *env, int vector, int code, uintptr_t ra)
 	__attribute__((noreturn));
 
@@ -443,7 +445,8 @@ static inline void engine_wait_inside(struct vmm *vm, uintptr_t ra)
 	engine_publish(vm);
 	to_caller(vm);
 	vm->place = PLACE_PARKED;
-	if (unlikely(vm->abandon)) {
+	if (vm->abandon | vm->dropped) {
+		vm->dropped = false;
 		vm->at_port = false;
 		cpu_loop_exit_noexc_x86_64(vm->cs);
 	}

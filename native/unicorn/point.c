@@ -11,9 +11,9 @@
  *
  * A page with translations is compared, and only those of bytes that changed go.
  *
- * A store's way to its page costs more than to copy the page back. So pages that two runs
- * in a row have written stay dirty over the next resets, with their TLB entries, and are
- * copied back whether they were written or not.
+ * A store's way to its page costs more than to copy the page's lines back. So pages that
+ * two of a few runs have written stay dirty over the next resets, with their TLB entries,
+ * and are copied back whether they were written or not.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -125,6 +125,8 @@ static void restore_cpu(struct vmm *vm, struct point *point)
 	vm->debugger.hit = 0;
 	vm->debugger.started = false;
 	vm->break_met = vm->break_passed = false;
+	if (vm->halted || vm->exception >= 0 || vm->dr_changed || vm->code_broken)
+		engine_attend(vm);
 	engine_publish(vm);
 }
 
@@ -197,15 +199,15 @@ static void empty_tlb(struct vmm *vm, struct point *point)
 	point->many_writes = false;
 }
 
-/* A page that the first run of a round has written, and perhaps the second, too. */
+/* A page that one of the first runs of a round has written, and perhaps another, too. */
 static void learn(struct vmm *vm, struct point *point, u64 page)
 {
-	if (point->round == 0 && point->often_count < POINT_KEPT) {
+	if (test_bit(point->often, page)) {
+		if (!test_bit(vm->code, page))
+			set_bit(point->kept, page);
+	} else if (point->often_count < POINT_KEPT) {
 		set_bit(point->often, page);
 		point->often_list[point->often_count++] = page;
-	} else if (point->round == 1 && test_bit(point->often, page) &&
-		   !test_bit(vm->code, page)) {
-		set_bit(point->kept, page);
 	}
 }
 
@@ -237,7 +239,7 @@ static bool restore_memory(struct vmm *vm, struct point *point)
 			restore_code_page(vm, flat, host, point->shadow + flat, &lines);
 		else
 			restore_page(host, point->shadow + flat, &lines);
-		if (point->round < 2)
+		if (point->round < POINT_LEARN)
 			learn(vm, point, page);
 		if (test_bit(point->kept, page) && !test_bit(vm->code, page))
 			point->pages[kept++] = page;
@@ -357,7 +359,7 @@ int fuzz_reset(struct vmm *vm, bool all)
 	if (!point)
 		return -EINVAL;
 	current = vm;
-	engine_abandon(vm);
+	engine_drop(vm);
 	pages = point->count;
 	tables = restore_memory(vm, point);
 	if (tables || point->many_writes || paging_moved(vm, point))

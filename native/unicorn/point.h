@@ -33,7 +33,8 @@ struct point_write {
 	u64 page;
 };
 
-#define POINT_ROUND 64 /* resets, until it is learnt anew which pages are always written */
+#define POINT_ROUND 256 /* resets, until it is learnt anew which pages are often written, */
+#define POINT_LEARN 8   /* ... by so many runs */
 #define POINT_KEPT 64  /* of them, at most */
 
 struct point {
@@ -44,8 +45,8 @@ struct point {
 	u32 count;
 	u32 writes;
 	u32 round;
-	u64 *often; /* a bit a flat page: written by the first run of the round, ... */
-	u64 *kept;  /* ... and by the second one: it stays dirty, and in `pages` */
+	u64 *often; /* a bit a flat page: written by one of the round's first runs, ... */
+	u64 *kept;  /* ... and by another: it stays dirty, and in `pages` */
 	u32 often_list[POINT_KEPT], often_count;
 	bool many_writes; /* more than there is room for */
 	struct point_write write[POINT_WRITES];
