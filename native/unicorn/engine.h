@@ -155,9 +155,12 @@ struct vmm {
 	u64 *code;
 	void *ram_region; /* MemoryRegion * that every address claims */
 	struct point *point; /* NULL: none is taken */
-	/* While there is a point: LINE_WRITTEN for what has been since the last reset. */
-	u8 line_written[LINES];
-	u8 vector_written; /* registers of SSE may have been */
+	struct {
+		/* While there is a point: LINE_WRITTEN for what has been since the last reset. */
+		u8 written[LINES];
+		u8 written_wide[LINES];
+	} lines;
+	u8 vector_written; /* likewise, registers of SSE */
 	struct coverage *coverage; /* NULL: nothing is noted */
 	int fill_access;
 

@@ -13,9 +13,11 @@
  * through cpu_st*_mmuidx_ra, or (page tables) through mmu.c. What compares and exchanges on
  * several processors at once writes by itself, and is never asked for.
  *
- * A store may go on in the line behind its first one, or in the next page's first line.
+ * A store of translated code that is wider than a byte is noted apart: it may go on in the
+ * line behind its first one, or in the next page's first line.
  */
 #define _GNU_SOURCE
+#include <emmintrin.h>
 #include <string.h>
 
 #include "engine.h"
@@ -24,6 +26,9 @@
 #define OP_ST8_I64 0x4a
 #define OP_QEMU_ST_I32 0x86
 #define OP_QEMU_ST_I64 0x88
+
+/* TCGMemOpIdx: where log2 of the size is */
+#define OI_SIZE 4
 
 #define TCG_TYPE_I64 1
 #define LINE_SHIFT 6
@@ -36,31 +41,37 @@ void lines_mark(struct vmm *vm, u64 address, u64 length)
 	u64 first = address >> LINE_SHIFT, last = (address + length - 1) >> LINE_SHIFT;
 
 	if (last - first >= LINES) {
-		memset(vm->line_written, LINE_WRITTEN, LINES);
+		memset(vm->lines.written, LINE_WRITTEN, LINES);
 		return;
 	}
 	for (; first <= last; first++)
-		vm->line_written[first % LINES] = LINE_WRITTEN;
+		vm->lines.written[first % LINES] = LINE_WRITTEN;
+}
+
+/* A bit for each line that is noted; none is any more. */
+static inline u64 take(u8 *noted)
+{
+	u64 mask = 0;
+
+	for (u32 i = 0; i < LINES; i += sizeof(__m128i)) {
+		__m128i *place = (__m128i *)(noted + i);
+
+		mask |= (u64)_mm_movemask_epi8(_mm_loadu_si128(place)) << i;
+		_mm_storeu_si128(place, _mm_setzero_si128());
+	}
+	return mask;
 }
 
 /* The lines that were written since the last time. */
 void lines_take(struct vmm *vm, struct lines *lines)
 {
-	u64 mask = 0;
+	u64 wide = take(vm->lines.written_wide);
+	u64 mask = take(vm->lines.written) | wide | wide << 1 | wide >> (LINES - 1);
 
-	for (u32 i = 0; i < LINES; i += 8) {
-		u64 eight;
-
-		/* Each byte's top bit, in turn, becomes one of the highest eight. */
-		memcpy(&eight, vm->line_written + i, 8);
-		mask |= (eight & 0x8080808080808080ull) * 0x0002040810204081ull >> 56 << i;
-	}
-	memset(vm->line_written, 0, LINES);
-	mask |= mask << 1 | mask >> (LINES - 1);
 	lines->count = 0;
-	lines->whole = __builtin_popcountll(mask) >= LINES_MANY;
 	for (; mask; mask &= mask - 1)
 		lines->at[lines->count++] = (u32)__builtin_ctzll(mask) << LINE_SHIFT;
+	lines->whole = lines->count >= LINES_MANY;
 }
 
 /* ------------------------------------------------------------------ translation */
@@ -78,7 +89,7 @@ void lines_note(struct vmm *vm, u8 *place)
 }
 
 /* Translated code that notes the line of a store to come. */
-static void note_store(struct vmm *vm, void *tcg, char *address)
+static void note_store(void *tcg, char *address, u8 *noted)
 {
 	char *place = original.temp_new(tcg, TCG_TYPE_I64, false);
 	s64 at = place - (char *)tcg; /* how the translator names a variable */
@@ -86,7 +97,7 @@ static void note_store(struct vmm *vm, void *tcg, char *address)
 
 	tcg_gen_shri_i64_x86_64(tcg, at, address - (char *)tcg, LINE_SHIFT);
 	tcg_gen_andi_i64_x86_64(tcg, at, at, LINES - 1);
-	tcg_gen_addi_i64_x86_64(tcg, at, at, (s64)vm->line_written);
+	tcg_gen_addi_i64_x86_64(tcg, at, at, (s64)noted);
 	original.gen_op3(tcg, OP_ST8_I64, (u64)tcg + written, (u64)place, 0);
 	tcg_temp_free_internal_x86_64(tcg, (char *)tcg + written);
 	tcg_temp_free_internal_x86_64(tcg, place);
@@ -97,7 +108,8 @@ INTERPOSED void tcg_gen_op3_x86_64(void *tcg, int op, u64 first, u64 second, u64
 	struct vmm *vm = current;
 
 	if ((op == OP_QEMU_ST_I32 || op == OP_QEMU_ST_I64) && vm && vm->point)
-		note_store(vm, tcg, (char *)second);
+		note_store(tcg, (char *)second,
+			   third >> OI_SIZE & 3 ? vm->lines.written_wide : vm->lines.written);
 	original.gen_op3(tcg, op, first, second, third);
 }
 

@@ -100,9 +100,9 @@ static void restore_cpu(struct vmm *vm, struct point *point)
 		copy(env, point->env, POINT_ENV_FIRST);
 		vm->vector_written = 0;
 	} else {
-		memcpy(env, point->env, POINT_ENV_VECTORS);
-		memcpy(env + POINT_ENV_VECTORS_END, point->env + POINT_ENV_VECTORS_END,
-		       POINT_ENV_FIRST - POINT_ENV_VECTORS_END);
+		copy(env, point->env, POINT_ENV_VECTORS);
+		copy(env + POINT_ENV_VECTORS_END, point->env + POINT_ENV_VECTORS_END,
+		     POINT_ENV_FIRST - POINT_ENV_VECTORS_END);
 	}
 	memcpy(env + POINT_ENV_SECOND, point->env + POINT_ENV_SECOND,
 	       POINT_ENV_END - POINT_ENV_SECOND);
@@ -268,10 +268,11 @@ static void copy_slot(const struct slot *slot, u8 *shadow)
 static int point_open(struct vmm *vm, struct point *point, u64 state, u64 size)
 {
 	point->size = vm->flat_size;
-	point->shadow = mmap(NULL, point->size, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (point->shadow == MAP_FAILED)
+	point->mapping = mmap(NULL, point->size + VMM_PAGE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (point->mapping == MAP_FAILED)
 		return -ENOMEM;
+	point->shadow = point->mapping + VMM_PAGE / 2;
 	point->tables = calloc(point->size >> 18, 8);
 	point->often = calloc(point->size >> 18, 8);
 	point->kept = calloc(point->size >> 18, 8);
@@ -291,8 +292,8 @@ static void point_close(struct point *point)
 {
 	if (!point)
 		return;
-	if (point->shadow && point->shadow != MAP_FAILED)
-		munmap(point->shadow, point->size);
+	if (point->mapping && point->mapping != MAP_FAILED)
+		munmap(point->mapping, point->size + VMM_PAGE);
 	free(point->tables);
 	free(point->often);
 	free(point->kept);
@@ -318,7 +319,7 @@ int vmm_point_take(struct vmm *vm, uint64_t state, uint64_t size)
 	}
 	save_cpu(vm, point);
 	memset(vm->dirty, 0, vm->flat_size >> 15);
-	memset(vm->line_written, 0, LINES);
+	memset(&vm->lines, 0, sizeof(vm->lines));
 	vm->vector_written = 0;
 	vm->point = point;
 	/* Its stores are to note their lines. */

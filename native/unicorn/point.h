@@ -38,7 +38,10 @@ struct point_write {
 #define POINT_KEPT 64  /* of them, at most */
 
 struct point {
-	u8 *shadow;  /* by flat address: what memory held */
+	/* By flat address: what memory held. Half a page off: the same line of many pages and
+	 * of their shadows would be more than a cache has places for. */
+	u8 *shadow;
+	u8 *mapping;
 	u64 size;    /* bytes of it */
 	u64 *tables; /* a bit a flat page: page tables were read there */
 	u32 *pages;  /* flat pages written since, each once */
