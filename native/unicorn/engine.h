@@ -356,7 +356,6 @@ void lines_take(struct vmm *, struct lines *);
 void point_writable(struct vmm *, u32 mmu, u64 index, u64 page);
 
 /* coverage.c */
-void coverage_block(struct vmm *, u64 address, u32 size);
 void coverage_close(struct vmm *);
 bool coverage_compares(struct vmm *);
 
