@@ -164,11 +164,16 @@ static void restore_page(u8 *host, const u8 *shadow, const struct lines *lines)
 		memcpy(host + lines->at[i], shadow + lines->at[i], LINE);
 }
 
+static struct tlb_entry *tlb_victims(struct vmm *vm, int mmu)
+{
+	return &FIELD((char *)vm->cs + CS_TLB_DESC(mmu), DESC_VICTIMS, struct tlb_entry);
+}
+
 /* Writable entries of the TLB and its victims, but for those of pages that stay dirty;
- * those that are read stay. */
+ * those that are read stay. When all pages do, there are no others. */
 static void drop_writes(struct vmm *vm, struct point *point)
 {
-	struct tlb_entry *table, *victims;
+	struct tlb_entry *table;
 	u32 kept = 0;
 	u64 count;
 
@@ -182,13 +187,12 @@ static void drop_writes(struct vmm *vm, struct point *point)
 		table = tlb_table(vm->cs, write.mmu, &count);
 		table[write.index & (count - 1)].addr_write = ~0ull;
 	}
+	if (kept == point->writes)
+		return;
 	point->writes = kept;
-	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
-		victims = &FIELD((char *)vm->cs + CS_TLB_DESC(mmu), DESC_VICTIMS,
-				 struct tlb_entry);
+	for (int mmu = 0; mmu < MMU_MODES; mmu++)
 		for (u32 i = 0; i < VICTIMS; i++)
-			victims[i].addr_write = ~0ull;
-	}
+			tlb_victims(vm, mmu)[i].addr_write = ~0ull;
 }
 
 static void empty_tlb(struct vmm *vm, struct point *point)
@@ -445,6 +449,19 @@ static bool is_noticed(struct vmm *vm, const struct tlb_entry *entry)
 	return false;
 }
 
+static bool check_entries(struct vmm *vm, const struct tlb_entry *entries, u64 count, char *why,
+			  size_t size)
+{
+	for (u64 i = 0; i < count; i++) {
+		if (is_noticed(vm, &entries[i]))
+			continue;
+		snprintf(why, size, "the TLB lets stores to 0x%llx through",
+			 (unsigned long long)(entries[i].addr_write & ~TLB_FLAGS));
+		return false;
+	}
+	return true;
+}
+
 static bool check_tlb(struct vmm *vm, char *why, size_t size)
 {
 	struct tlb_entry *table;
@@ -452,13 +469,9 @@ static bool check_tlb(struct vmm *vm, char *why, size_t size)
 
 	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
 		table = tlb_table(vm->cs, mmu, &count);
-		for (u64 i = 0; i < count; i++) {
-			if (is_noticed(vm, &table[i]))
-				continue;
-			snprintf(why, size, "the TLB lets stores to 0x%llx through",
-				 (unsigned long long)(table[i].addr_write & ~TLB_FLAGS));
+		if (!check_entries(vm, table, count, why, size) ||
+		    !check_entries(vm, tlb_victims(vm, mmu), VICTIMS, why, size))
 			return false;
-		}
 	}
 	return true;
 }
