@@ -331,6 +331,12 @@ static inline struct tlb_entry *tlb_table(void *cs, int mmu, u64 *count)
 	return FIELD(fast, FAST_TABLE, struct tlb_entry *);
 }
 
+/* Entries that others have taken the place of; VICTIMS of them. */
+static inline struct tlb_entry *tlb_victims(void *cs, int mmu)
+{
+	return &FIELD((char *)cs + CS_TLB_DESC(mmu), DESC_VICTIMS, struct tlb_entry);
+}
+
 /* code.c */
 int code_open(struct vmm *);
 void code_close(struct vmm *);

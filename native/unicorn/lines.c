@@ -35,6 +35,8 @@
 /* From as many lines on it's cheaper to copy the page as a whole. */
 #define LINES_MANY 40
 
+_Static_assert(LINES << LINE_SHIFT == VMM_PAGE, "a page is made of lines");
+
 /* A store of this many bytes at a flat or linear address. */
 void lines_mark(struct vmm *vm, u64 address, u64 length)
 {
