@@ -80,8 +80,8 @@ void engine_abandon(struct vmm *vm)
 	to_engine(vm);
 }
 
-/* The same with no way to the engine's stack and back: whoever calls this sets all of the
- * CPU's state then,. */
+/* The same with no way to the engine's stack and back: the instruction goes when the engine
+ * is entered. Whoever calls this sets all of the CPU's state. */
 void engine_drop(struct vmm *vm)
 {
 	if (vm->place == PLACE_PARKED)
