@@ -22,7 +22,7 @@ int vmm_point_reset(struct vmm *);
 /* Is all as it was at the point? 0, or 1 and a sentence that says what isn't. It reads
  * all memory. */
 int vmm_point_check(struct vmm *, char *why, size_t size);
-/* The guest-physical pages that were written since the last reset, or are by most runs, in
+/* The guest-physical pages that were written since the last reset, or are by many runs, in
  * that order; what a host wrote is among them when vmm_written reported it. Returns how
  * many there are. */
 uint32_t vmm_point_pages(struct vmm *, uint64_t *pages, uint32_t max);

@@ -19,6 +19,8 @@ const INTERESTING_32 = Int32Array.of(
 const MAX_DELTA = 35;
 /** Of a copied, inserted or deleted block, mostly. */
 const SMALL_BLOCK = 32;
+/** Up to so many bytes a loop takes less time than a call of the array's own method. */
+const FEW = 64;
 
 /** The mutations: one of these is done at each step. */
 const enum Op {
@@ -45,6 +47,27 @@ const enum Op {
   COUNT,
 }
 
+/** Bytes of one array into another, or another place of it that doesn't overlap. */
+function copy(to: Uint8Array, at: number, from: Uint8Array): void {
+  const { length } = from;
+  if (length > FEW) {
+    to.set(from, at);
+    return;
+  }
+  for (let i = 0; i < length; i++) to[at + i] = from[i];
+}
+
+/** As `buffer.copyWithin(to, from, from + size)`. */
+function move(buffer: Uint8Array, to: number, from: number, size: number): void {
+  if (size > FEW) {
+    buffer.copyWithin(to, from, from + size);
+  } else if (to < from) {
+    for (let i = 0; i < size; i++) buffer[to + i] = buffer[from + i];
+  } else {
+    for (let i = size - 1; i >= 0; i--) buffer[to + i] = buffer[from + i];
+  }
+}
+
 export class Mutator {
   length = 0;
   /** Another input, of which parts are spliced into this one. */
@@ -62,7 +85,7 @@ export class Mutator {
   ) {}
 
   load(input: Uint8Array): void {
-    this.buffer.set(input);
+    copy(this.buffer, 0, input);
     this.length = input.length;
   }
 
@@ -145,9 +168,9 @@ export class Mutator {
     const grown = this.length - width + replacement.length;
     if (grown > this.buffer.length) return false;
     if (replacement.length !== width) {
-      this.buffer.copyWithin(at + replacement.length, at + width, this.length);
+      move(this.buffer, at + replacement.length, at + width, this.length - at - width);
     }
-    this.buffer.set(replacement, at);
+    copy(this.buffer, at, replacement);
     this.length = grown;
     return true;
   }
@@ -204,13 +227,13 @@ export class Mutator {
     if (length < 2) return;
     const size = this.block(length - 1);
     const at = this.place(length - size);
-    buffer.copyWithin(at, at + size, length);
+    move(buffer, at, at + size, length - at - size);
     this.length = length - size;
   }
 
   /** Makes room for `size` bytes at `at`. */
   private open(at: number, size: number): void {
-    this.buffer.copyWithin(at + size, at, this.length);
+    move(this.buffer, at + size, at, this.length - at);
     this.length += size;
   }
 
@@ -244,7 +267,7 @@ export class Mutator {
     if (length < 2) return;
     const size = this.block(length - 1);
     const from = this.place(length - size);
-    buffer.copyWithin(this.place(length - size), from, from + size);
+    move(buffer, this.place(length - size), from, size);
   }
 
   private overwriteBytes(): void {
@@ -256,7 +279,9 @@ export class Mutator {
   private fill(at: number, size: number): void {
     const { buffer, random } = this;
     if (random.below(2) === 0) {
-      buffer.fill(random.below(256), at, at + size);
+      const byte = random.below(256);
+      if (size > FEW) buffer.fill(byte, at, at + size);
+      else for (let i = at; i < at + size; i++) buffer[i] = byte;
       return;
     }
     for (let i = at; i < at + size; i++) buffer[i] = random.next();
@@ -273,14 +298,14 @@ export class Mutator {
 
   private overwrite(token: Uint8Array | undefined): void {
     if (token === undefined || token.length > this.length) return;
-    this.buffer.set(token, this.place(this.length - token.length));
+    copy(this.buffer, this.place(this.length - token.length), token);
   }
 
   private insert(token: Uint8Array | undefined): void {
     if (token === undefined || this.length + token.length > this.buffer.length) return;
     const at = this.place(this.length);
     this.open(at, token.length);
-    this.buffer.set(token, at);
+    copy(this.buffer, at, token);
   }
 
   private splice(insert: boolean): void {

@@ -17,25 +17,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "engine.h"
+#include "coverage.h"
 
 /* enum CCOp: how flags follow from what is kept; CC_OP_SUBB to CC_OP_SUBQ. */
 #define CC_OP_SUBB 14
 #define CC_OP_SUBQ 17
-
-struct coverage {
-	struct vmm_coverage shared;
-	u32 mask;
-	u32 before;	   /* hash of the block before */
-	u64 block_before; /* its address */
-	u32 op;		   /* of flags, when they were last looked at */
-	u64 result, source;
-	u32 *list;
-	u8 *counts;
-	u8 *seen;
-	struct vmm_compare *compare;
-	struct vmm_block *block;
-};
 
 static bool counts_here(const struct vmm_coverage *shared, u64 address)
 {
@@ -71,25 +57,20 @@ static void note_compare(struct vmm *vm, struct coverage *coverage)
 	};
 }
 
-void coverage_block(struct vmm *vm, u64 address, u32 size)
+/* More is asked for than edges. */
+void coverage_more(struct vmm *vm, u64 address, u32 size)
 {
 	struct coverage *coverage = vm->coverage;
 	struct vmm_coverage *shared = &coverage->shared;
-	u32 hash, place;
+	u32 place;
 
-	if (unlikely(shared->ranges) && !counts_here(shared, address))
+	if (shared->ranges && !counts_here(shared, address))
 		return;
-	if (unlikely(shared->flags & VMM_COVERAGE_COMPARES_TOO))
+	if (shared->flags & VMM_COVERAGE_COMPARES_TOO)
 		note_compare(vm, coverage);
-	hash = (address * 0x9e3779b97f4a7c15ull) >> 33;
-	place = (hash ^ coverage->before) & coverage->mask;
-	coverage->before = hash >> 1;
+	place = coverage_edge(coverage, address);
 	coverage->block_before = address;
-	if (!coverage->counts[place])
-		coverage->list[shared->touched++] = place;
-	if (coverage->counts[place] != 255)
-		coverage->counts[place]++;
-	if (unlikely(shared->flags & VMM_COVERAGE_TRACE) && shared->blocks < VMM_COVERAGE_BLOCKS)
+	if (shared->flags & VMM_COVERAGE_TRACE && shared->blocks < VMM_COVERAGE_BLOCKS)
 		coverage->block[shared->blocks++] =
 			(struct vmm_block){ address, size, place };
 }

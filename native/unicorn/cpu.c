@@ -227,8 +227,9 @@ static void get_fpu(void *env, struct kvm_fpu *to)
 	to->mxcsr = FIELD(env, ENV_MXCSR, u32) & 0xffff;
 }
 
-static void set_fpu(void *env, const struct kvm_fpu *from)
+static void set_fpu(struct vmm *vm, const struct kvm_fpu *from)
 {
+	void *env = vm->env;
 	u32 top = (from->fsw & FSW_TOP) >> 11;
 
 	FIELD(env, ENV_FPSTT, u32) = top;
@@ -244,6 +245,7 @@ static void set_fpu(void *env, const struct kvm_fpu *from)
 	FIELD(env, ENV_FPDP, u64) = from->last_dp;
 	for (u32 i = 0; i < 16; i++)
 		memcpy((char *)env + ENV_XMM + 64 * i, from->xmm[i], 16);
+	vm->vector_written = LINE_WRITTEN;
 	FIELD(env, ENV_MXCSR, u32) = from->mxcsr & 0xffff;
 	update_fp_status_x86_64(env);
 	update_mxcsr_status_x86_64(env);
@@ -330,7 +332,7 @@ int vmm_set_cpu(struct vmm *vm, const struct vmm_cpu *from)
 	cpu_set_regs(vm, &from->regs);
 	debug_set(vm, &from->debugregs);
 	set_events(vm, &from->events);
-	set_fpu(vm->env, &from->fpu);
+	set_fpu(vm, &from->fpu);
 	for (u32 i = 0; i < from->msr_count && i < VMM_MAX_MSRS; i++)
 		msr_set(vm, from->msrs[i].index, from->msrs[i].data);
 	vm->halted = from->halted;
@@ -370,7 +372,7 @@ void cpu_reset(struct vmm *vm)
 	sregs.cr0 = 0x60000010;
 	sregs.apic_base = 0xfee00900;
 	cpu_set_sregs(vm, &sregs);
-	set_fpu(env, &fpu);
+	set_fpu(vm, &fpu);
 	memset(&REG(env, 0), 0, 16 * 8);
 	REG(env, RDX) = 0x000106a5;
 	EIP(env) = 0xfff0;

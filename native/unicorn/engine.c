@@ -80,6 +80,17 @@ void engine_abandon(struct vmm *vm)
 	to_engine(vm);
 }
 
+/* The same with no way to the engine's stack and back: the instruction goes when the engine
+ * is entered. Whoever calls this sets all of the CPU's state. */
+void engine_drop(struct vmm *vm)
+{
+	if (vm->place == PLACE_PARKED)
+		return;
+	vm->dropped = true;
+	vm->at_port = false;
+	vm->place = PLACE_PARKED;
+}
+
 void engine_fault(void *env, int vector, int code, uintptr_t ra)
 {
 	raise_exception_err_ra_x86_64(env, vector, code, ra);

@@ -124,7 +124,8 @@ struct vmm {
 	enum place place;
 	uintptr_t return_address; /* host code of the waiting instruction */
 	bool at_port;		  /* ... is IN or OUT */
-	bool abandon;		  /* drop the waiting instruction */
+	bool abandon;		  /* drop the waiting instruction, and park */
+	bool dropped;		  /* drop it when the engine is entered; it counts as parked */
 	enum translating translating;
 	bool translating_step; /* for a debugger */
 	bool code_broken; /* the library's lists of blocks can't be used */
@@ -155,6 +156,12 @@ struct vmm {
 	u64 *touched;	 /* NULL: nobody asks */
 	void *ram_region; /* MemoryRegion * that every address claims */
 	struct point *point; /* NULL: none is taken */
+	struct {
+		/* While there is a point: LINE_WRITTEN for what has been since the last reset. */
+		u8 written[LINES];
+		u8 written_wide[LINES];
+	} lines;
+	u8 vector_written; /* likewise, registers of SSE */
 	struct coverage *coverage; /* NULL: nothing is noted */
 	int fill_access;
 
@@ -201,6 +208,11 @@ struct originals {
 	void (*translator_loop)(const void *, void *, void *, void *, int);
 	void *(*temp_new)(void *, int, bool);
 	void *(*tb_gen_code)(void *, u64, u64, u32, u32);
+	void (*gen_op3)(void *, int, u64, u64, u64);
+	void (*stb_mmuidx)(void *, u64, u32, int, uintptr_t);
+	void (*stw_mmuidx)(void *, u64, u32, int, uintptr_t);
+	void (*stl_mmuidx)(void *, u64, u32, int, uintptr_t);
+	void (*stq_mmuidx)(void *, u64, u64, int, uintptr_t);
 	void (*raise_interrupt)(void *, int, int);
 	void (*write_cr)(void *, int, u64);
 	u64 (*read_cr)(void *, int);
@@ -241,6 +253,11 @@ u32 cpu_lduw_mmuidx_ra_x86_64(void *env, u64 address, int mmu, uintptr_t ra);
 void update_mxcsr_status_x86_64(void *env);
 void update_fp_status_x86_64(void *env);
 u64 qemu_ram_addr_from_host_x86_64(void *uc, void *host);
+s64 tcg_const_i64_x86_64(void *tcg, s64 value);
+void tcg_gen_addi_i64_x86_64(void *tcg, s64 to, s64 from, s64 value);
+void tcg_gen_andi_i64_x86_64(void *tcg, s64 to, s64 from, s64 value);
+void tcg_gen_shri_i64_x86_64(void *tcg, s64 to, s64 from, s64 value);
+void tcg_temp_free_internal_x86_64(void *tcg, void *temp);
 
 #pragma GCC visibility push(hidden)
 
@@ -263,6 +280,7 @@ int vmm_switch(void **save, void *to);
 void engine_publish(struct vmm *);
 void engine_park(struct vmm *);
 void engine_abandon(struct vmm *);
+void engine_drop(struct vmm *);
 void engine_fault(void *env, int vector, int code, uintptr_t ra)
 	__attribute__((noreturn));
 
@@ -314,6 +332,12 @@ static inline struct tlb_entry *tlb_table(void *cs, int mmu, u64 *count)
 	return FIELD(fast, FAST_TABLE, struct tlb_entry *);
 }
 
+/* Entries that others have taken the place of; VICTIMS of them. */
+static inline struct tlb_entry *tlb_victims(void *cs, int mmu)
+{
+	return &FIELD((char *)cs + CS_TLB_DESC(mmu), DESC_VICTIMS, struct tlb_entry);
+}
+
 /* code.c */
 int code_open(struct vmm *);
 void code_close(struct vmm *);
@@ -331,11 +355,15 @@ void mmu_touch_code(struct vmm *);
 
 u64 mmu_gpa(struct vmm *, u64 flat);
 
+/* lines.c */
+void lines_mark(struct vmm *, u64 address, u64 length);
+void lines_note(struct vmm *, u8 *place);
+void lines_take(struct vmm *, struct lines *);
+
 /* point.c */
 void point_writable(struct vmm *, u32 mmu, u64 index, u64 page);
 
 /* coverage.c */
-void coverage_block(struct vmm *, u64 address, u32 size);
 void coverage_close(struct vmm *);
 bool coverage_compares(struct vmm *);
 
@@ -427,7 +455,8 @@ static inline void engine_wait_inside(struct vmm *vm, uintptr_t ra)
 	engine_publish(vm);
 	to_caller(vm);
 	vm->place = PLACE_PARKED;
-	if (unlikely(vm->abandon)) {
+	if (vm->abandon | vm->dropped) {
+		vm->dropped = false;
 		vm->at_port = false;
 		cpu_loop_exit_noexc_x86_64(vm->cs);
 	}

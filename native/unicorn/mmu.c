@@ -59,9 +59,10 @@ static u8 *host_of(struct vmm *vm, u64 gpa, bool store)
 
 	if (!slot || (store && slot->readonly))
 		return NULL;
-	if (store)
+	if (store) {
 		mark_dirty(vm, (slot->flat + (gpa - slot->gpa)) >> 12);
-	else if (vm->point)
+		lines_mark(vm, gpa, 8);
+	} else if (vm->point)
 		set_bit(vm->point->tables, (slot->flat + (gpa - slot->gpa)) >> 12);
 	if (unlikely(vm->touched))
 		set_bit(vm->touched, (slot->flat + (gpa - slot->gpa)) >> 12);
@@ -363,6 +364,7 @@ int vmm_written(struct vmm *vm, uint64_t gpa, uint64_t length)
 			part = length;
 		flat = slot->flat + (gpa - slot->gpa);
 		end = flat + part;
+		lines_mark(vm, flat, part);
 		for (u64 page = flat >> 12; page <= (end - 1) >> 12; page++) {
 			u64 next = (page + 1) << 12;
 

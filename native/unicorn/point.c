@@ -11,13 +11,12 @@
  *
  * A page with translations is compared, and only those of bytes that changed go.
  *
- * A store's way to its page costs more than to copy the page back. So pages that two runs
- * in a row have written stay dirty over the next resets, with their TLB entries, and are
- * copied back whether they were written or not.
+ * A store's way to its page costs more than to copy the page's lines back. So pages that
+ * two of a few runs have written stay dirty over the next resets, with their TLB entries,
+ * and are copied back whether they were written or not.
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -25,7 +24,7 @@
 #include "engine.h"
 #include "fuzz.h"
 
-#define CHUNK 64u /* bytes of code that are compared at a time */
+#define LINE (VMM_PAGE / LINES)
 
 /* The compiler's own copy of so much is `rep movs`, at half of the C library's speed. */
 static void copy(void *to, const void *from, size_t size)
@@ -75,19 +74,35 @@ static void save_cpu(struct vmm *vm, struct point *point)
 	point->window = vm->run->request_interrupt_window;
 }
 
+static bool debug_moved(void *env, void *at_point)
+{
+	u64 differences = 0;
+
+	for (int i = 0; i < 8; i++)
+		differences |= DR(env, i) ^ DR(at_point, i);
+	return differences;
+}
+
 static void restore_cpu(struct vmm *vm, struct point *point)
 {
 	struct kvm_debugregs debugregs;
 	u8 *env = vm->env;
 
-	if (memcmp(&DR(env, 0), &DR(point->env, 0), 8 * 8)) {
+	if (unlikely(debug_moved(env, point->env))) {
 		for (int i = 0; i < 4; i++)
 			debugregs.db[i] = DR(point->env, i);
 		debugregs.dr6 = DR(point->env, 6);
 		debugregs.dr7 = DR(point->env, 7);
 		debug_set(vm, &debugregs);
 	}
-	copy(env, point->env, POINT_ENV_FIRST);
+	if (vm->vector_written) {
+		copy(env, point->env, POINT_ENV_FIRST);
+		vm->vector_written = 0;
+	} else {
+		copy(env, point->env, POINT_ENV_VECTORS);
+		copy(env + POINT_ENV_VECTORS_END, point->env + POINT_ENV_VECTORS_END,
+		     POINT_ENV_FIRST - POINT_ENV_VECTORS_END);
+	}
 	memcpy(env + POINT_ENV_SECOND, point->env + POINT_ENV_SECOND,
 	       POINT_ENV_END - POINT_ENV_SECOND);
 	vm->apic_base = point->apic_base;
@@ -109,6 +124,8 @@ static void restore_cpu(struct vmm *vm, struct point *point)
 	vm->debugger.hit = 0;
 	vm->debugger.started = false;
 	vm->break_met = vm->break_passed = false;
+	if (vm->halted || vm->exception >= 0 || vm->dr_changed || vm->code_broken)
+		engine_attend(vm);
 	engine_publish(vm);
 }
 
@@ -123,21 +140,34 @@ static bool paging_moved(struct vmm *vm, struct point *point)
 
 /* ----------------------------------------------------------------------- the memory */
 
-static void restore_code_page(struct vmm *vm, u64 flat, u8 *host, const u8 *shadow)
+static void restore_code_page(struct vmm *vm, u64 flat, u8 *host, const u8 *shadow,
+			      const struct lines *lines)
 {
-	for (u32 at = 0; at < VMM_PAGE; at += CHUNK) {
-		if (!memcmp(host + at, shadow + at, CHUNK))
+	for (u32 i = 0; i < lines->count; i++) {
+		u32 at = lines->at[i];
+
+		if (!memcmp(host + at, shadow + at, LINE))
 			continue;
-		memcpy(host + at, shadow + at, CHUNK);
-		code_written(vm, flat + at, flat + at + CHUNK);
+		memcpy(host + at, shadow + at, LINE);
+		code_written(vm, flat + at, flat + at + LINE);
 	}
 }
 
+static void restore_page(u8 *host, const u8 *shadow, const struct lines *lines)
+{
+	if (lines->whole) {
+		copy(host, shadow, VMM_PAGE);
+		return;
+	}
+	for (u32 i = 0; i < lines->count; i++)
+		memcpy(host + lines->at[i], shadow + lines->at[i], LINE);
+}
+
 /* Writable entries of the TLB and its victims, but for those of pages that stay dirty;
- * those that are read stay. */
+ * those that are read stay. When all pages do, there are no others. */
 static void drop_writes(struct vmm *vm, struct point *point)
 {
-	struct tlb_entry *table, *victims;
+	struct tlb_entry *table;
 	u32 kept = 0;
 	u64 count;
 
@@ -151,13 +181,12 @@ static void drop_writes(struct vmm *vm, struct point *point)
 		table = tlb_table(vm->cs, write.mmu, &count);
 		table[write.index & (count - 1)].addr_write = ~0ull;
 	}
+	if (kept == point->writes)
+		return;
 	point->writes = kept;
-	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
-		victims = &FIELD((char *)vm->cs + CS_TLB_DESC(mmu), DESC_VICTIMS,
-				 struct tlb_entry);
+	for (int mmu = 0; mmu < MMU_MODES; mmu++)
 		for (u32 i = 0; i < VICTIMS; i++)
-			victims[i].addr_write = ~0ull;
-	}
+			tlb_victims(vm->cs, mmu)[i].addr_write = ~0ull;
 }
 
 static void empty_tlb(struct vmm *vm, struct point *point)
@@ -168,15 +197,15 @@ static void empty_tlb(struct vmm *vm, struct point *point)
 	point->many_writes = false;
 }
 
-/* A page that the first run of a round has written, and perhaps the second, too. */
+/* A page that one of the first runs of a round has written, and perhaps another, too. */
 static void learn(struct vmm *vm, struct point *point, u64 page)
 {
-	if (point->round == 0 && point->often_count < POINT_KEPT) {
+	if (test_bit(point->often, page)) {
+		if (!test_bit(vm->code, page))
+			set_bit(point->kept, page);
+	} else if (point->often_count < POINT_KEPT) {
 		set_bit(point->often, page);
 		point->often_list[point->often_count++] = page;
-	} else if (point->round == 1 && test_bit(point->often, page) &&
-		   !test_bit(vm->code, page)) {
-		set_bit(point->kept, page);
 	}
 }
 
@@ -193,8 +222,10 @@ static void forget(struct point *point)
 static bool restore_memory(struct vmm *vm, struct point *point)
 {
 	bool tables = false;
+	struct lines lines;
 	u32 kept = 0;
 
+	lines_take(vm, &lines);
 	if (point->round >= POINT_ROUND)
 		forget(point);
 	for (u32 i = 0; i < point->count; i++) {
@@ -203,10 +234,10 @@ static bool restore_memory(struct vmm *vm, struct point *point)
 
 		tables |= test_bit(point->tables, page);
 		if (unlikely(test_bit(vm->code, page)))
-			restore_code_page(vm, flat, host, point->shadow + flat);
+			restore_code_page(vm, flat, host, point->shadow + flat, &lines);
 		else
-			copy(host, point->shadow + flat, VMM_PAGE);
-		if (point->round < 2)
+			restore_page(host, point->shadow + flat, &lines);
+		if (point->round < POINT_LEARN)
 			learn(vm, point, page);
 		if (test_bit(point->kept, page) && !test_bit(vm->code, page))
 			point->pages[kept++] = page;
@@ -235,10 +266,11 @@ static void copy_slot(const struct slot *slot, u8 *shadow)
 static int point_open(struct vmm *vm, struct point *point, u64 state, u64 size)
 {
 	point->size = vm->flat_size;
-	point->shadow = mmap(NULL, point->size, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (point->shadow == MAP_FAILED)
+	point->mapping = mmap(NULL, point->size + VMM_PAGE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (point->mapping == MAP_FAILED)
 		return -ENOMEM;
+	point->shadow = point->mapping + VMM_PAGE / 2;
 	point->tables = calloc(point->size >> 18, 8);
 	point->often = calloc(point->size >> 18, 8);
 	point->kept = calloc(point->size >> 18, 8);
@@ -258,8 +290,8 @@ static void point_close(struct point *point)
 {
 	if (!point)
 		return;
-	if (point->shadow && point->shadow != MAP_FAILED)
-		munmap(point->shadow, point->size);
+	if (point->mapping && point->mapping != MAP_FAILED)
+		munmap(point->mapping, point->size + VMM_PAGE);
 	free(point->tables);
 	free(point->often);
 	free(point->kept);
@@ -285,7 +317,12 @@ int vmm_point_take(struct vmm *vm, uint64_t state, uint64_t size)
 	}
 	save_cpu(vm, point);
 	memset(vm->dirty, 0, vm->flat_size >> 15);
+	memset(&vm->lines, 0, sizeof(vm->lines));
+	vm->vector_written = 0;
 	vm->point = point;
+	/* Its stores are to note their lines. */
+	vm->code_broken = true;
+	engine_attend(vm);
 	empty_tlb(vm, point);
 	return 0;
 }
@@ -321,7 +358,7 @@ int fuzz_reset(struct vmm *vm, bool all)
 	if (!point)
 		return -EINVAL;
 	current = vm;
-	engine_abandon(vm);
+	engine_drop(vm);
 	pages = point->count;
 	tables = restore_memory(vm, point);
 	if (tables || point->many_writes || paging_moved(vm, point))
@@ -370,93 +407,4 @@ uint32_t vmm_point_pages(struct vmm *vm, uint64_t *pages, uint32_t max)
 	for (u32 i = 0; i < point->count && i < max; i++)
 		pages[i] = mmu_gpa(vm, (u64)point->pages[i] << 12);
 	return point->count;
-}
-
-/* ---------------------------------------------------------------------- verification */
-
-static bool check_memory(struct vmm *vm, char *why, size_t size)
-{
-	for (u32 i = 0; i < vm->slots; i++) {
-		const struct slot *slot = &vm->slot[i];
-		const u8 *shadow = vm->point->shadow + slot->flat;
-
-		if (!memcmp(slot->host, shadow, slot->size))
-			continue;
-		for (u64 at = 0; at < slot->size; at += VMM_PAGE) {
-			if (!memcmp(slot->host + at, shadow + at, VMM_PAGE))
-				continue;
-			snprintf(why, size, "memory differs in the page at 0x%llx",
-				 (unsigned long long)(slot->gpa + at));
-			return false;
-		}
-	}
-	return true;
-}
-
-/* Would a store by this entry be noticed? Pages that stay dirty are copied back anyway. */
-static bool is_noticed(struct vmm *vm, const struct tlb_entry *entry)
-{
-	u8 *host = (u8 *)(uintptr_t)((entry->addr_write & ~TLB_FLAGS) + entry->addend);
-
-	if (entry->addr_write & TLB_FLAGS)
-		return true;
-	for (u32 i = 0; i < vm->slots; i++)
-		if ((u64)(host - vm->slot[i].host) < vm->slot[i].size)
-			return test_bit(vm->dirty, (vm->slot[i].flat + (host - vm->slot[i].host)) >> 12);
-	return false;
-}
-
-static bool check_tlb(struct vmm *vm, char *why, size_t size)
-{
-	struct tlb_entry *table;
-	u64 count;
-
-	for (int mmu = 0; mmu < MMU_MODES; mmu++) {
-		table = tlb_table(vm->cs, mmu, &count);
-		for (u64 i = 0; i < count; i++) {
-			if (is_noticed(vm, &table[i]))
-				continue;
-			snprintf(why, size, "the TLB lets stores to 0x%llx through",
-				 (unsigned long long)(table[i].addr_write & ~TLB_FLAGS));
-			return false;
-		}
-	}
-	return true;
-}
-
-static bool check_cpu(struct vmm *vm, char *why, size_t size)
-{
-	struct point *point = vm->point;
-	const u8 *env = vm->env;
-
-	for (u32 at = 0; at < POINT_ENV_END; at += 8) {
-		if (at >= POINT_ENV_FIRST && at < POINT_ENV_SECOND)
-			continue;
-		if (!memcmp(env + at, point->env + at, 8))
-			continue;
-		snprintf(why, size, "the CPU's state differs at its byte 0x%x", at);
-		return false;
-	}
-	if (vm->interrupt != point->interrupt || vm->exception != point->exception ||
-	    vm->nmi != point->nmi || vm->cr8 != point->cr8 || vm->halted != point->halted ||
-	    vm->apic_base != point->apic_base || vm->tsc_offset != point->tsc_offset) {
-		snprintf(why, size, "the CPU's events or its own registers differ");
-		return false;
-	}
-	return true;
-}
-
-int vmm_point_check(struct vmm *vm, char *why, size_t size)
-{
-	struct point *point = vm->point;
-
-	if (!point)
-		return -EINVAL;
-	current = vm;
-	if (memcmp(point->state_at, point->state, point->state_size)) {
-		snprintf(why, size, "a chip's registers or the clock differ");
-		return 1;
-	}
-	return check_memory(vm, why, size) && check_tlb(vm, why, size) &&
-	       check_cpu(vm, why, size) ? 0 : 1;
 }

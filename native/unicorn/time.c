@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine.h"
+#include "coverage.h"
 
 double vmm_now(struct vmm *vm)
 {

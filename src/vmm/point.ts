@@ -193,7 +193,7 @@ export class Point implements Disposable {
   }
 
   /**
-   * Guest-physical pages that were written since the point, or are by most runs, in the order of their
+   * Guest-physical pages that were written since the point, or are by many runs, in the order of their
    * first writes.
    */
   writtenPages(): number[] {
