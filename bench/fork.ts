@@ -31,8 +31,8 @@ import { Watched } from "./watched.ts";
 const MEMORY = 512;
 const MIB = 2 ** 20;
 const MS = 1e6;
-/** For a process to rehearse before it is wanted, ms. */
-const PREPARED = 1500;
+/** For a process to get ready before it is wanted, ms. */
+const PREPARED = 2500;
 /** What idle copies do first is over then, ms. */
 const REST = 5000;
 /** Names of a request at most, so that vmd answers others now and then. */

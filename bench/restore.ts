@@ -3,13 +3,16 @@
  * that prints all the time, restored from a file that is in the page cache. Beside it QEMU's TCG with
  * the same kernel, memory and script, -incoming from a file, in turns.
  *
- * - restore_ms_p50, restore_ms_p99: `vctl restore -c`, with a vmd that has written the file.
+ * - restore_ms_p50, restore_ms_p99: `vctl restore -c`, of a file that this vmd has restored before, with a
+ *   process that waits with it.
+ * - restore_first_ms: the first time, by a vmd that has written the file.
  * - restore_over_qemu_loadvm: of each pair.
  * - restore_resident_mib_100ms: memory of the VM's process 100 ms after that byte.
  * - restore_guest_mib_100ms: of that the guest's own; most of it is the file's, which others share.
  *
- * The same as it is (lazy) and with --prefetch, in turns, from the page cache (warm) and with a file
- * that was dropped from it before (cold); what a file brings with it is up to the disk's read-ahead.
+ * By the library, in a process that is started for it: as it is (lazy) and with `prefetch`, in turns, from
+ * the page cache (warm) and with a file that was dropped from it before (cold); what a file brings with it
+ * is up to the disk's read-ahead.
  *
  * - restore_warm_lazy_ms_p50, restore_warm_prefetch_ms_p50, restore_warm_prefetch_over_lazy
  * - restore_cold_lazy_ms_p50, restore_cold_prefetch_ms_p50, restore_cold_prefetch_over_lazy
@@ -23,6 +26,7 @@ import { join } from "node:path";
 import { deviceGuest } from "../golden/guests/devices.ts";
 import { linuxAmd64 } from "../golden/guests/index.ts";
 import { root } from "../golden/guests/guest.ts";
+import { Vm } from "../src/vmd/vm.ts";
 import { probe } from "../src/vmm/engine.ts";
 import { type Benchmark, type Measurement, pairs, percentile, type Row, row } from "./lib.ts";
 import { guestResident } from "./private.ts";
@@ -32,8 +36,8 @@ import { Watched } from "./watched.ts";
 
 const MEMORY = "512M";
 const MS = 1e6;
-/** For a process to rehearse before it is wanted, ms. */
-const REHEARSED = 1500;
+/** For a process to get ready before it is wanted, ms. */
+const READY = 2500;
 const MIB = 2 ** 20;
 /** What the guest prints again and again: never the same twice. */
 const SCRIPT = `i=0; while true; do i=$((i+1)); echo "tick $i"; usleep 2000; done`;
@@ -100,19 +104,15 @@ class Side implements AsyncDisposable {
     }
   }
 
-  /** Restores it, and stops it again. */
-  async restore({ prefetch = false }: { prefetch?: boolean } = {}): Promise<Restored> {
+  /** Restores it by vctl, and stops it again. */
+  async restore(): Promise<Restored> {
     const name = `copy${++this.#number}`;
-    const flags = prefetch ? ["-c", "--prefetch"] : ["-c"];
     const from = Bun.nanoseconds();
-    const child = Bun.spawn(
-      ["bun", "src/vctl/index.ts", "restore", ...flags, this.snapshot, name],
-      {
-        cwd: root,
-        env: this.#env,
-        stdio: ["ignore", "pipe", "ignore"],
-      },
-    );
+    const child = Bun.spawn(["bun", "src/vctl/index.ts", "restore", "-c", this.snapshot, name], {
+      cwd: root,
+      env: this.#env,
+      stdio: ["ignore", "pipe", "ignore"],
+    });
     const reader = child.stdout.getReader();
     await reader.read();
     const time = Bun.nanoseconds() - from;
@@ -120,14 +120,30 @@ class Side implements AsyncDisposable {
     const [vm] = (
       JSON.parse(this.vctl("status", "--json")) as { pid: number; name: string; uptime: number }[]
     ).filter((one) => one.name === name);
-    const rollup = readFileSync(`/proc/${vm.pid}/smaps_rollup`, "utf8");
-    const resident = Number(/^Rss:\s+(\d+)/m.exec(rollup)?.[1]) * 1024;
-    const guest = guestResident(readFileSync(`/proc/${vm.pid}/smaps`, "utf8"), this.snapshot);
-    const thread = readFileSync(`/proc/${vm.pid}/task/${vm.pid}/stat`, "utf8");
-    const reads = Number(thread.slice(thread.lastIndexOf(")") + 2).split(" ")[MAJOR_FAULTS]);
+    const restored = { time, ...this.#look(vm.pid) };
     this.vctl("stop", "-fw", name);
     await child.exited;
-    return { time, resident, guest, reads };
+    return restored;
+  }
+
+  /** By the library. */
+  async restoreHere(prefetch: boolean): Promise<Restored> {
+    const from = Bun.nanoseconds();
+    await using vm = await Vm.restore(this.snapshot, {}, { prefetch });
+    const first = Promise.withResolvers<number>();
+    vm.console.follow(() => first.resolve(Bun.nanoseconds()));
+    const time = (await first.promise) - from;
+    await Bun.sleep(100);
+    return { time, ...this.#look(vm.pid) };
+  }
+
+  #look(pid: number): Omit<Restored, "time"> {
+    const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+    const resident = Number(/^Rss:\s+(\d+)/m.exec(rollup)?.[1]) * 1024;
+    const guest = guestResident(readFileSync(`/proc/${pid}/smaps`, "utf8"), this.snapshot);
+    const thread = readFileSync(`/proc/${pid}/task/${pid}/stat`, "utf8");
+    const reads = Number(thread.slice(thread.lastIndexOf(")") + 2).split(" ")[MAJOR_FAULTS]);
+    return { resident, guest, reads };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -140,6 +156,7 @@ const measurement: Measurement = {
   rows: [
     "restore_ms_p50",
     "restore_ms_p99",
+    "restore_first_ms",
     "qemu_loadvm_ms_p50",
     "restore_over_qemu_loadvm",
     "restore_resident_mib_100ms",
@@ -153,13 +170,14 @@ const measurement: Measurement = {
   async run(rounds): Promise<Row[]> {
     await using side = new Side();
     const qemu = await QemuIncoming.prepare(await side.prepare(), MEMORY, side.folder);
-    await side.restore();
+    const first = (await side.restore()).time / MS;
     await qemu.run();
     const resident: number[] = [];
     const guest: number[] = [];
     const { a, b, ratios } = await pairs(
       rounds,
       async () => {
+        await Bun.sleep(READY);
         const one = await side.restore();
         resident.push(one.resident / MIB);
         guest.push(one.guest / MIB);
@@ -171,6 +189,7 @@ const measurement: Measurement = {
     return [
       row("restore_ms_p50", "ms", a),
       { ...row("restore_ms_p99", "ms", a), median: tail },
+      row("restore_first_ms", "ms", [first]),
       row("qemu_loadvm_ms_p50", "ms", b),
       row("restore_over_qemu_loadvm", "ratio", ratios),
       row("restore_resident_mib_100ms", "MiB", resident),
@@ -200,14 +219,12 @@ const prefetching: Measurement = {
   async run(rounds): Promise<Row[]> {
     await using side = new Side();
     await side.prepare();
-    await side.restore();
+    await side.restoreHere(false);
     const rows: Row[] = [];
     const seen: Record<string, Restored[]> = {};
     const take = async (what: (typeof TEMPERATURES)[number], prefetch: boolean) => {
-      // A process that waits is ready again.
-      await Bun.sleep(REHEARSED);
       if (what === "cold") side.drop();
-      const one = await side.restore({ prefetch });
+      const one = await side.restoreHere(prefetch);
       (seen[`${what}_${prefetch ? "prefetch" : "lazy"}`] ??= []).push(one);
       return one.time / MS;
     };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: ISC
 /*
- * prompt.c: a process that answers others, and computes little, is woken at once.
+ * prompt.c: who runs first.
+ *
+ * A process that answers others, and computes little, is woken at once.
  *
  * Where every processor is busy with a guest, one that wakes waits until the
  * guest's slice is over: some milliseconds, at each step of an answer. With a
@@ -20,6 +22,13 @@
 
 /* linux/sched.h, which can't be included beside sched.h */
 #define RESET_ON_FORK 1
+
+int vmm_idle(int32_t thread, int32_t idle)
+{
+	const struct sched_param none = { 0 };
+
+	return sched_setscheduler(thread, idle ? SCHED_IDLE : SCHED_OTHER, &none) < 0 ? -errno : 0;
+}
 
 int vmm_prompt(void)
 {

@@ -349,6 +349,9 @@ int vmm_pty(int32_t fds[2], char *name, uint64_t size);
 /* The calling thread computes little, and is to run as soon as it wakes: native/prompt.c. */
 int vmm_prompt(void);
 
+/* A thread runs when nobody else wants to, or as others do, which takes root's rights. */
+int vmm_idle(int32_t thread, int32_t idle);
+
 /* Bytes that hold a terminal's mode. */
 #define VMM_TERMINAL_SIZE 64
 

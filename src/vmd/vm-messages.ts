@@ -197,6 +197,8 @@ export type ToVm =
 
 /** Messages from it. Every question is answered, in order. */
 export type FromVm =
+  /** It waits, and has nothing left to do before it is told what to run. */
+  | { kind: "ready" }
   | {
       kind: "running";
       engine: EngineName;

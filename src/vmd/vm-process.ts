@@ -647,8 +647,12 @@ function waitForMessage(channel: Channel): Extract<Received, object> {
 
 async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
-  const { VMD_WAITS: waits } = process.env;
-  if (waits !== undefined) prepareFor(waits);
+  const { VMD_WAITS: waits, VMD_MACHINE: machine } = process.env;
+  if (waits !== undefined) {
+    prepareFor(waits);
+    // More is to come where it gets a machine.
+    if (machine !== "yes") channel.send({ kind: "ready" } satisfies FromVm);
+  }
   let received = waitForMessage(channel);
   let message = JSON.parse(received.text) as PrepareMessage | StartMessage;
   let preparation: Preparation | undefined;
@@ -660,6 +664,7 @@ async function main(): Promise<void> {
       // Said to whoever wants it.
       failure = error;
     }
+    if (preparation !== undefined) channel.send({ kind: "ready" } satisfies FromVm);
     received = waitForMessage(channel);
     message = JSON.parse(received.text) as StartMessage;
   }

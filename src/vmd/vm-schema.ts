@@ -60,6 +60,7 @@ const schema = v.variant("kind", [
   }),
   v.object({ kind: v.literal("trouble"), text: line }),
   v.object({ kind: v.literal("rebooted"), by: line }),
+  v.object({ kind: v.literal("ready") }),
   v.object({ kind: v.literal("paused") }),
   v.object({ kind: v.literal("unpaused") }),
   v.object({ kind: v.literal("shutdown"), asked: v.boolean() }),

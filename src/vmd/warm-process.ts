@@ -1,36 +1,49 @@
 /** Processes for VMs that are started before anybody wants them: starting one is most of a VM's start. */
-import { closeSync } from "node:fs";
+import { closeSync, readdirSync } from "node:fs";
 import type { EngineName } from "../vmm/engine-library.ts";
 import { check, daemonLibrary, libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { Channel } from "./channel.ts";
 import { environment } from "./environment.ts";
-import type { Confinement, PrepareMessage } from "./vm-messages.ts";
+import type { Confinement, FromVm, PrepareMessage } from "./vm-messages.ts";
 
 /** A VM process that waits for its start message, and the other end of its channel. */
 export class WarmProcess {
   readonly channel: Channel;
   readonly process: Bun.Subprocess;
   #prepared = 0;
+  #ready = false;
+  #idle = false;
 
   /**
    * @param confine absent: it gets no namespaces of its own.
-   * @param waits it has time to rehearse, on this engine.
+   * @param waits it has time to rehearse, on this engine; it then takes none from others
+   * @param machine and will be told to `prepare`
    * @throws an errno error when there is no process to be had
    */
-  constructor(confine: Confinement | undefined, { waits }: { waits?: EngineName } = {}) {
+  constructor(
+    confine: Confinement | undefined,
+    { waits, machine = false }: { waits?: EngineName; machine?: boolean } = {},
+  ) {
     const [ours, theirs] = Channel.pair();
     this.channel = new Channel(ours);
     const program = [process.execPath, programPath("vmd/vm-process.ts")];
+    const waiting: Record<string, string> =
+      waits === undefined ? {} : { VMD_WAITS: waits, ...(machine ? { VMD_MACHINE: "yes" } : {}) };
     const command = confine === undefined ? program : [libraryPath("vmd-launch"), ...program];
     try {
       this.process = Bun.spawn(command, {
         stdio: ["ignore", "ignore", "inherit", theirs],
-        env: { ...environment(), ...(waits === undefined ? {} : { VMD_WAITS: waits }) },
+        env: { ...environment(), ...waiting },
       });
     } finally {
       closeSync(theirs);
     }
+    // Only where it can be taken back.
+    this.#idle =
+      waits !== undefined &&
+      process.geteuid!() === 0 &&
+      daemonLibrary().vmm_idle(this.process.pid, 1) === 0;
   }
 
   /** Snapshots of the VM that it will get, which are in its machine already. */
@@ -43,6 +56,28 @@ export class WarmProcess {
     const own = files.map((file) => check("a snapshot", daemonLibrary().vmm_duplicate(file)));
     this.channel.send(message, own);
     this.#prepared = files.length;
+  }
+
+  /** Whether it has nothing left to do; not to be asked any more once it has a VM. */
+  get ready(): boolean {
+    if (this.#ready) return true;
+    const received = this.channel.receive();
+    if (typeof received !== "object") return false;
+    this.#ready = (JSON.parse(received.text) as FromVm).kind === "ready";
+    return this.#ready;
+  }
+
+  get alive(): boolean {
+    return this.process.exitCode === null && this.process.signalCode === null;
+  }
+
+  /** It has a VM now, and runs as others do. */
+  wanted(): void {
+    if (!this.#idle) return;
+    this.#idle = false;
+    for (const thread of readdirSync(`/proc/${this.process.pid}/task`)) {
+      daemonLibrary().vmm_idle(Number(thread), 0);
+    }
   }
 
   /** Nobody wants it. */
@@ -125,18 +160,23 @@ export class WarmPool implements Disposable {
   }
 
   /**
-   * One that has waited, if there is one that is alive; else a new one.
+   * One that has waited, if there is one that is ready; else a new one.
    * @param key of the machine that it best has
    * @throws an errno error
    */
   take(key = ""): WarmProcess {
     if (this.#lines.size > 0) this.#fillSoon();
     for (const line of [this.#lines.get(key), this.#lines.get("")]) {
-      for (let one = line?.waiting.shift(); one !== undefined; one = line?.waiting.shift()) {
-        if (one.process.exitCode === null && one.process.signalCode === null) return one;
-        one.discard();
-      }
+      for (const one of line?.waiting.filter(({ alive }) => !alive) ?? []) one.discard();
+      const alive = line?.waiting.filter((one) => one.alive) ?? [];
+      const place = alive.findIndex(({ ready }) => ready);
+      line?.waiting.splice(0, Infinity, ...alive);
+      if (place < 0) continue;
+      const [one] = (line as Line).waiting.splice(place, 1);
+      one.wanted();
+      return one;
     }
+    // One that isn't ready yet has more to do than one that is new.
     return new WarmProcess(this.#confine);
   }
 
@@ -150,7 +190,8 @@ export class WarmPool implements Disposable {
     for (const { engine, prepared, waiting, wanted } of this.#lines.values()) {
       while (waiting.length < wanted) {
         try {
-          const one = new WarmProcess(this.#confine, { waits: engine });
+          const machine = prepared !== undefined;
+          const one = new WarmProcess(this.#confine, { waits: engine, machine });
           waiting.push(one);
           if (prepared !== undefined) one.prepare(prepared);
         } catch {

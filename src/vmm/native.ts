@@ -152,6 +152,7 @@ const daemonFunctions = {
   vmm_pty: { args: [pointer, pointer, u64_fast], returns: i32 },
   vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
   vmm_prompt: { args: [], returns: i32 },
+  vmm_idle: { args: [i32, i32], returns: i32 },
 } as const;
 
 const terminalFunctions = {

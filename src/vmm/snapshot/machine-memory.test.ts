@@ -1,5 +1,5 @@
 /** Memory into a snapshot's file and back: mapped, not read, unless it has to be. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,6 +9,8 @@ import { closeGaps, MemoryLoader, usedPages } from "./machine-memory.ts";
 import { type Source, SnapshotReader } from "./reader.ts";
 import { FileSource } from "./sources.ts";
 import { SnapshotWriter } from "./writer.ts";
+
+setDefaultTimeout(60_000);
 
 const MIB = 2 ** 20;
 let folder = "";
