@@ -187,6 +187,7 @@ struct vmm {
 	bool break_met;
 	bool break_passed; /* the block that comes is the one that was met */
 	u64 budget_block; /* a run of a fuzzer ends there */
+	u64 exception_block; /* `blocks` at the last exception */
 	bool virtual_time;
 };
 
@@ -416,6 +417,7 @@ void debugger_translate(const struct translator_ops *ops, void *db, void *cs, vo
 int time_open(struct vmm *, char *why, size_t size);
 void time_close(struct vmm *);
 void time_prepare(struct vmm *);
+void time_exception(struct vmm *vm);
 bool time_due(struct vmm *);
 /* The TSC counts guest nanoseconds, unless it is told otherwise. */
 #define TSC_KHZ 1000000u

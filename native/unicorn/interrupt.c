@@ -271,6 +271,7 @@ static void on_exception(uc_engine *uc, u32 vector, void *data)
 				decode_fault(vm, FIELD(env, ENV_ERROR_CODE, u32));
 	}
 	vm->int_set = false;
+	time_exception(vm);
 	/* May longjmp to the main loop with a nested fault. */
 	x86_cpu_do_interrupt_x86_64(vm->cs);
 }
@@ -283,6 +284,7 @@ static bool on_undefined(uc_engine *uc, void *data)
 	(void)uc;
 	vm->translating = TRANSLATING_NOT;
 	EFLAGS(vm->env) |= RFLAGS_RF;
+	time_exception(vm);
 	debug_icebp(vm);
 	x86_cpu_do_interrupt_x86_64(vm->cs);
 	FIELD(vm->cs, CS_EXCEPTION_INDEX, int) = EXCEPTION_NONE;

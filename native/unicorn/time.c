@@ -115,9 +115,24 @@ static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
 		coverage_block(vm, address, size);
 }
 
+/*
+ * A handler whose first instruction can't be fetched faults for ever and enters no block, so
+ * that no time would pass: an exception that follows another without one is worth a block.
+ */
+void time_exception(struct vmm *vm)
+{
+	if (!vm->virtual_time)
+		return;
+	if (vm->exception_block == vm->clock->blocks && ++vm->clock->blocks >= vm->deadline_block)
+		engine_attend(vm);
+	vm->exception_block = vm->clock->blocks;
+}
+
 /* The deadline as a number of blocks; the caller may have warped the clock. */
 void time_prepare(struct vmm *vm)
 {
+	vm->exception_block = ~0ull; /* what goes on from here does so in each run */
+
 	double blocks = (vm->kick.deadline - vm->clock->warp) / vm->clock->ns_per_block;
 
 	if (blocks <= 0)

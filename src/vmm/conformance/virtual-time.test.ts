@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { Capability, Engine } from "../engine.ts";
 import { ExitReason, exitName } from "../exit.ts";
 import { MachineImage } from "../image.ts";
-import { CODE, machine, onEachEngine, RAM, SPIN } from "./machine.ts";
+import { CODE, IDT, longState, machine, mapLow, onEachEngine, RAM, SPIN } from "./machine.ts";
 import { Kicker } from "./kicker.ts";
 
 onEachEngine("virtual time", ({ name }) => {
@@ -117,4 +117,24 @@ onEachEngine("virtual time", ({ name }) => {
     engine.warp(2 ** 33);
     expect(engine.now() - waited).toBe(2 ** 33);
   });
+
+  test.skipIf(!virtual)(
+    "time passes where faults follow each other and no block is entered",
+    () => {
+      using m = machine(name, "8b 03", { time: { virtual: true, nsPerBlock: 10 } });
+      const { engine, image } = m;
+      mapLow(image);
+      // The page fault's handler is on no page.
+      image.memory.write32(IDT + 14 * 16, 0x18 << 16);
+      image.memory.write32(IDT + 14 * 16 + 4, 0x40008e00);
+      const start = engine.now();
+      for (let round = 1; round <= 3; round++) {
+        engine.setCpu(longState({ rbx: 2 ** 40, rsp: 0xf0000 }));
+        engine.setDeadline(start + 5000 * round);
+        expect(engine.enter()).toBe(0);
+        expect(engine.run.reason).toBe(ExitReason.INTR);
+        expect(engine.now() - start).toBe(5000 * round);
+      }
+    },
+  );
 });
