@@ -21,12 +21,23 @@ export class RecordedDisk implements BlockBackend {
   readonly #memory: GuestMemory;
   readonly #place: number;
   readonly #note: NoteEvent;
-  readonly #known = new KnownSectors();
+  readonly #known: KnownSectors;
   #ok = false;
-  #requests = 0;
+  #requests: number;
 
-  /** @param place of the disk among the machine's */
-  constructor(disk: BlockBackend, memory: GuestMemory, place: number, note: NoteEvent) {
+  /**
+   * @param place of the disk among the machine's
+   * @param before the same disk of the machine that the guest has reset
+   */
+  constructor(
+    disk: BlockBackend,
+    memory: GuestMemory,
+    place: number,
+    note: NoteEvent,
+    before?: RecordedDisk,
+  ) {
+    this.#known = before === undefined ? new KnownSectors() : before.#known;
+    this.#requests = before === undefined ? 0 : before.#requests;
     this.#disk = disk;
     this.#memory = memory;
     this.#place = place;

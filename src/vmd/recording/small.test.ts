@@ -17,6 +17,7 @@ import { replayRecording } from "./replay.ts";
 setDefaultTimeout(120_000);
 const unicorn = probe("unicorn");
 if (!unicorn.available) console.log(`recordings skipped: ${unicorn.why}`);
+const steps = "debug" in Engine.prototype;
 const VCTL = join(import.meta.dir, "../../vctl/index.ts");
 
 let folder = "";
@@ -35,14 +36,18 @@ function firmware(name: string, ...code: string[]): string {
   return path;
 }
 
-/** Says "A", and then what is typed on COM1, until that is "q". */
+/** Says "A", and then what is typed on COM1: "r" and "t" reset the machine, "q" ends it. */
 const echo = () =>
   firmware(
     "echo",
     "ba f8 03  b0 41  ee", // mov dx,3f8; mov al,'A'; out dx,al
     "ba fd 03  ec  a8 01  74 fb", // mov dx,3fd; in al,dx; test al,1; jz the in
-    "ba f8 03  ec  ee  3c 71  75 ef", // mov dx,3f8; in al,dx; out dx,al; cmp al,'q'; jne "mov dx,3fd"
+    "ba f8 03  ec  ee", // mov dx,3f8; in al,dx; out dx,al
+    "3c 72  75 04  b0 fe  e6 64", // cmp al,'r'; jne on; mov al,fe; out 64,al
+    "3c 74  75 07  2e 0f 01 1e 32 f0  cc", // cmp al,'t'; jne on; lidt of no entries; int3
+    "3c 71  75 dc", // cmp al,'q'; jne "mov dx,3fd"
     "b0 15  ba f4 00  ee  f4", // mov al,15; mov dx,f4; out dx,al
+    "00 00 00 00 00 00",
   );
 
 /** Sleeps, with nothing that could wake it. */
@@ -101,15 +106,23 @@ function withEvents(path: string, to: string, events: RecordedEvent[]): void {
 function readThrough(path: string): RecordedEvent[] {
   using reader = new RecordingReader(path);
   const events: RecordedEvent[] = [];
-  reader.read(() => {
-    const { reader: snapshot } = reader.snapshot;
-    for (let record = snapshot.next(); record !== undefined; record = snapshot.next()) {
-      if (record.head.pages > 0) snapshot.data(record);
-    }
-  });
+  const snapshot = () =>
+    reader.read(() => {
+      const { reader: one } = reader.snapshot;
+      for (let record = one.next(); record !== undefined; record = one.next()) {
+        if (record.head.pages > 0) one.data(record);
+      }
+    });
+  snapshot();
   for (;;) {
     const event = reader.take();
     events.push(event);
+    if (event.kind === EventKind.CUT) throw reader.cut;
+    if (event.kind === EventKind.RESET) {
+      reader.end(event);
+      reader.nextPart();
+      snapshot();
+    }
     if (event.kind !== EventKind.END) continue;
     reader.end(event);
     return events;
@@ -127,6 +140,106 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     const events = readThrough(path);
     const input = events.filter(({ kind }) => kind === EventKind.CONSOLE);
     expect(Buffer.concat(input.map(({ data }) => data)).toString()).toBe("xyzq");
+  });
+
+  test("a recording goes on over the guest's resets", async () => {
+    const path = join(folder, "resets.rec");
+    const vm = await Vm.start({ ...options, kernel: echo(), record: path });
+    const resets: string[] = [];
+    vm.onEvent((event) => event.kind === "rebooted" && resets.push(event.by));
+    let text = "";
+    vm.console.follow((bytes) => (text += new TextDecoder().decode(bytes)));
+    for (const key of "xrytzrq") {
+      // Some 50 ms of the guest's time have a checkpoint in them.
+      await Bun.sleep(70);
+      await vm.console.send(key);
+      await vm.console.expect(/[rt]/.test(key) ? `${key}A` : key);
+      if (key !== "q") expect((await vm.statistics()).exits).toBeGreaterThan(0);
+    }
+    const ending = await vm.ended;
+    expect(ending).toMatchObject({ kind: "exit", code: 43 });
+    expect(text).toBe("AxrAytAzrAq");
+    expect(resets).toHaveLength(3);
+    const again = printed(path);
+    expect(again).toMatchObject({ text, difference: undefined, image: ending.image });
+    expect(printed(path)).toEqual(again);
+    // Places are counted over all of them.
+    using session = new ReplaySession(path);
+    session.seekExit(Infinity);
+    expect(session.image).toBe(ending.image as string);
+    const end = session.position;
+    for (const part of [0.9, 0.3, 0.6, 0]) {
+      const exits = Math.floor(end.exits * part);
+      session.seekExit(exits);
+      expect(session.position.exits).toBe(exits);
+      expect(session.image).toBe(printed(path, exits).image);
+    }
+    // The reset vector's code, once for each machine.
+    session.breakpoints = [0xfffff000n];
+    session.seekExit(0);
+    const met = [];
+    while (session.continue() === "breakpoint") met.push(session.position);
+    expect(met).toHaveLength(4);
+    expect(session.position).toEqual(end);
+    for (const place of met.reverse()) {
+      expect(session.continueBack()).toBe("breakpoint");
+      expect(session.position).toEqual(place);
+    }
+    // Over a reset, by blocks, and by instructions: of the third machine, and of the second.
+    for (const [place, last] of [
+      [met[1], 0x25],
+      [met[2], 0x19],
+    ] as const) {
+      session.seek(place);
+      const image = session.image;
+      for (let i = 0; i < 12; i++) session.stepBlockBack();
+      expect(comparePositions(session.position, place)).toBeLessThan(0);
+      while (comparePositions(session.position, place) < 0) session.stepBlock();
+      expect(session.position).toEqual(place);
+      expect(session.image).toBe(image);
+      if (!steps) continue;
+      const cursor = new InstructionCursor(session);
+      const rip = () => Number(session.rip & 0xfffn);
+      for (let i = 0; i < 4; i++) cursor.stepBack();
+      const seen = [rip()];
+      for (let i = 0; i < 6; i++) {
+        cursor.step();
+        seen.push(rip());
+      }
+      expect(seen.join(" ")).toContain(`${last} ${0xff0} 0 3`);
+    }
+  });
+
+  test("what a killed process has recorded is run to where it ends", async () => {
+    const path = join(folder, "killed.rec");
+    const vm = await Vm.start({ ...options, kernel: echo(), record: path });
+    await vm.console.expect("A");
+    await vm.console.send("xyr");
+    await vm.console.expect("A");
+    await vm.console.send("z");
+    await vm.console.expect("z");
+    await Bun.sleep(300);
+    process.kill(vm.pid, "SIGKILL");
+    expect((await vm.ended).kind).toBe("crash");
+    const whole = printed(path);
+    expect(whole).toMatchObject({
+      text: "AxyrAz",
+      end: undefined,
+      isCut: true,
+      difference: undefined,
+    });
+    using session = new ReplaySession(path);
+    session.seekExit(Infinity);
+    expect(session.end?.message).toBe(`${path}: it ends too early`);
+    expect(session.image).toBe(whole.image);
+    session.seekExit(10);
+    expect(session.image).toBe(printed(path, 10).image);
+    const child = Bun.spawnSync([process.execPath, VCTL, "replay", "-c", path]);
+    expect(child.exitCode).toBe(1);
+    expect(child.stdout.toString()).toBe("AxyrAz");
+    expect(child.stderr.toString()).toMatch(
+      /^vctl: [^\n]*killed\.rec: it ends too early: the same up to exit \d+, \d+\.\d{6} s of the guest's time\n$/,
+    );
   });
 
   test("a run that the host stopped ends at the same place", async () => {
@@ -165,7 +278,13 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
   });
 
   test("a file that is cut off or damaged gives a sentence, wherever that is", async () => {
-    const { path } = await recordEcho("damaged.rec");
+    const path = join(folder, "damaged.rec");
+    const vm = await Vm.start({ ...options, kernel: echo(), record: path });
+    for (const key of "xrq") {
+      await vm.console.send(key);
+      await vm.console.expect(key);
+    }
+    await vm.ended;
     const whole = readFileSync(path);
     const copy = join(folder, "copy");
     const says = (bytes: Uint8Array) => {
@@ -269,7 +388,6 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     expect(text).toBe("Axyzq");
   });
 
-  const steps = "debug" in Engine.prototype;
   if (!steps) console.log("single instructions of a recording skipped: the engine has no steps");
   test.skipIf(!steps)("single instructions come in both directions", async () => {
     const { path } = await recordEcho("instructions.rec");
@@ -369,6 +487,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     const { code, err } = run(
       "vq",
       "start",
+      "--foreground",
       "--record",
       "v.rec",
       "-m",
