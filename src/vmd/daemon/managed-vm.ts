@@ -1,12 +1,12 @@
 /** One VM of the daemon: its states, and what leads from one to the next. */
-import { closeSync, readFileSync } from "node:fs";
+import { closeSync, ftruncateSync, readFileSync } from "node:fs";
 import type { Accounts } from "../accounts.ts";
 import type { MigrationEvent } from "../migration/messages.ts";
 import type { RequestOf, VmState, VmStatus } from "../protocol.ts";
 import { newId } from "../snapshot/restored.ts";
-import { type RestoreLaunch, VmHost } from "../vm-host.ts";
+import { type RestoreLaunch, VmHost, type VmLaunch } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
-import { checkVmOptions, VmError } from "../vm-options.ts";
+import { checkVmOptions, type VcpuOptions, VmError } from "../vm-options.ts";
 import type { WarmPool } from "../warm-process.ts";
 import type { GdbHost } from "../gdb-host.ts";
 import type { VsockHost } from "../vsock-host.ts";
@@ -16,7 +16,7 @@ import type { Incoming } from "./incoming.ts";
 import type { Log } from "./log.ts";
 import { formatMac } from "../net/mac.ts";
 import { Moving } from "./moving.ts";
-import { requireNamedDisks, snapshotConfig } from "./snapshot-config.ts";
+import { requireSnapshots, snapshotConfig } from "./snapshot-config.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
@@ -164,25 +164,18 @@ export class ManagedVm {
         disksLater: incoming !== undefined,
       });
       this.#resources = resources;
+      const options = this.#options(resources);
       await this.#openInterfaces();
       this.#shares = await this.#openShares();
       this.#vsock = openVsock(settings, accounts());
       this.#moving.locks = new DiskLocks(resources.disks);
       this.#gdb = openGdb(settings);
       const host = new VmHost({
-        options: checkVmOptions({
-          ...settings.machine,
-          name: settings.name,
-          kernel: resources.files?.kernel.path ?? "-",
-          cmdline: settings.cmdline,
-          memory: settings.memory,
-          bootDevice: settings.bootDevice,
-          gdb: settings.gdb?.at,
-          vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
-        }),
+        options,
         files: resources.files,
         restore,
         trace: resources.trace,
+        record: this.#record(resources),
         disks: resources.disks,
         cdrom: resources.cdrom,
         interfaces: this.#ends.map((end, place) => ({
@@ -299,7 +292,7 @@ export class ManagedVm {
   send(request: RequestOf<"send">): number {
     const host = this.#running();
     if (this.#state !== "running") throw new RefusalError("EBUSY", `the vm is ${this.#state}`);
-    requireNamedDisks(this.settings);
+    requireSnapshots(this.settings);
     const descriptor = this.#moving.send(host, snapshotConfig(this, newId()), request);
     this.#context.log.info("is being sent", { vm: this.name, live: request.live });
     return descriptor;
@@ -315,6 +308,9 @@ export class ManagedVm {
     const host = this.#running();
     if (this.#ends[place] === undefined) {
       throw new RefusalError("EINVAL", `the vm has no interface ${place}`);
+    }
+    if (this.settings.record !== undefined) {
+      throw new RefusalError("EINVAL", "the vm is recorded: the recording has its frames");
     }
     return host.capture(place);
   }
@@ -428,10 +424,41 @@ export class ManagedVm {
       ? ending.message.slice(this.name.length + 2)
       : ending.message;
     const { log, stopped } = this.#context;
-    if (ending.kind === "crash") log.warn(text, { vm: this.name });
-    else log.info(text, { vm: this.name });
+    const fields = { vm: this.name, image: ending.image };
+    if (ending.kind === "crash") log.warn(text, fields);
+    else log.info(text, fields);
     stopped(this);
     return ending;
+  }
+
+  /** @throws VmError */
+  #options({ files }: Resources): VcpuOptions {
+    const { name, machine, cmdline, memory, bootDevice, gdb, vsock, record, shares } =
+      this.settings;
+    return checkVmOptions({
+      ...machine,
+      name,
+      kernel: files?.kernel.path ?? "-",
+      cmdline,
+      memory,
+      bootDevice,
+      gdb: gdb?.at,
+      vsock: vsock && { cid: vsock.cid, path: vsock.path },
+      record: record?.path,
+      // Opened here; who records has to know.
+      shares: record && shares,
+    });
+  }
+
+  #record({ record }: Resources): VmLaunch["record"] {
+    if (record === undefined) return undefined;
+    ftruncateSync(record.descriptor);
+    const { settings, macs } = this;
+    const machine = { ...settings.machine, virtualTime: true };
+    return {
+      ...record,
+      config: snapshotConfig({ settings: { ...settings, machine }, macs }, newId()),
+    };
   }
 
   async #openInterfaces(): Promise<void> {
