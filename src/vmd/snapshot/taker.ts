@@ -11,7 +11,7 @@ import { BATCH } from "../migration/passes.ts";
 import type { VmLife } from "../vm-life.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
 import { LiveCopy, StreamQueue } from "./live.ts";
-import { machineConfig, quiesce, saveMemory, saveState } from "./save.ts";
+import { machineConfig, quiesce, requireNoObstacle, saveMemory, saveState } from "./save.ts";
 
 const ETIMEDOUT = -110;
 
@@ -108,6 +108,7 @@ export class SnapshotTaker {
         throw new SnapshotError("the guest is about to start, or is being sent or recorded");
       }
       if (this.#copying !== undefined) throw new SnapshotError("one is being written already");
+      requireNoObstacle(life);
       if (request.downtime === undefined) {
         return this.#finish(life, request, descriptors, devices, start);
       }
