@@ -1,18 +1,19 @@
 /** One VM of the daemon: its states, and what leads from one to the next. */
-import { closeSync, ftruncateSync, readFileSync } from "node:fs";
+import { closeSync, readFileSync } from "node:fs";
 import type { Accounts } from "../accounts.ts";
 import type { MigrationEvent } from "../migration/messages.ts";
 import type { RequestOf, VmState, VmStatus } from "../protocol.ts";
 import { newId } from "../snapshot/restored.ts";
-import { type RestoreLaunch, VmHost, type VmLaunch } from "../vm-host.ts";
+import { type RestoreLaunch, VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
-import { checkVmOptions, type VcpuOptions, VmError } from "../vm-options.ts";
+import { VmError } from "../vm-options.ts";
 import type { WarmPool } from "../warm-process.ts";
 import type { GdbHost } from "../gdb-host.ts";
 import type { VsockHost } from "../vsock-host.ts";
 import { NativeError } from "../../vmm/native.ts";
 import { DiskLocks } from "./disk-locks.ts";
 import type { Incoming } from "./incoming.ts";
+import { launchOptions, openedRecord } from "./launch.ts";
 import type { Log } from "./log.ts";
 import { formatMac } from "../net/mac.ts";
 import { Moving } from "./moving.ts";
@@ -164,7 +165,7 @@ export class ManagedVm {
         disksLater: incoming !== undefined,
       });
       this.#resources = resources;
-      const options = this.#options(resources);
+      const options = launchOptions(settings, resources);
       await this.#openInterfaces();
       this.#shares = await this.#openShares();
       this.#vsock = openVsock(settings, accounts());
@@ -175,7 +176,7 @@ export class ManagedVm {
         files: resources.files,
         restore,
         trace: resources.trace,
-        record: this.#record(resources),
+        record: openedRecord(this, resources),
         disks: resources.disks,
         cdrom: resources.cdrom,
         interfaces: this.#ends.map((end, place) => ({
@@ -429,36 +430,6 @@ export class ManagedVm {
     else log.info(text, fields);
     stopped(this);
     return ending;
-  }
-
-  /** @throws VmError */
-  #options({ files }: Resources): VcpuOptions {
-    const { name, machine, cmdline, memory, bootDevice, gdb, vsock, record, shares } =
-      this.settings;
-    return checkVmOptions({
-      ...machine,
-      name,
-      kernel: files?.kernel.path ?? "-",
-      cmdline,
-      memory,
-      bootDevice,
-      gdb: gdb?.at,
-      vsock: vsock && { cid: vsock.cid, path: vsock.path },
-      record: record?.path,
-      // Opened here; who records has to know.
-      shares: record && shares,
-    });
-  }
-
-  #record({ record }: Resources): VmLaunch["record"] {
-    if (record === undefined) return undefined;
-    ftruncateSync(record.descriptor);
-    const { settings, macs } = this;
-    const machine = { ...settings.machine, virtualTime: true };
-    return {
-      ...record,
-      config: snapshotConfig({ settings: { ...settings, machine }, macs }, newId()),
-    };
   }
 
   async #openInterfaces(): Promise<void> {

@@ -13,6 +13,7 @@ import { InstructionCursor, type InstructionPosition } from "./instruction-curso
 import { RecordingError, RecordingReader } from "./recording-reader.ts";
 import { comparePositions, ReplaySession } from "./replay-session.ts";
 import { replayRecording } from "./replay.ts";
+import { echo, firmware, printed } from "./testing.ts";
 
 setDefaultTimeout(120_000);
 const unicorn = probe("unicorn");
@@ -26,41 +27,17 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Code that starts at the reset vector, 16-bit. */
-function firmware(name: string, ...code: string[]): string {
-  const bytes = new Uint8Array(4096).fill(0xf4);
-  bytes.set(Uint8Array.fromHex(code.join("").replaceAll(" ", "")));
-  bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0
-  const path = join(folder, name);
-  writeFileSync(path, bytes);
-  return path;
-}
-
-/** Says "A", and then what is typed on COM1: "r" and "t" reset the machine, "q" ends it. */
-const echo = () =>
-  firmware(
-    "echo",
-    "ba f8 03  b0 41  ee", // mov dx,3f8; mov al,'A'; out dx,al
-    "ba fd 03  ec  a8 01  74 fb", // mov dx,3fd; in al,dx; test al,1; jz the in
-    "ba f8 03  ec  ee", // mov dx,3f8; in al,dx; out dx,al
-    "3c 72  75 04  b0 fe  e6 64", // cmp al,'r'; jne on; mov al,fe; out 64,al
-    "3c 74  75 07  2e 0f 01 1e 32 f0  cc", // cmp al,'t'; jne on; lidt of no entries; int3
-    "3c 71  75 dc", // cmp al,'q'; jne "mov dx,3fd"
-    "b0 15  ba f4 00  ee  f4", // mov al,15; mov dx,f4; out dx,al
-    "00 00 00 00 00 00",
-  );
-
 /** Sleeps, with nothing that could wake it. */
-const asleep = () => firmware("asleep", "fb  f4  eb fd"); // sti; hlt; jmp the hlt
+const asleep = () => firmware(folder, "asleep", "fb  f4  eb fd"); // sti; hlt; jmp the hlt
 
 /** Counts without an exit. */
-const busy = () => firmware("busy", "40  eb fd"); // inc ax; jmp it
+const busy = () => firmware(folder, "busy", "40  eb fd"); // inc ax; jmp it
 
 const options = { memory: "1M", debugExit: true } as const;
 
 async function recordEcho(name: string, more: Partial<VmOptions> = {}) {
   const path = join(folder, name);
-  const vm = await Vm.start({ ...options, kernel: echo(), record: path, ...more });
+  const vm = await Vm.start({ ...options, kernel: echo(folder), record: path, ...more });
   await vm.console.expect("A");
   for (const key of ["x", "yz", "q"]) {
     await Bun.sleep(13);
@@ -71,17 +48,6 @@ async function recordEcho(name: string, more: Partial<VmOptions> = {}) {
     expect((await vm.exits(10)).length).toBeGreaterThan(0);
   }
   return { path, ending: await vm.ended };
-}
-
-function printed(path: string, until?: number) {
-  let text = "";
-  const result = replayRecording(path, {
-    until,
-    console: (bytes) => {
-      text += new TextDecoder().decode(bytes);
-    },
-  });
-  return { ...result, text };
 }
 
 /** A recording with other events in one record. */
@@ -142,106 +108,6 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     expect(Buffer.concat(input.map(({ data }) => data)).toString()).toBe("xyzq");
   });
 
-  test("a recording goes on over the guest's resets", async () => {
-    const path = join(folder, "resets.rec");
-    const vm = await Vm.start({ ...options, kernel: echo(), record: path });
-    const resets: string[] = [];
-    vm.onEvent((event) => event.kind === "rebooted" && resets.push(event.by));
-    let text = "";
-    vm.console.follow((bytes) => (text += new TextDecoder().decode(bytes)));
-    for (const key of "xrytzrq") {
-      // Some 50 ms of the guest's time have a checkpoint in them.
-      await Bun.sleep(70);
-      await vm.console.send(key);
-      await vm.console.expect(/[rt]/.test(key) ? `${key}A` : key);
-      if (key !== "q") expect((await vm.statistics()).exits).toBeGreaterThan(0);
-    }
-    const ending = await vm.ended;
-    expect(ending).toMatchObject({ kind: "exit", code: 43 });
-    expect(text).toBe("AxrAytAzrAq");
-    expect(resets).toHaveLength(3);
-    const again = printed(path);
-    expect(again).toMatchObject({ text, difference: undefined, image: ending.image });
-    expect(printed(path)).toEqual(again);
-    // Places are counted over all of them.
-    using session = new ReplaySession(path);
-    session.seekExit(Infinity);
-    expect(session.image).toBe(ending.image as string);
-    const end = session.position;
-    for (const part of [0.9, 0.3, 0.6, 0]) {
-      const exits = Math.floor(end.exits * part);
-      session.seekExit(exits);
-      expect(session.position.exits).toBe(exits);
-      expect(session.image).toBe(printed(path, exits).image);
-    }
-    // The reset vector's code, once for each machine.
-    session.breakpoints = [0xfffff000n];
-    session.seekExit(0);
-    const met = [];
-    while (session.continue() === "breakpoint") met.push(session.position);
-    expect(met).toHaveLength(4);
-    expect(session.position).toEqual(end);
-    for (const place of met.reverse()) {
-      expect(session.continueBack()).toBe("breakpoint");
-      expect(session.position).toEqual(place);
-    }
-    // Over a reset, by blocks, and by instructions: of the third machine, and of the second.
-    for (const [place, last] of [
-      [met[1], 0x25],
-      [met[2], 0x19],
-    ] as const) {
-      session.seek(place);
-      const image = session.image;
-      for (let i = 0; i < 12; i++) session.stepBlockBack();
-      expect(comparePositions(session.position, place)).toBeLessThan(0);
-      while (comparePositions(session.position, place) < 0) session.stepBlock();
-      expect(session.position).toEqual(place);
-      expect(session.image).toBe(image);
-      if (!steps) continue;
-      const cursor = new InstructionCursor(session);
-      const rip = () => Number(session.rip & 0xfffn);
-      for (let i = 0; i < 4; i++) cursor.stepBack();
-      const seen = [rip()];
-      for (let i = 0; i < 6; i++) {
-        cursor.step();
-        seen.push(rip());
-      }
-      expect(seen.join(" ")).toContain(`${last} ${0xff0} 0 3`);
-    }
-  });
-
-  test("what a killed process has recorded is run to where it ends", async () => {
-    const path = join(folder, "killed.rec");
-    const vm = await Vm.start({ ...options, kernel: echo(), record: path });
-    await vm.console.expect("A");
-    await vm.console.send("xyr");
-    await vm.console.expect("A");
-    await vm.console.send("z");
-    await vm.console.expect("z");
-    await Bun.sleep(300);
-    process.kill(vm.pid, "SIGKILL");
-    expect((await vm.ended).kind).toBe("crash");
-    const whole = printed(path);
-    expect(whole).toMatchObject({
-      text: "AxyrAz",
-      end: undefined,
-      isCut: true,
-      difference: undefined,
-    });
-    using session = new ReplaySession(path);
-    session.seekExit(Infinity);
-    expect(session.end?.message).toBe(`${path}: it ends too early`);
-    expect(session.image).toBe(whole.image);
-    session.seekExit(10);
-    expect(session.image).toBe(printed(path, 10).image);
-    const child = Bun.spawnSync([process.execPath, VCTL, "replay", "-c", path]);
-    expect(child.exitCode).toBe(1);
-    expect(child.stdout.toString()).toBe("AxyrAz");
-    expect(child.stderr.toString()).toMatch(
-      /^vctl: [^\n]*killed\.rec: it ends too early: the same up to exit \d+, \d+\.\d{6} s of the guest's time\n$/,
-    );
-  });
-
   test("a run that the host stopped ends at the same place", async () => {
     for (const [name, kernel] of [
       ["asleep.rec", asleep()] as const,
@@ -265,7 +131,12 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
 
   test("it may begin with a machine that goes on from a snapshot", async () => {
     const snapshot = join(folder, "snapshot");
-    const vm = await Vm.start({ ...options, kernel: echo(), virtualTime: true, engine: "unicorn" });
+    const vm = await Vm.start({
+      ...options,
+      kernel: echo(folder),
+      virtualTime: true,
+      engine: "unicorn",
+    });
     await vm.console.expect("A");
     await vm.snapshot(snapshot);
     await vm.stop();
@@ -279,7 +150,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
 
   test("a file that is cut off or damaged gives a sentence, wherever that is", async () => {
     const path = join(folder, "damaged.rec");
-    const vm = await Vm.start({ ...options, kernel: echo(), record: path });
+    const vm = await Vm.start({ ...options, kernel: echo(folder), record: path });
     for (const key of "xrq") {
       await vm.console.send(key);
       await vm.console.expect(key);
@@ -421,7 +292,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
   });
 
   test("where there is no room for it, the VM ends with a sentence", async () => {
-    const full = Vm.start({ ...options, kernel: echo(), record: "/dev/full" });
+    const full = Vm.start({ ...options, kernel: echo(folder), record: "/dev/full" });
     expect(full).rejects.toThrow("vm: /dev/full: no space left on device");
     // A pipe whose reader goes away when the run has begun.
     const fifo = join(folder, "fifo");
@@ -435,7 +306,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
         // Nothing is there yet.
       }
     }, 1);
-    const vm = await Vm.start({ ...options, kernel: echo(), record: fifo });
+    const vm = await Vm.start({ ...options, kernel: echo(folder), record: fifo });
     await vm.console.expect("A");
     clearInterval(timer);
     closeSync(reader);
@@ -446,7 +317,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
   });
 
   test("what can't be recorded is said", async () => {
-    const kernel = echo();
+    const kernel = echo(folder);
     const record = join(folder, "no.rec");
     const refused = async (more: Partial<VmOptions>) => {
       const error = await Vm.start({ ...options, kernel, record, ...more }).catch((e) => e);
@@ -493,7 +364,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
       "-m",
       "1M",
       "-b",
-      echo(),
+      echo(folder),
       "--debug-exit",
       "v",
     );
@@ -512,7 +383,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
       out: "",
       err: "vctl: no.rec-x: no such file\n",
     });
-    expect(run("", "replay", echo())).toMatchObject({
+    expect(run("", "replay", echo(folder))).toMatchObject({
       code: 1,
       err: `vctl: ${join(folder, "echo")}: not a recording\n`,
     });

@@ -1,0 +1,126 @@
+/** Recordings that go on over the guest's resets, or that nobody has ended. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Engine, probe } from "../../vmm/engine.ts";
+import { Vm } from "../vm.ts";
+import { InstructionCursor } from "./instruction-cursor.ts";
+import { comparePositions, ReplaySession } from "./replay-session.ts";
+import { echo, printed } from "./testing.ts";
+
+setDefaultTimeout(120_000);
+const unicorn = probe("unicorn");
+if (!unicorn.available) console.log(`resets of recordings skipped: ${unicorn.why}`);
+const steps = "debug" in Engine.prototype;
+const VCTL = join(import.meta.dir, "../../vctl/index.ts");
+
+let folder = "";
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "recordings-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const options = { memory: "1M", debugExit: true } as const;
+
+describe.skipIf(!unicorn.available)("small recordings", () => {
+  test("a recording goes on over the guest's resets", async () => {
+    const path = join(folder, "resets.rec");
+    const vm = await Vm.start({ ...options, kernel: echo(folder), record: path });
+    const resets: string[] = [];
+    vm.onEvent((event) => event.kind === "rebooted" && resets.push(event.by));
+    let text = "";
+    vm.console.follow((bytes) => (text += new TextDecoder().decode(bytes)));
+    for (const key of "xrytzrq") {
+      // Some 50 ms of the guest's time have a checkpoint in them.
+      await Bun.sleep(70);
+      await vm.console.send(key);
+      await vm.console.expect(/[rt]/.test(key) ? `${key}A` : key);
+      if (key !== "q") expect((await vm.statistics()).exits).toBeGreaterThan(0);
+    }
+    const ending = await vm.ended;
+    expect(ending).toMatchObject({ kind: "exit", code: 43 });
+    expect(text).toBe("AxrAytAzrAq");
+    expect(resets).toHaveLength(3);
+    const again = printed(path);
+    expect(again).toMatchObject({ text, difference: undefined, image: ending.image });
+    expect(printed(path)).toEqual(again);
+    // Places are counted over all of them.
+    using session = new ReplaySession(path);
+    session.seekExit(Infinity);
+    expect(session.image).toBe(ending.image as string);
+    const end = session.position;
+    for (const part of [0.9, 0.3, 0.6, 0]) {
+      const exits = Math.floor(end.exits * part);
+      session.seekExit(exits);
+      expect(session.position.exits).toBe(exits);
+      expect(session.image).toBe(printed(path, exits).image);
+    }
+    // The reset vector's code, once for each machine.
+    session.breakpoints = [0xfffff000n];
+    session.seekExit(0);
+    const met = [];
+    while (session.continue() === "breakpoint") met.push(session.position);
+    expect(met).toHaveLength(4);
+    expect(session.position).toEqual(end);
+    for (const place of met.reverse()) {
+      expect(session.continueBack()).toBe("breakpoint");
+      expect(session.position).toEqual(place);
+    }
+    // Over a reset, by blocks, and by instructions: of the third machine, and of the second.
+    for (const [place, last] of [
+      [met[1], 0x25],
+      [met[2], 0x19],
+    ] as const) {
+      session.seek(place);
+      const image = session.image;
+      for (let i = 0; i < 12; i++) session.stepBlockBack();
+      expect(comparePositions(session.position, place)).toBeLessThan(0);
+      while (comparePositions(session.position, place) < 0) session.stepBlock();
+      expect(session.position).toEqual(place);
+      expect(session.image).toBe(image);
+      if (!steps) continue;
+      const cursor = new InstructionCursor(session);
+      const rip = () => Number(session.rip & 0xfffn);
+      for (let i = 0; i < 4; i++) cursor.stepBack();
+      const seen = [rip()];
+      for (let i = 0; i < 6; i++) {
+        cursor.step();
+        seen.push(rip());
+      }
+      expect(seen.join(" ")).toContain(`${last} ${0xff0} 0 3`);
+    }
+  });
+
+  test("what a killed process has recorded is run to where it ends", async () => {
+    const path = join(folder, "killed.rec");
+    const vm = await Vm.start({ ...options, kernel: echo(folder), record: path });
+    await vm.console.expect("A");
+    await vm.console.send("xyr");
+    await vm.console.expect("A");
+    await vm.console.send("z");
+    await vm.console.expect("z");
+    await Bun.sleep(300);
+    process.kill(vm.pid, "SIGKILL");
+    expect((await vm.ended).kind).toBe("crash");
+    const whole = printed(path);
+    expect(whole).toMatchObject({
+      text: "AxyrAz",
+      end: undefined,
+      isCut: true,
+      difference: undefined,
+    });
+    using session = new ReplaySession(path);
+    session.seekExit(Infinity);
+    expect(session.end?.message).toBe(`${path}: it ends too early`);
+    expect(session.image).toBe(whole.image);
+    session.seekExit(10);
+    expect(session.image).toBe(printed(path, 10).image);
+    const child = Bun.spawnSync([process.execPath, VCTL, "replay", "-c", path]);
+    expect(child.exitCode).toBe(1);
+    expect(child.stdout.toString()).toBe("AxyrAz");
+    expect(child.stderr.toString()).toMatch(
+      /^vctl: [^\n]*killed\.rec: it ends too early: the same up to exit \d+, \d+\.\d{6} s of the guest's time\n$/,
+    );
+  });
+});
