@@ -307,11 +307,12 @@ export class ManagedVm {
   /** A socket to which an interface's frames are copied; the caller's to close. @throws RefusalError */
   capture(place: number): number {
     const host = this.#running();
+    const { record } = this.settings;
+    if (record !== undefined) {
+      throw new RefusalError("EINVAL", `the vm is recorded in ${record.path}, with its frames`);
+    }
     if (this.#ends[place] === undefined) {
       throw new RefusalError("EINVAL", `the vm has no interface ${place}`);
-    }
-    if (this.settings.record !== undefined) {
-      throw new RefusalError("EINVAL", "the vm is recorded: the recording has its frames");
     }
     return host.capture(place);
   }

@@ -109,6 +109,7 @@ describe.skipIf(!unicorn.available)("a recording by vmd", () => {
     expect(await refused("snapshot", "--live", "busy", to)).toContain(says);
     expect(await refused("fork", "busy", "copy")).toContain(says);
     expect(await refused("send", "busy")).toContain(says);
+    expect(await refused("capture", "-w", to, "busy")).toContain(says);
     const { err } = await start("other", asleep, path);
     expect(err).toContain(`${path}: is in use`);
     await vmd.vctl(["stop", "-fw", "busy"]);

@@ -92,6 +92,19 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     }
   });
 
+  test("a reset may be the end", async () => {
+    for (const key of ["r", "t"]) {
+      const path = join(folder, `last-${key}.rec`);
+      const vm = await Vm.start({ ...options, kernel: echo(folder), record: path, reboot: false });
+      await vm.console.expect("A");
+      await vm.console.send(key);
+      const { kind, image } = await vm.ended;
+      expect(kind).toBe(key === "r" ? "reset" : "crash");
+      const again = printed(path);
+      expect(again).toMatchObject({ text: `A${key}`, difference: undefined, isCut: false, image });
+    }
+  });
+
   test("what a killed process has recorded is run to where it ends", async () => {
     const path = join(folder, "killed.rec");
     const vm = await Vm.start({ ...options, kernel: echo(folder), record: path });
