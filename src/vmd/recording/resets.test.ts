@@ -3,11 +3,12 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Engine, probe } from "../../vmm/engine.ts";
+import { BreakKind, Engine, probe } from "../../vmm/engine.ts";
 import { Vm } from "../vm.ts";
 import { InstructionCursor } from "./instruction-cursor.ts";
+import { ReplayDebugger } from "./replay-debugger.ts";
 import { comparePositions, ReplaySession } from "./replay-session.ts";
-import { echo, printed } from "./testing.ts";
+import { echo, firmware, printed } from "./testing.ts";
 
 setDefaultTimeout(120_000);
 const unicorn = probe("unicorn");
@@ -89,6 +90,50 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
         seen.push(rip());
       }
       expect(seen.join(" ")).toContain(`${last} ${0xff0} 0 3`);
+    }
+  });
+
+  test.skipIf(!steps)("a debugger goes over a reset, in both directions", async () => {
+    // Notes at 0x500 each byte that is typed, and says it: "r" resets the machine, "q" ends it.
+    const kernel = firmware(
+      folder,
+      "notes",
+      "ba fd 03  ec  a8 01  74 fb", // mov dx,3fd; in al,dx; test al,1; jz the in
+      "ba f8 03  ec  a2 00 05  ee", // mov dx,3f8; in al,dx; mov [500],al; out dx,al
+      "3c 72  75 04  b0 fe  e6 64", // cmp al,'r'; jne on; mov al,fe; out 64,al
+      "3c 71  75 e4", // cmp al,'q'; jne the beginning
+      "b0 15  ba f4 00  ee  f4", // mov al,15; mov dx,f4; out dx,al
+    );
+    const path = join(folder, "notes.rec");
+    const vm = await Vm.start({ ...options, kernel, record: path });
+    const typed = "arbrq";
+    for (const key of typed) {
+      await vm.console.send(key);
+      await vm.console.expect(key);
+    }
+    await vm.ended;
+    using session = new ReplaySession(path);
+    const debug = new ReplayDebugger(session);
+    const noted = () => String.fromCharCode(Number(session.registers.getBigUint64(0, true) & 255n));
+    for (const breakpoint of [
+      { address: 0x500n, kind: BreakKind.WRITE, length: 1 },
+      { address: 0xfffff00cn, kind: BreakKind.EXECUTE, length: 1 },
+    ]) {
+      debug.breakpoints = [breakpoint];
+      const { kind } = breakpoint;
+      const expected = kind === BreakKind.WRITE ? "watchpoint" : "breakpoint";
+      let forth = "";
+      for (let stop = debug.continue(); stop.kind !== "history"; stop = debug.continue()) {
+        expect(stop.kind).toBe(expected);
+        forth += noted();
+      }
+      expect(forth).toBe(typed);
+      let back = "";
+      for (let stop = debug.continueBack(); stop.kind !== "history"; stop = debug.continueBack()) {
+        expect(stop.kind).toBe(expected);
+        back = noted() + back;
+      }
+      expect(back).toBe(typed);
     }
   });
 
