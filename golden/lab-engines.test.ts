@@ -7,7 +7,7 @@ import { labMissing, runInLab } from "../lab/index.ts";
 import { Vm } from "../src/index.ts";
 import { probe } from "../src/vmm/engine.ts";
 import { linuxAmd64 } from "./guests/index.ts";
-import { engineGuest, followCounts, judge, type Passage } from "./lab-engines.ts";
+import { engineGuest, followCounts, type Journey, judge, type Passage } from "./lab-engines.ts";
 
 const unicorn = probe("unicorn");
 const missing =
@@ -64,4 +64,16 @@ test.skipIf(missing !== undefined)(
     }
   },
   1_200_000,
+);
+
+test.skipIf(missing !== undefined)(
+  "vctl send and vctl receive --engine take a guest from KVM to Unicorn and back",
+  async () => {
+    const { said, engines, refusal } = (await job("journey", {})) as Journey;
+    expect({ said, engines }).toEqual({ said: "ABC", engines: ["kvm", "unicorn", "kvm"] });
+    expect(refusal).toMatch(
+      /^vctl: vm native was not received: engine unicorn\b[^\n]* [a-z][^\n]+$/,
+    );
+  },
+  600_000,
 );

@@ -3,11 +3,14 @@
  *
  * bun golden/lab-engines.ts begin: the guest starts, and is snapshotted; prints a Passage as JSON.
  * bun golden/lab-engines.ts end: it goes on from /job/snapshot; prints what came of that.
+ * bun golden/lab-engines.ts journey: another is sent from KVM to Unicorn and back; prints a Journey.
  */
 import { readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Vm } from "../src/index.ts";
+import { TestDaemon, until } from "../src/vmd/daemon/testing.ts";
+import { followVm, trip } from "../src/vmd/migration/testing.ts";
 import { Engine } from "../src/vmm/engine.ts";
 import { MachineImage } from "../src/vmm/image.ts";
 import { deviceGuest } from "./guests/devices.ts";
@@ -141,6 +144,57 @@ async function end() {
   return { ...judge(counts, seen.text), tscKhz: hostTsc(), refusal: await refusal() };
 }
 
-if (import.meta.main) {
-  console.log(JSON.stringify(process.argv[2] === "begin" ? await begin() : await end()));
+/** What a guest of firmware has said, and where it was. */
+export interface Journey {
+  said: string;
+  engines: string[];
+  /** What `vctl receive` says where the other engine hasn't what the guest has seen. */
+  refusal: string;
 }
+
+/** mov bl,'A'; for each byte that is typed: mov al,bl; out 3f8,al; inc bl. */
+const LETTERS = "b3 41 ba fd 03 ec a8 01 74 fb ba f8 03 ec 88 d8 ee fe c3 eb ed";
+
+async function journey(): Promise<Journey> {
+  await using a = await TestDaemon.start();
+  await using b = await TestDaemon.start();
+  const kernel = a.firmware("letters", LETTERS);
+  const start = async (name: string, ...more: string[]) => {
+    const words = ["start", "--engine", "kvm", "-m", "4M", "-b", kernel, ...more, name];
+    const { code, err } = await a.vctl(words);
+    if (code !== 0) throw new Error(err);
+  };
+  const [engines, said]: string[][] = [[], []];
+  const look = async (daemon: TestDaemon) => {
+    const seen = await followVm(daemon, "letters");
+    await seen.stream.send("x");
+    await until(
+      () => /[A-Z]/.test(seen.text),
+      60_000,
+      () => `it says nothing behind ${said.join("")}`,
+    );
+    said.push(seen.text);
+    engines.push((await daemon.status()).find(({ name }) => name === "letters").engine);
+  };
+  const go = async (from: TestDaemon, to: TestDaemon, engine: string, args: string[] = []) => {
+    const receiveArgs = ["--engine", engine];
+    const result = await trip({ from, to, name: "letters", args, receiveArgs });
+    if (result.send.code !== 0 || result.receive.code !== 0)
+      throw new Error(JSON.stringify(result));
+  };
+  await start("letters", "--portable");
+  await look(a);
+  await go(a, b, "unicorn", ["--live"]);
+  await look(b);
+  await go(b, a, "kvm");
+  await look(a);
+  await start("native");
+  const receiveArgs = ["--engine", "unicorn"];
+  const { send, receive } = await trip({ from: a, to: b, name: "native", receiveArgs });
+  const refusal = send.code === 1 ? receive.err.trimEnd() : "it went";
+  return { said: said.join(""), engines, refusal };
+}
+
+const JOBS: Record<string, () => Promise<object>> = { begin, end, journey };
+
+if (import.meta.main) console.log(JSON.stringify(await JOBS[process.argv[2]]()));

@@ -259,7 +259,7 @@ export function addStartOptions(command: Command): Command {
     .option("--trace-exits <file>", "record every exit with its answer")
     .option(
       "--record <file>",
-      "record the run, in the foreground: vctl replay runs it again (unicorn)",
+      "record the run: vctl replay runs it again (unicorn, with virtual time)",
     )
     .option("--virtual-time", "time passes with executed code: runs repeat (unicorn)")
     .option("--epoch <date>", "what the guest's clock says at the start (default: now)", epoch)

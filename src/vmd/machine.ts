@@ -366,6 +366,11 @@ export class ClassicMachine implements Hardware {
     this.event = undefined;
   }
 
+  /** Devices of which no snapshot can be taken as they are now, and why. Changes nothing. */
+  obstacles(): string[] {
+    return this.#virtio.obstacles();
+  }
+
   /**
    * Before its state is taken: everything is in registers and memory, but for what `hostState` has.
    * @returns devices where that can't be had, and why

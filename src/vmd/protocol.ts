@@ -109,6 +109,7 @@ const start = v.strictObject({
     ]),
   ),
   traceExits: v.optional(path),
+  record: v.optional(path),
   /** The reply brings a descriptor of the console, from its first byte on. */
   attach: flag,
 });

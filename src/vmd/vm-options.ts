@@ -72,8 +72,7 @@ export interface VmOptions {
   /** Record every exit in this file. */
   traceExits?: string;
   /**
-   * Record the run in this file, so that it can be run again: with virtual time, on Unicorn. A
-   * guest's reset ends it.
+   * Record the run in this file, so that it can be run again: with virtual time, on Unicorn.
    */
   record?: string;
 }
@@ -200,5 +199,5 @@ export function checkVmOptions(options: VmOptions): VcpuOptions {
   if (options.record === undefined) return checked;
   const not = unrecordable(options);
   if (not !== undefined) throw wrong(`it can't be recorded: ${not}`);
-  return { ...checked, engine: "unicorn", virtualTime: true, reboot: false };
+  return { ...checked, engine: "unicorn", virtualTime: true };
 }

@@ -79,6 +79,8 @@ class VmProcess {
   /** The process waited with a machine, confined. */
   #preparation: Preparation | undefined;
   #troubles = 0;
+  /** Of a recording, those of machines that are gone. */
+  #exitsBefore = 0;
   /** Pages; the guest's resets don't change what the host wants. */
   #balloonTarget = 0;
   #life: VmLife | undefined;
@@ -209,10 +211,15 @@ class VmProcess {
         this.#receiver?.running();
       }
       const ending = this.#live(life);
-      const last = options.reboot === false || this.#stopped || this.#leaving;
-      if (ending.kind !== "reset" || last) return ending;
+      if (this.#isLast(ending)) return ending;
       this.#post({ kind: "rebooted", by: ending.message });
     }
+  }
+
+  #isLast({ kind }: Ending): boolean {
+    return (
+      kind !== "reset" || this.#start.options.reboot === false || this.#stopped || this.#leaving
+    );
   }
 
   #begin(engine: EngineName, first: boolean): VmLife {
@@ -253,6 +260,7 @@ class VmProcess {
     }
     this.#announced = false;
     this.#recording?.begin(life, JSON.parse(files.record?.config ?? "{}") as object);
+    this.#exitsBefore = life.vcpu.exits;
     life.vcpu.attention = this.#attention;
     this.#gdb?.begin(life);
     this.#life = life;
@@ -359,15 +367,16 @@ class VmProcess {
     }
   }
 
-  /** The recording ends with its machine. */
+  /** The recording ends with the VM, and goes on over its resets. */
   #recorded(ending: Ending): Ending {
-    if (this.#recording === undefined) return ending;
-    if (this.#recording.failure !== undefined) return ending;
-    const image = this.#recording.end(ending.message, ending.kind === "stopped");
-    const why = this.#recording.failure;
-    return why === undefined
-      ? { ...ending, image }
-      : { ...ending, kind: "crash", code: 1, message: why };
+    const recording = this.#recording;
+    if (recording === undefined || recording.failure !== undefined) return ending;
+    let image: string | undefined;
+    if (this.#isLast(ending)) image = recording.end(ending.message, ending.kind === "stopped");
+    else recording.reset(ending.message);
+    const why = recording.failure;
+    if (why === undefined) return { ...ending, image };
+    return { ...ending, kind: "crash", code: 1, message: why };
   }
 
   // A trace holds every life.
@@ -479,7 +488,7 @@ class VmProcess {
           statistics: {
             now: life?.machine.clock.now ?? 0,
             resident: life?.image.resident ?? 0,
-            exits: life?.vcpu.exits ?? 0,
+            exits: (life?.vcpu.exits ?? this.#exitsBefore) - this.#exitsBefore,
             printed: this.#console.printed + this.#debug.printed + this.#virtio.printed,
             watchers: this.#console.watchers,
           },

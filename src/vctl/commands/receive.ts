@@ -1,5 +1,6 @@
 /** vctl receive: a VM that vctl send sends, or a snapshot, comes out of standard input and goes on. */
-import { Command } from "commander";
+import { Command, Option } from "commander";
+import { ENGINES } from "../../vmm/engine-library.ts";
 import type { ReceiveOptions } from "../receiving.ts";
 
 const collect = (text: string, before: string[] = []) => [...before, text];
@@ -10,7 +11,9 @@ export function receiveCommand(): Command {
     .argument("<name>", "the VM's name here")
     .option("-n, --network <switch>", "connect an interface to a switch (repeatable)", collect)
     .option("-L, --local", "a local interface, before those")
-    .option("--engine <engine>", "another engine than it had: auto, kvm or unicorn")
+    .addOption(
+      new Option("--engine <engine>", "another engine than it had").choices(["auto", ...ENGINES]),
+    )
     .addHelpText(
       "after",
       `

@@ -34,7 +34,7 @@ export function replayCommand(): Command {
       "after",
       `
 Examples:
-  vctl start --record boot.rec -b vmlinuz -i initrd.gz -a console=ttyS0 test
+  vctl start -c --record boot.rec -b vmlinuz -i initrd.gz -a console=ttyS0 test
   vctl replay boot.rec                  the same to the last bit, or where it isn't
   vctl replay --until 5000 boot.rec
   vctl replay --gdb :1234 boot.rec      then, in gdb: target remote :1234`,
@@ -50,13 +50,17 @@ async function replay(path: string, options: ReplayOptions): Promise<void> {
     until,
     console: console ? printBytes : undefined,
   });
-  const { exits, now, end, image, difference } = result;
+  const { exits, now, end, image, isCut, difference } = result;
   if (until !== undefined || registers) complain(`${result.registers}\n`);
   if (difference !== undefined) {
     throw new UsageError(`${path}: not the same: ${difference}`);
   }
+  const time = `${(now / 1e9).toFixed(6)} s of the guest's time`;
+  if (isCut) {
+    throw new UsageError(`${path}: it ends too early: the same up to exit ${exits}, ${time}`);
+  }
   if (end !== undefined) say(end.message);
-  say(`${exits} exits, ${(now / 1e9).toFixed(6)} s of the guest's time`);
+  say(`${exits} exits, ${time}`);
   say(end === undefined ? `image: ${image}` : `final image: ${image}, the same`);
 }
 

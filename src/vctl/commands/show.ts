@@ -44,7 +44,8 @@ function describe(vm: Answer): string {
   for (const disk of vm.disks) add("disk", `${disk.path}${disk.format ? ` (${disk.format})` : ""}`);
   add("cdrom", vm.cdrom);
   for (const card of vm.interfaces) {
-    add("interface", card.local ? "local" : (card.switch ?? "unattached"));
+    const where = card.local ? "local" : (card.switch ?? "unattached");
+    add("interface", card.mac === null ? where : `${where} ${card.mac}`);
   }
   for (const [option, value] of Object.entries(vm.machine)) add(option, value);
   add("pid", vm.pid);

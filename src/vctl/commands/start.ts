@@ -39,8 +39,8 @@ Examples:
 }
 
 async function start(vm: number | string, options: StartOptions): Promise<void> {
-  const { foreground: here, crossCheck, record } = options;
-  const foreground = here === true || crossCheck === true || record !== undefined;
+  const { foreground: here, crossCheck } = options;
+  const foreground = here === true || crossCheck === true;
   // Without a daemon, root's VM is this terminal's own; a user gets a daemon.
   const alone = options.console === true && process.geteuid!() === 0 && !Client.isThere();
   if (foreground || alone) {
@@ -133,6 +133,7 @@ function startRequest(vm: number | string, options: StartOptions): StartRequest 
         : options.gdb,
     epoch: options.epoch,
     traceExits: options.traceExits === undefined ? undefined : absolute(options.traceExits),
+    record: options.record === undefined ? undefined : absolute(options.record),
   };
 }
 

@@ -203,6 +203,22 @@ vm "all" {
     expect(errors(vm('vsock "/a" cid 3', 'vsock "/b" cid 4'))).toHaveLength(1);
   });
 
+  test("a portable processor, perhaps with a clock rate, once", () => {
+    expect(config(vm("portable")).vms[0]).toMatchObject({ portable: {} });
+    expect(config(vm("portable tsc 2400000")).vms[0].portable).toEqual({ tscKhz: 2_400_000 });
+    expect(config(vm("memory 1G")).vms[0].portable).toBeUndefined();
+    for (const rate of ["99999", "8000001", "fast", "-1", "1.5"]) {
+      expect(errors(vm(`portable tsc ${rate}`))).toEqual([`2: invalid tsc, in kHz: ${rate}`]);
+    }
+    expect(errors(vm("portable", "portable tsc 1000000"))).toEqual([
+      "3: portable specified more than once",
+    ]);
+    expect(errors(vm("tsc 1000000"))).toEqual(["2: syntax error"]);
+    expect(errors(vm("portable 1000000"))).toEqual(["2: syntax error"]);
+    // A name may be a keyword of ours where a string can be.
+    expect(config('vm "tsc" { append "portable" }\n').vms[0].append).toBe("portable");
+  });
+
   test("a statement that lacks its value is one error, and no other", () => {
     for (const word of [
       ...["boot", "boot device", "disk", "cdrom", "memory", "owner", "cpus", "interfaces"],
@@ -217,7 +233,7 @@ vm "all" {
         "local",
         "locked",
       ],
-      ...["vsock", "vsock /a", "vsock /a cid"],
+      ...["vsock", "vsock /a", "vsock /a cid", "portable tsc"],
       ...["disk /d format", "interface { switch }", "interface { group }"],
       ...["interface { rdomain }", "allow instance { owner }", "allow instance { nothing }"],
     ]) {

@@ -94,6 +94,8 @@ export interface ConfigVm extends Place {
   append?: string;
   modules: string[];
   engine?: "auto" | "kvm" | "unicorn";
+  /** A processor that both engines have, and how fast its TSC counts, kHz. */
+  portable?: { tscKhz?: number };
   devices: ("balloon" | "console")[];
   vsock?: { cid: number; path: string };
   shares: ConfigShare[];

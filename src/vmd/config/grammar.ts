@@ -199,6 +199,7 @@ class VmConfParser extends CstParser {
       { ALT: () => this.SUBRULE(this.diskOption) },
       { ALT: () => this.SUBRULE(this.interfaceOption) },
       { ALT: () => this.SUBRULE(this.vsockOption) },
+      { ALT: () => this.SUBRULE(this.portableOption) },
       { ALT: () => this.SUBRULE(this.shareOption) },
       { ALT: () => this.SUBRULE(this.valueOption) },
       { ALT: () => this.CONSUME(k.seves) },
@@ -309,6 +310,14 @@ class VmConfParser extends CstParser {
     this.SUBRULE1(this.string, { LABEL: "path" });
     this.CONSUME(k.cid);
     this.SUBRULE2(this.string, { LABEL: "cidNumber" });
+  });
+
+  readonly portableOption = this.RULE("portableOption", () => {
+    this.CONSUME(k.portable);
+    this.OPTION(() => {
+      this.CONSUME(k.tsc);
+      this.SUBRULE(this.string);
+    });
   });
 
   readonly interfaceOption = this.RULE("interfaceOption", () => {

@@ -130,6 +130,7 @@ const machine = fc.record({
   append: maybe(fc.stringMatching(/^[ -~]{0,50}$/)),
   modules: fc.array(path, { maxLength: 3 }),
   engine: maybe(fc.constantFrom("auto", "kvm", "unicorn")),
+  portable: maybe(fc.record({ tscKhz: maybe(fc.integer({ min: 100_000, max: 8_000_000 })) })),
   devices: fc.shuffledSubarray(["balloon", "console"]),
   shares: fc.uniqueArray(
     fc.record({
@@ -250,6 +251,7 @@ function vmText(writer: Writer, one: Machine, names: readonly string[]): string 
     text("append", one.append),
     ...one.modules.map((module) => text("module", module)),
     optional("engine", one.engine),
+    one.portable && ["portable", optional("tsc", one.portable.tscKhz)].filter(Boolean).join(" "),
     ...one.devices.map((device) => `device ${device}`),
     ...one.shares.map((share) =>
       writer.block(`share ${writer.string(share.path)}`, [

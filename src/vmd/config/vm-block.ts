@@ -9,6 +9,7 @@ import {
   sameHostPort,
 } from "../net/port-forward.ts";
 import { parseSize } from "../size.ts";
+import { TSC_KHZ_MAX, TSC_KHZ_MIN } from "../vm-options.ts";
 import type {
   ConfigInstance,
   ConfigInterface,
@@ -104,6 +105,7 @@ class VmReader {
     const [card] = nodes(option, "interfaceOption");
     const [share] = nodes(option, "shareOption");
     const [vsock] = nodes(option, "vsockOption");
+    const [portable] = nodes(option, "portableOption");
     const [value] = nodes(option, "valueOption");
     if (has(option, "enable") || has(option, "disable")) vm.enable = has(option, "enable");
     else if (has(option, "sev") || has(option, "seves")) {
@@ -114,6 +116,7 @@ class VmReader {
     else if (card !== undefined) this.#interface(card);
     else if (share !== undefined) this.#share(share);
     else if (vsock !== undefined) this.#values.whole(vsock, () => this.#vsock(vsock));
+    else if (portable !== undefined) this.#values.whole(portable, () => this.#portable(portable));
     else if (value !== undefined) this.#values.whole(value, () => this.#value(value));
   }
 
@@ -240,6 +243,17 @@ class VmReader {
     const wrong = checkVsock({ cid, path });
     if (wrong !== undefined) this.#error(wrong);
     else this.#vm.vsock = { cid, path };
+  }
+
+  #portable(node: Node): void {
+    if (!this.#once("portable")) return;
+    if (!has(node, "tsc")) {
+      this.#vm.portable = {};
+      return;
+    }
+    const text = this.#values.string(node);
+    const tscKhz = this.#values.number(text, "tsc, in kHz", TSC_KHZ_MIN, TSC_KHZ_MAX);
+    if (tscKhz !== undefined) this.#vm.portable = { tscKhz };
   }
 
   #interface(node: Node): void {

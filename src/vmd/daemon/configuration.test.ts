@@ -127,6 +127,7 @@ vm "base" {
 	boot device cdrom
 	disk "/base"
 	engine unicorn
+	portable tsc 2000000
 	owner 7:8
 	interface tap3 { switch "lan", lladdr 02:00:00:00:00:01 }
 	local interface
@@ -136,7 +137,7 @@ vm "base" {
     expect(base.interfaces[0]).toMatchObject({ tap: "tap3", lladdr: "02:00:00:00:00:01" });
     const { kernel, initrd, modules, cdrom, bootDevice, machine, owner, instances } = base;
     expect(modules).toEqual([{ path: join(vmd.folder, "spin"), args: "x y" }]);
-    expect(machine).toEqual({ engine: "unicorn" });
+    expect(machine).toEqual({ engine: "unicorn", portable: true, tscKhz: 2_000_000 });
     expect(owner).toEqual({ uid: 7, gid: 8 });
     const same = { kernel, initrd, modules, cdrom, bootDevice, machine, owner, instances };
     expect(child).toMatchObject({

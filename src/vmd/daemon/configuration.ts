@@ -136,6 +136,7 @@ function settingsBy(vm: ConfigVm): VmSettings {
     shares: vm.shares.length === 0 ? undefined : vm.shares,
     machine: {
       ...(vm.engine === undefined ? {} : { engine: vm.engine }),
+      ...(vm.portable === undefined ? {} : { portable: true, ...vm.portable }),
       ...(vm.devices.length === 0 ? {} : { devices: vm.devices }),
     },
   };

@@ -283,6 +283,7 @@ export class Daemon {
       interfaces: interfaces.map((one, place) => ({
         ...one,
         where: vm.interfaces[place] ?? null,
+        mac: vm.macs[place] ?? null,
       })),
       machine,
       instances: settings.instances ?? null,

@@ -18,7 +18,7 @@ import type { SnapshotResult } from "../vm-messages.ts";
 import { VmError } from "../vm-options.ts";
 import type { ManagedVm } from "./managed-vm.ts";
 import { RefusalError } from "./refusal.ts";
-import { requireNamedDisks, snapshotConfig, writable } from "./snapshot-config.ts";
+import { requireSnapshots, snapshotConfig, writable } from "./snapshot-config.ts";
 import { lockImages, openOrRefuse, restoredSettings, restoreLaunch } from "./snapshots.ts";
 import type { Caller, VmSettings } from "./settings.ts";
 
@@ -89,7 +89,7 @@ export class Templates implements Disposable {
     { snapshot, overlays }: Pick<RequestOf<"fork">, "snapshot" | "overlays">,
     caller: Caller,
   ): Promise<Template> {
-    requireNamedDisks(vm.settings);
+    requireSnapshots(vm.settings);
     const disks = writable(vm.settings).length;
     if (overlays.length < disks) {
       throw new RefusalError("DISK", "the vm has disks that were not frozen");

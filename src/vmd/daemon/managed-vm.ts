@@ -6,17 +6,18 @@ import type { RequestOf, VmState, VmStatus } from "../protocol.ts";
 import { newId } from "../snapshot/restored.ts";
 import { type RestoreLaunch, VmHost } from "../vm-host.ts";
 import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
-import { checkVmOptions, VmError } from "../vm-options.ts";
+import { VmError } from "../vm-options.ts";
 import type { WarmPool } from "../warm-process.ts";
 import type { GdbHost } from "../gdb-host.ts";
 import type { VsockHost } from "../vsock-host.ts";
 import { NativeError } from "../../vmm/native.ts";
 import { DiskLocks } from "./disk-locks.ts";
 import type { Incoming } from "./incoming.ts";
+import { launchOptions, openedRecord } from "./launch.ts";
 import type { Log } from "./log.ts";
 import { formatMac } from "../net/mac.ts";
 import { Moving } from "./moving.ts";
-import { requireNamedDisks, snapshotConfig } from "./snapshot-config.ts";
+import { requireSnapshots, snapshotConfig } from "./snapshot-config.ts";
 import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
 import { Resources } from "./resources.ts";
@@ -172,25 +173,18 @@ export class ManagedVm {
         disksLater: incoming !== undefined,
       });
       this.#resources = resources;
+      const options = launchOptions(settings, resources);
       await this.#openInterfaces();
       this.#shares = await this.#openShares();
       this.#vsock = openVsock(settings, accounts());
       this.#moving.locks = new DiskLocks(resources.disks);
       this.#gdb = openGdb(settings);
       const host = new VmHost({
-        options: checkVmOptions({
-          ...settings.machine,
-          name: settings.name,
-          kernel: resources.files?.kernel.path ?? "-",
-          cmdline: settings.cmdline,
-          memory: settings.memory,
-          bootDevice: settings.bootDevice,
-          gdb: settings.gdb?.at,
-          vsock: settings.vsock && { cid: settings.vsock.cid, path: settings.vsock.path },
-        }),
+        options,
         files: resources.files,
         restore,
         trace: resources.trace,
+        record: openedRecord(this, resources),
         disks: resources.disks,
         cdrom: resources.cdrom,
         interfaces: this.#ends.map((end, place) => ({
@@ -308,7 +302,7 @@ export class ManagedVm {
   send(request: RequestOf<"send">): number {
     const host = this.#running();
     if (this.#state !== "running") throw new RefusalError("EBUSY", `the vm is ${this.#state}`);
-    requireNamedDisks(this.settings);
+    requireSnapshots(this.settings);
     const descriptor = this.#moving.send(host, snapshotConfig(this, newId()), request);
     this.#context.log.info("is being sent", { vm: this.name, live: request.live });
     return descriptor;
@@ -322,6 +316,10 @@ export class ManagedVm {
   /** A socket to which an interface's frames are copied; the caller's to close. @throws RefusalError */
   capture(place: number): number {
     const host = this.#running();
+    const { record } = this.settings;
+    if (record !== undefined) {
+      throw new RefusalError("EINVAL", `the vm is recorded in ${record.path}, with its frames`);
+    }
     if (this.#ends[place] === undefined) {
       throw new RefusalError("EINVAL", `the vm has no interface ${place}`);
     }
@@ -437,8 +435,9 @@ export class ManagedVm {
       ? ending.message.slice(this.name.length + 2)
       : ending.message;
     const { log, stopped } = this.#context;
-    if (ending.kind === "crash") log.warn(text, { vm: this.name });
-    else log.info(text, { vm: this.name });
+    const fields = { vm: this.name, image: ending.image };
+    if (ending.kind === "crash") log.warn(text, fields);
+    else log.info(text, fields);
     stopped(this);
     return ending;
   }

@@ -99,6 +99,7 @@ export function instanceSettings(
     configured: false,
     machine: { ...template.machine, ...wanted.machine },
     trace: wanted.trace,
+    record: wanted.record,
     gdb: wanted.gdb,
   };
 }

@@ -15,7 +15,7 @@ export function requestedSettings(
   const given = (path: string | undefined): OwnedPath | undefined =>
     path === undefined ? undefined : { path, by: caller };
   const { kernel, initrd, cmdline, modules, memory, disks, cdrom, bootDevice } = request;
-  const { interfaces, interfaceCount, traceExits, vsock, shares, gdb } = request;
+  const { interfaces, interfaceCount, traceExits, record, vsock, shares, gdb } = request;
   const { engine, portable, tscKhz, format, bits, reboot } = request;
   const { debugExit, virtualTime, epoch, devices } = request;
   const asIs = { engine, portable, tscKhz, format, bits, reboot };
@@ -27,7 +27,7 @@ export function requestedSettings(
   const asked =
     [
       ...[kernel, initrd, cmdline, modules, memory, cdrom, bootDevice],
-      ...[interfaceCount, traceExits, vsock, shares, gdb],
+      ...[interfaceCount, traceExits, record, vsock, shares, gdb],
     ].some((value) => value !== undefined) ||
     disks.length + interfaces.length + Object.keys(machine).length > 0;
   if (base !== undefined && !asked) return base;
@@ -60,6 +60,7 @@ export function requestedSettings(
     configured: base?.configured ?? false,
     machine: { ...base?.machine, ...machine },
     trace: given(traceExits),
+    record: given(record),
     gdb: gdb && { at: gdb, by: caller },
     shares: shares?.map((one) => ({ ...one, by: caller })) ?? base?.shares,
     vsock: vsock === undefined ? base?.vsock : { ...vsock, by: caller },

@@ -24,6 +24,8 @@ export class Resources implements Disposable {
   /** Absent: a restored VM whose kernel is no longer to be had. */
   readonly files: BootSet | undefined;
   readonly trace: BootFile | undefined;
+  /** As it was: it is emptied when the VM is sure to be started. */
+  readonly record: BootFile | undefined;
   readonly terminal: { master: number; slave: number } | undefined;
   /** The pty's path. */
   readonly tty: string;
@@ -71,6 +73,10 @@ export class Resources implements Disposable {
         this.trace = traceFile(settings.trace);
         opened.push(this.trace.descriptor);
       }
+      if (settings.record !== undefined) {
+        this.record = recordFile(settings.record);
+        opened.push(this.record.descriptor);
+      }
       const { master, slave, path } = openTerminal(settings, accounts);
       this.terminal = { master, slave };
       this.tty = path;
@@ -90,7 +96,7 @@ export class Resources implements Disposable {
     this.#given = true;
     const boot = this.files === undefined ? [] : bootSetFiles(this.files);
     const images = this.disks.flatMap(({ files }) => files).concat(this.cdrom?.files ?? []);
-    for (const one of [...boot, this.trace, ...images]) {
+    for (const one of [...boot, this.trace, this.record, ...images]) {
       if (one !== undefined) closeSync(one.descriptor);
     }
     if (this.terminal !== undefined) {
@@ -170,6 +176,19 @@ function traceFile({ path, by }: OwnedPath): BootFile {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     throw new RefusalError("EINVAL", `${path}: ${code ?? (error as Error).message}`);
+  }
+}
+
+function recordFile({ path, by }: OwnedPath): BootFile {
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_NONBLOCK;
+  try {
+    const file = openBootFile(path, (name) => openAs(name, flags, by));
+    if (daemonLibrary().vmm_lock(file.descriptor, 1) === 0) return file;
+    closeSync(file.descriptor);
+    throw new FileError(`${path}: is in use`);
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    throw new RefusalError("EINVAL", error.message);
   }
 }
 

@@ -93,6 +93,8 @@ export interface VmSettings {
     | "devices"
   >;
   readonly trace?: OwnedPath;
+  /** Where the run is recorded. */
+  readonly record?: OwnedPath;
   /** A socket device, and where the host's side listens and connects. */
   /** Absent: as its template has them. */
   readonly shares?: readonly (ShareOption & { readonly by?: Caller })[];

@@ -9,8 +9,11 @@ export interface DescribedVm {
   readonly macs: readonly string[];
 }
 
-/** @throws RefusalError for a VM whose disks can't be named by anybody else */
-export function requireNamedDisks({ disks }: VmSettings): void {
+/** @throws RefusalError for a VM that is recorded, or whose disks can't be named by anybody else */
+export function requireSnapshots({ disks, record }: VmSettings): void {
+  if (record !== undefined) {
+    throw new RefusalError("SNAPSHOT", `the vm is recorded in ${record.path}`);
+  }
   if (disks.every(({ ephemeral }) => ephemeral !== true)) return;
   throw new RefusalError("DISK", "the vm is a copy, and what it writes to its disks has no name");
 }

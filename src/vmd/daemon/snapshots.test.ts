@@ -196,6 +196,26 @@ test("copies go on beside their VM, each by itself", async () => {
   for (const name of ["origin", "copy-1", "copy-2", "copy-3"]) await stop(name);
 });
 
+test("show tells a copy's own link addresses, which its guest has still to take", async () => {
+  if (process.geteuid!() !== 0) return console.log("skipped: taps need root");
+  await using own = await TestDaemon.start({ ownNetwork: true });
+  const words = ["-b", counter, "-m", "4M", "--engine", "unicorn", "-i", "2"];
+  expect(await own.vctl(["start", "origin", ...words])).toMatchObject({ code: 0 });
+  expect(await own.vctl(["fork", "origin", "copy"])).toMatchObject({ code: 0 });
+  const macs = async (name: string): Promise<string[]> => {
+    const { interfaces } = JSON.parse((await own.vctl(["show", "--json", name])).out);
+    return interfaces.map(({ mac }: { mac: string }) => mac);
+  };
+  const all = [...(await macs("origin")), ...(await macs("copy"))];
+  for (const mac of all) expect(mac).toMatch(/^fe:e1:[0-9a-f:]{11}$/);
+  expect(new Set(all).size).toBe(4);
+  const { out } = await own.vctl(["show", "copy"]);
+  expect(out).toMatch(new RegExp(`^interface +unattached ${all[2]}$`, "m"));
+  await own.vctl(["stop", "-fw", "copy"]);
+  await own.vctl(["stop", "-fw", "origin"]);
+  expect(await macs("origin").catch(() => "gone")).toBe("gone");
+});
+
 test("differential ones, and one file made of them", async () => {
   expect(await start("chain")).toMatchObject({ code: 0 });
   const write = (name: string, ...more: string[]) =>

@@ -13,7 +13,7 @@ import type { SnapshotResult } from "../vm-messages.ts";
 import type { RestoreLaunch } from "../vm-host.ts";
 import { VmError } from "../vm-options.ts";
 import type { ManagedVm } from "./managed-vm.ts";
-import { requireNamedDisks, snapshotConfig, writable } from "./snapshot-config.ts";
+import { requireSnapshots, snapshotConfig, writable } from "./snapshot-config.ts";
 import { RefusalError } from "./refusal.ts";
 import { type Caller, type InterfaceSettings, openAs, type VmSettings } from "./settings.ts";
 
@@ -37,7 +37,7 @@ export async function takeSnapshot(
   if (downtime !== undefined && (stop || differential)) {
     throw new RefusalError("SNAPSHOT", "a live snapshot is neither differential nor the VM's end");
   }
-  requireNamedDisks(vm.settings);
+  requireSnapshots(vm.settings);
   const open = (name: string, flags: number) => openOrRefuse(name, flags, caller);
   if (!stop && overlays.length < writable(vm.settings).length) {
     throw new RefusalError("DISK", "the vm has disks that were not frozen");

@@ -3,6 +3,7 @@ import { closeSync } from "node:fs";
 import { NativeError, processLibrary, ptr, watchLibrary } from "../../vmm/native.ts";
 import { SnapshotError } from "../../vmm/snapshot/format.ts";
 import { Watch } from "../console-hub.ts";
+import { requireNoObstacle } from "../snapshot/save.ts";
 import type { VmLife } from "../vm-life.ts";
 import type { MigrationEvent, SendRequest, ToMigration } from "./messages.ts";
 import { Receiver } from "./receiver.ts";
@@ -107,6 +108,7 @@ export class Migration {
       if (this.#sender !== undefined && !this.#sender.over) {
         throw new SnapshotError("it is being sent already");
       }
+      requireNoObstacle(life);
       this.#sender = new Sender(
         {
           pagemap,

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { probe } from "../../vmm/engine.ts";
 import { root } from "../../vmm/root.ts";
 import { PAGE, RecordType } from "../../vmm/snapshot/format.ts";
 import { SnapshotReader } from "../../vmm/snapshot/reader.ts";
@@ -132,6 +133,46 @@ test("what came too late, is taken, or is no VM is refused in a sentence", async
   }
   expect(await stateOf(a, "late")).toBe("running");
   await stop("late");
+});
+
+test("the engine is the sender's, another that is named, or none that can't be", async () => {
+  const isKvm = probe("kvm").available;
+  const engineOf = async (name: string) => {
+    return (await b.status()).find((row) => row.name === name)?.engine;
+  };
+  for (const [name, portable, engine] of [
+    ["plain", [], "unicorn"],
+    ["many", ["--portable", "--tsc", "2000000"], "unicorn"],
+    ["any", ["--portable"], undefined],
+  ] as const) {
+    await start(name, ...portable);
+    const named = engine === undefined ? "" : `--engine ${engine} `;
+    const { out, err } = await shell(
+      `${at(a)} send ${name} | ${at(b)} receive ${named}${name}; echo "\${PIPESTATUS[@]}"`,
+    );
+    expect([out, err]).toEqual(["0 0\n", expect.stringContaining("received vm")]);
+    expect(await engineOf(name)).toBe("unicorn");
+    expect(await stateOf(a, name)).toBe("none");
+    await stop(name);
+  }
+  await start("stays", "--portable", "--tsc", "2000000");
+  const refused = async (engine: string) => {
+    const { out, err } = await shell(
+      `${at(a)} send stays | ${at(b)} receive --engine ${engine} stays; echo "\${PIPESTATUS[@]}"`,
+    );
+    expect(out).toBe("1 1\n");
+    expect(await stateOf(a, "stays")).toBe("running");
+    expect(await stateOf(b, "stays")).toBe("none");
+    expect(err).toContain("stays goes on here");
+    for (const line of err.trimEnd().split("\n")) expect(line).toMatch(/^(vctl: |usage:\t)/);
+    return err;
+  };
+  expect(await refused("bochs")).toContain("Allowed choices are auto, kvm, unicorn.");
+  // Of a clock that it can't have, or since there is none.
+  expect(await refused("kvm")).toMatch(
+    isKvm ? /engine kvm: the guest's TSC counts 2000000 kHz, this host's \d+ kHz/ : /engine kvm/,
+  );
+  await stop("stays");
 });
 
 /** The snapshot with another CONFIG. */

@@ -15,6 +15,8 @@
  */
 
 export const EventKind = {
+  /** In no file: there the recording ends, without an end. */
+  CUT: 0,
   /** The guest slept, and was looked at before its next timer: at `now`. */
   WAKE: 1,
   /** Typed at COM1. */
@@ -35,13 +37,21 @@ export const EventKind = {
   CHECK: 9,
   /** The run is over: `value` 1 where the host stopped it. JSON: EndRecord. */
   END: 10,
+  /**
+   * The guest reset its machine. JSON: EndRecord, of the machine that is gone. The snapshot of the
+   * one that begins follows; places go on, guest time begins anew.
+   */
+  RESET: 11,
 } as const;
 export type EventKind = (typeof EventKind)[keyof typeof EventKind];
+
+/** Of recordings. Those of version 1 have no resets. */
+export const VERSION = 2;
 
 export const EVENT_HEAD = 40;
 /** Bytes of data of one event at most. */
 export const DATA_MAX = 2 ** 20;
-const LAST_KIND = EventKind.END;
+const LAST_KIND = EventKind.RESET;
 
 export interface RecordedEvent {
   readonly kind: EventKind;
@@ -54,7 +64,12 @@ export interface RecordedEvent {
   readonly data: Uint8Array;
 }
 
-/** How a run ended. */
+/** Whether it is of a disk: it may come in any exit. */
+export function isOfDisk({ kind }: RecordedEvent): boolean {
+  return kind === EventKind.READ || kind === EventKind.FAILED;
+}
+
+/** How a run ended, or one of its machines. */
 export interface EndRecord {
   /** SHA-256 of the final image: state-hash.ts. */
   readonly image: string;

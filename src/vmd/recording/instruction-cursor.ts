@@ -175,7 +175,8 @@ export class InstructionCursor {
     run.requestInterruptWindow = false;
     engine.setDeadline(Infinity);
     // All instructions of a block see the same time.
-    image.clock.setBigUint64(BLOCKS, BigInt(this.#base.blocks), true);
+    const blocks = this.#base.blocks - this.#session.blocksBefore;
+    image.clock.setBigUint64(BLOCKS, BigInt(blocks), true);
     run.u8[IMMEDIATE_EXIT] = inside ? 1 : 0;
     (engine as unknown as SteppingEngine).debug(watchpoints, !inside);
     const result = engine.enter();

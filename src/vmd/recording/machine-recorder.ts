@@ -13,10 +13,10 @@ import type { InputGate, Stop } from "../vcpu.ts";
 import type { BlockBackend } from "../virtio/blk.ts";
 import type { VmLife } from "../vm-life.ts";
 import { CHECK_INTERVAL, checkpoint, POLL_INTERVAL, takeDirty } from "./checkpoint.ts";
-import { type EndRecord, EventKind } from "./events.ts";
+import { type EndRecord, EventKind, VERSION } from "./events.ts";
 import { DescriptorFrames } from "./frame-host.ts";
 import { FrameQueue } from "./frame-queue.ts";
-import { RecordedDisk } from "./recorded-disk.ts";
+import { type NoteEvent, RecordedDisk } from "./recorded-disk.ts";
 import { RecordingWriter } from "./recording-writer.ts";
 import { imageHash } from "./state-hash.ts";
 
@@ -43,11 +43,16 @@ export class MachineRecorder implements InputGate {
   deadline = 0;
   readonly #writer: RecordingWriter;
   readonly #host: RecorderHost;
-  readonly #disks: { size: number; readOnly: boolean }[] = [];
-  readonly #interfaces: { queue: FrameQueue; host: DescriptorFrames }[] = [];
+  /** Of the machine that runs, and of the one that is being made. */
+  #disks: RecordedDisk[] = [];
+  #nextDisks: RecordedDisk[] = [];
+  #interfaces: { queue: FrameQueue; host: DescriptorFrames }[] = [];
+  #nextInterfaces: { queue: FrameQueue; host: DescriptorFrames }[] = [];
   #life!: VmLife;
   #failure: string | undefined;
   #polls = 0;
+  /** Exits of the machines that are gone. */
+  #exits = 0;
   /** Guest time, ns, and exits. */
   #nextCheck = CHECK_INTERVAL;
   #checkedExits = 0;
@@ -69,38 +74,49 @@ export class MachineRecorder implements InputGate {
   // --- while the machine is made
 
   disk(disk: BlockBackend, memory: GuestMemory): BlockBackend {
-    const place = this.#disks.push({ size: disk.size, readOnly: disk.readOnly }) - 1;
-    return new RecordedDisk(disk, memory, place, (kind, device, value, data) => {
-      this.#put(kind, { device, value, data });
-    });
+    const place = this.#nextDisks.length;
+    const note: NoteEvent = (kind, device, value, data) => this.#put(kind, { device, value, data });
+    const recorded = new RecordedDisk(disk, memory, place, note, this.#disks.at(place));
+    this.#nextDisks.push(recorded);
+    return recorded;
   }
 
   interface(descriptor: number, kind: NetKind, intercept: Intercept | undefined): FrameQueue {
-    const host = new DescriptorFrames(descriptor, kind, intercept, () => {
-      this.#framesLeft = true;
-    });
+    // A stream may be in the middle of a frame.
+    const host =
+      this.#interfaces.at(this.#nextInterfaces.length)?.host ??
+      new DescriptorFrames(descriptor, kind, intercept, () => {
+        this.#framesLeft = true;
+      });
     const queue = new FrameQueue(host.offloads, host);
-    this.#interfaces.push({ queue, host });
+    this.#nextInterfaces.push({ queue, host });
     return queue;
   }
 
   /**
-   * The machine is about to run for the first time.
+   * A machine is about to run for the first time: the first one, or the one behind a reset.
    * @param config what the CONFIG record says, but for what is known here
    * @throws RecordingWriteError, SnapshotError
    */
   begin(life: VmLife, config: object): void {
+    life.vcpu.exits = this.#exits;
+    this.#checkedExits = this.#exits;
+    this.#nextCheck = CHECK_INTERVAL;
+    this.deadline = 0;
+    this.#owed = 0;
     this.#life = life;
+    this.#disks = this.#nextDisks.splice(0);
+    this.#interfaces = this.#nextInterfaces.splice(0);
     quiesce(life);
     this.#writer.snapshot((writer) => {
       writer.json(RecordType.CONFIG, {
         ...config,
         ...machineConfig(life),
         recording: {
-          version: 1,
+          version: VERSION,
           poll: POLL_INTERVAL,
           check: CHECK_INTERVAL,
-          disks: this.#disks,
+          disks: this.#disks.map(({ size, readOnly }) => ({ size, readOnly })),
           interfaces: this.#interfaces.map(({ queue }) => ({ offloads: queue.offloads })),
         },
       });
@@ -232,13 +248,24 @@ export class MachineRecorder implements InputGate {
     this.#writer.flush();
   }
 
+  /** The guest has reset its machine: another one begins. */
+  reset(message: string): void {
+    this.#putEnd(EventKind.RESET, message, 0);
+    this.#exits = this.#life.vcpu.exits;
+    this.flush();
+  }
+
   /** The run is over. @returns the final image's checksum */
   end(message: string, stopped: boolean): string {
+    const image = this.#putEnd(EventKind.END, message, stopped ? 1 : 0);
+    this.#writer.close();
+    return image;
+  }
+
+  #putEnd(kind: EventKind, message: string, value: number): string {
     const image = imageHash(this.#life);
     const record: EndRecord = { image, message };
-    const data = new TextEncoder().encode(JSON.stringify(record));
-    this.#put(EventKind.END, { value: stopped ? 1 : 0, data });
-    this.#writer.close();
+    this.#put(kind, { value, data: new TextEncoder().encode(JSON.stringify(record)) });
     return image;
   }
 }

@@ -4,7 +4,7 @@ import type { PageSet } from "../../vmm/snapshot/page-set.ts";
 import type { InputGate, Stop } from "../vcpu.ts";
 import type { VmLife } from "../vm-life.ts";
 import { checkpoint } from "./checkpoint.ts";
-import { EventKind, type RecordedEvent } from "./events.ts";
+import { EventKind, isOfDisk, type RecordedEvent } from "./events.ts";
 import type { FrameQueue } from "./frame-queue.ts";
 import type { EventPlace, RecordingReader } from "./recording-reader.ts";
 import type { DiskEvents } from "./replayed-disk.ts";
@@ -46,6 +46,23 @@ export class Player implements InputGate, DiskEvents {
     life.vcpu.gate = this;
   }
 
+  /** The guest has reset its machine where it did then, and another is about to begin. */
+  reset(): RecordedEvent {
+    const event = this.#reader.take();
+    this.#compare(event);
+    this.#reader.nextPart();
+    this.#nextCheck = this.#reader.config.check;
+    this.#checkedExits = event.exits;
+    this.deadline = 0;
+    return event;
+  }
+
+  /** Whether the machine stands where the guest reset it. */
+  get isAtReset(): boolean {
+    const { kind, exits } = this.#reader.next;
+    return kind === EventKind.RESET && exits === this.#life.vcpu.exits;
+  }
+
   get state(): PlayerState {
     const { deadline } = this;
     const { place } = this.#reader;
@@ -80,30 +97,32 @@ export class Player implements InputGate, DiskEvents {
       this.#apply(event);
     }
     if (any) machine.idle();
+    if (this.isCut) return { kind: "attention" };
     if (machine.clock.now >= this.#nextCheck && vcpu.exits > this.#checkedExits) this.#check();
     this.deadline = machine.clock.now + this.#reader.config.poll;
     const { next } = this.#reader;
-    if (next.poll > this.#polls || (next.kind === EventKind.END && next.value === 0)) {
-      return undefined;
-    }
+    const { kind, value } = next;
+    const isOfGuest = kind === EventKind.RESET || (kind === EventKind.END && value === 0);
+    if (next.poll > this.#polls || isOfGuest || kind === EventKind.CUT) return undefined;
     if (next.kind === EventKind.END && next.poll === this.#polls) {
       this.#compare(next);
       return { kind: "attention" };
     }
     // A disk's may come in any exit before the next poll.
-    if (next.poll === this.#polls && isDisk(next)) return undefined;
+    if (next.poll === this.#polls && isOfDisk(next)) return undefined;
     return this.diverged(`${name(next)} was recorded at poll ${next.poll}, exit ${next.exits}`);
   }
 
   sleep(deadline: number): number {
     const { next } = this.#reader;
+    if (this.isCut) return this.#life.machine.clock.now;
     if (next.kind !== EventKind.WAKE || next.poll !== this.#polls + 1) return deadline;
     if (next.now > deadline) this.diverged(`a timer is due at ${deadline} ns, which was not then`);
     return next.now;
   }
 
   #isInput({ kind, poll }: RecordedEvent): boolean {
-    return poll === this.#polls && kind <= EventKind.FRAME;
+    return poll === this.#polls && kind >= EventKind.WAKE && kind <= EventKind.FRAME;
   }
 
   #apply({ kind, device, value, data }: RecordedEvent): void {
@@ -155,7 +174,8 @@ export class Player implements InputGate, DiskEvents {
 
   take(device: number, request: number): RecordedEvent | undefined {
     const { next } = this.#reader;
-    if (!isDisk(next) || next.device !== device || next.value !== request) return undefined;
+    if (next.kind === EventKind.CUT) throw this.#reader.cut;
+    if (!isOfDisk(next) || next.device !== device || next.value !== request) return undefined;
     this.#compare(next);
     return this.#reader.take();
   }
@@ -165,10 +185,16 @@ export class Player implements InputGate, DiskEvents {
     throw new Divergence(`exit ${vcpu.exits}, guest time ${machine.clock.now} ns: ${what}`);
   }
 
-  /** The host stopped the run here. */
+  /** The host stopped the run here, or nothing is recorded from here on. */
   get isOver(): boolean {
     const { kind, value, poll } = this.#reader.next;
-    return kind === EventKind.END && value === 1 && poll === this.#polls;
+    return this.isCut || (kind === EventKind.END && value === 1 && poll === this.#polls);
+  }
+
+  /** The recording ends here, without an end. */
+  get isCut(): boolean {
+    const { kind, poll } = this.#reader.next;
+    return kind === EventKind.CUT && poll <= this.#polls;
   }
 
   /** The run ended by itself, or has come to its end. @returns the END event */
@@ -188,11 +214,8 @@ export class Player implements InputGate, DiskEvents {
   }
 }
 
-function isDisk({ kind }: RecordedEvent): boolean {
-  return kind === EventKind.READ || kind === EventKind.FAILED;
-}
-
 const NAMES = {
+  [EventKind.CUT]: "nothing",
   [EventKind.WAKE]: "a wake-up",
   [EventKind.CONSOLE]: "input",
   [EventKind.VIRTIO]: "input of the virtio console",
@@ -203,6 +226,7 @@ const NAMES = {
   [EventKind.FAILED]: "a disk's failure",
   [EventKind.CHECK]: "a checkpoint",
   [EventKind.END]: "the end",
+  [EventKind.RESET]: "a reset",
 } as const;
 
 function name({ kind }: RecordedEvent): string {

@@ -21,12 +21,23 @@ export class RecordedDisk implements BlockBackend {
   readonly #memory: GuestMemory;
   readonly #place: number;
   readonly #note: NoteEvent;
-  readonly #known = new KnownSectors();
+  readonly #known: KnownSectors;
   #ok = false;
-  #requests = 0;
+  #requests: number;
 
-  /** @param place of the disk among the machine's */
-  constructor(disk: BlockBackend, memory: GuestMemory, place: number, note: NoteEvent) {
+  /**
+   * @param place of the disk among the machine's
+   * @param before the same disk of the machine that the guest has reset
+   */
+  constructor(
+    disk: BlockBackend,
+    memory: GuestMemory,
+    place: number,
+    note: NoteEvent,
+    before?: RecordedDisk,
+  ) {
+    this.#known = before === undefined ? new KnownSectors() : before.#known;
+    this.#requests = before === undefined ? 0 : before.#requests;
     this.#disk = disk;
     this.#memory = memory;
     this.#place = place;
@@ -45,7 +56,7 @@ export class RecordedDisk implements BlockBackend {
   }
 
   read(tag: number, chain: Chain, offset: number, length: number, at = 0): void {
-    this.#requests++;
+    this.#begin();
     this.#disk.read(tag, chain, offset, length, at);
     const ok = this.#finish();
     if (ok) {
@@ -62,7 +73,7 @@ export class RecordedDisk implements BlockBackend {
   }
 
   write(tag: number, chain: Chain, at: number, offset: number, length: number): void {
-    this.#requests++;
+    this.#begin();
     this.#disk.write(tag, chain, at, offset, length);
     const ok = this.#finish();
     if (ok) this.#known.add(offset / SECTOR, length / SECTOR);
@@ -71,13 +82,13 @@ export class RecordedDisk implements BlockBackend {
   }
 
   flush(tag: number): void {
-    this.#requests++;
+    this.#begin();
     this.#disk.flush(tag);
     this.done(tag, this.#finish());
   }
 
   discard(tag: number, offset: number, length: number): void {
-    this.#requests++;
+    this.#begin();
     this.#disk.discard(tag, offset, length);
     const ok = this.#finish();
     // What is read there now is the host's to say.
@@ -86,7 +97,7 @@ export class RecordedDisk implements BlockBackend {
   }
 
   zero(tag: number, offset: number, length: number, unmap: boolean): void {
-    this.#requests++;
+    this.#begin();
     this.#disk.zero(tag, offset, length, unmap);
     const ok = this.#finish();
     if (ok) this.#known.add(offset / SECTOR, length / SECTOR);
@@ -102,8 +113,13 @@ export class RecordedDisk implements BlockBackend {
     this.#disk.abandon();
   }
 
-  #finish(): boolean {
+  // What needs nothing of the host may be done before `settle`.
+  #begin(): void {
+    this.#requests++;
     this.#ok = false;
+  }
+
+  #finish(): boolean {
     this.#disk.settle();
     if (!this.#ok) this.#note(EventKind.FAILED, this.#place, this.#requests, NOTHING);
     return this.#ok;

@@ -1,19 +1,26 @@
 /** Reads a recording, and believes none of what it says before it is checked. */
 import { closeSync } from "node:fs";
 import * as v from "valibot";
-import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
+import { RecordType, SnapshotError, TruncatedError } from "../../vmm/snapshot/format.ts";
 import { type ReaderPlace, type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import { openBootFile, openPlainly } from "../boot-files.ts";
 import { parseConfig, type SnapshotConfig } from "../snapshot/config.ts";
-import { decodeEvents, type EndRecord, EventKind, type RecordedEvent } from "./events.ts";
+import {
+  decodeEvents,
+  type EndRecord,
+  EventKind,
+  isOfDisk,
+  type RecordedEvent,
+  VERSION,
+} from "./events.ts";
 
 const size = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const interval = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(1e12));
 
 const schema = v.object({
   recording: v.object({
-    version: v.literal(1),
+    version: v.picklist([1, VERSION]),
     /** Guest ns from a poll to the next. */
     poll: interval,
     /** Guest ns from a checkpoint to the next. */
@@ -36,8 +43,16 @@ export class RecordingError extends Error {
   override name = "RecordingError";
 }
 
+/** A snapshot, and the events that follow it: from a machine's beginning to its reset or end. */
+interface Part {
+  readonly machine: SnapshotConfig;
+  readonly config: RecordingConfig;
+  readonly reader: SnapshotReader;
+}
+
 /** Where the next event is. */
 export interface EventPlace {
+  readonly part: Part;
   readonly events: readonly RecordedEvent[];
   readonly at: number;
   readonly ended: boolean;
@@ -49,12 +64,9 @@ export interface EventPlace {
 /** A recording that is read from its beginning; disposed of, its file is closed. */
 export class RecordingReader implements Disposable {
   readonly path: string;
-  /** What the machine is. */
-  readonly machine: SnapshotConfig;
-  readonly config: RecordingConfig;
   readonly #descriptor: number;
   readonly #source: FileSource;
-  readonly #reader: SnapshotReader;
+  #part: Part;
   #events: readonly RecordedEvent[] = [];
   #at = 0;
   #ended = false;
@@ -65,24 +77,29 @@ export class RecordingReader implements Disposable {
     this.#descriptor = openBootFile(path, openPlainly).descriptor;
     try {
       const source = new FileSource(this.#descriptor);
-      if (source.size >= 4 && type(source) !== RecordType.CONFIG) {
+      if (source.size >= 4 && type(new FileSource(this.#descriptor)) !== RecordType.CONFIG) {
         throw new RecordingError(`${path}: not a recording`);
       }
-      // Twice: whoever loads the snapshot reads its CONFIG again.
-      const { machine, config } = this.read(() => readBeginning(new FileSource(this.#descriptor)));
-      this.machine = machine;
-      this.config = config;
-      this.#source = new FileSource(this.#descriptor);
-      this.#reader = new SnapshotReader(this.#source, { followed: true });
+      this.#source = source;
+      this.#part = this.read(() => readPart(source));
     } catch (error) {
       closeSync(this.#descriptor);
       throw error;
     }
   }
 
+  /** What the machine is. */
+  get machine(): SnapshotConfig {
+    return this.#part.machine;
+  }
+
+  get config(): RecordingConfig {
+    return this.#part.config;
+  }
+
   /** For loadSnapshots: the machine as it began. */
   get snapshot(): { source: Source; verify: boolean; reader: SnapshotReader } {
-    return { source: this.#source, verify: true, reader: this.#reader };
+    return { source: this.#source, verify: true, reader: this.#part.reader };
   }
 
   /** Does what throws SnapshotErrors. @throws RecordingError in their place */
@@ -97,23 +114,28 @@ export class RecordingReader implements Disposable {
 
   get place(): EventPlace {
     return {
+      part: this.#part,
       events: this.#events,
       at: this.#at,
       ended: this.#ended,
-      reader: this.#reader.place,
+      reader: this.#part.reader.place,
       position: this.#source.position,
     };
   }
 
-  set place({ events, at, ended, reader, position }: EventPlace) {
+  set place({ part, events, at, ended, reader, position }: EventPlace) {
+    this.#part = part;
     this.#events = events;
     this.#at = at;
     this.#ended = ended;
-    this.#reader.place = reader;
+    part.reader.place = reader;
     this.#source.position = position;
   }
 
-  /** The next event, which `take` takes. There is one until END is taken. @throws RecordingError */
+  /**
+   * The next event, which `take` takes. There is one until END is taken; CUT is given again and again.
+   * @throws RecordingError
+   */
   get next(): RecordedEvent {
     while (this.#at === this.#events.length) this.read(() => this.#more());
     return this.#events[this.#at];
@@ -121,24 +143,83 @@ export class RecordingReader implements Disposable {
 
   take(): RecordedEvent {
     const event = this.next;
-    this.#at++;
+    if (event.kind !== EventKind.CUT) this.#at++;
     return event;
+  }
+
+  /** What CUT is. */
+  get cut(): RecordingError {
+    return new RecordingError(`${this.path}: it ends too early`);
+  }
+
+  /** RESET was taken: `machine`, `config` and `snapshot` are those of what follows it. @throws RecordingError */
+  nextPart(): void {
+    this.#part = this.read(() => readPart(this.#source));
+    this.#events = [];
+    this.#at = 0;
+    this.#ended = false;
   }
 
   #more(): void {
     if (this.#ended) throw new SnapshotError("it goes on behind its end");
-    const events = decodeEvents(this.#reader.following());
-    if (events === undefined) throw new SnapshotError("its events are damaged");
-    const end = events.findIndex(({ kind }) => kind === EventKind.END);
-    this.#ended = end >= 0;
-    if (this.#ended && (end !== events.length - 1 || !this.#source.ended)) {
-      throw new SnapshotError("something follows its end");
-    }
-    this.#events = events;
+    const last = this.#events.at(-1);
+    const events = this.#following();
+    const end = events?.at(-1);
+    // Nothing says in the middle of an exit where the run is to stop.
+    const isCut = events === undefined || (end !== undefined && this.#isCutBehind(end));
     this.#at = 0;
+    this.#ended = end?.kind === EventKind.END;
+    if (this.#ended && !this.#source.ended) throw new SnapshotError("something follows its end");
+    if (!isCut) {
+      this.#events = events;
+      return;
+    }
+    const kept = (events ?? []).slice(0, end?.kind === EventKind.RESET ? -1 : undefined);
+    while (kept.length > 0 && isOfDisk(kept[kept.length - 1])) kept.pop();
+    const { poll, exits, now } = kept.at(-1) ?? last ?? { poll: 0, exits: 0, now: 0 };
+    const data = new Uint8Array(0);
+    this.#events = [...kept, { kind: EventKind.CUT, device: 0, poll, exits, now, value: 0, data }];
   }
 
-  /** What an END event says. @throws RecordingError */
+  /** The events of the next record; undefined where the file ends without an end. */
+  #following(): RecordedEvent[] | undefined {
+    let payload: Uint8Array;
+    try {
+      payload = this.#part.reader.following();
+    } catch (error) {
+      if (error instanceof TruncatedError) return undefined;
+      throw error;
+    }
+    const events = decodeEvents(payload);
+    if (events === undefined) throw new SnapshotError("its events are damaged");
+    const last = (kind: EventKind) => kind === EventKind.END || kind === EventKind.RESET;
+    const end = events.findIndex(({ kind }) => last(kind));
+    if (end >= 0 && end !== events.length - 1) {
+      throw new SnapshotError("something follows its end");
+    }
+    return events;
+  }
+
+  /** Whether too little follows a record's last event: where that has to be known before it is taken. */
+  #isCutBehind(last: RecordedEvent): boolean {
+    const { position } = this.#source;
+    const { place } = this.#part.reader;
+    try {
+      if (last.kind === EventKind.RESET) {
+        const { reader } = readPart(this.#source);
+        while (reader.next() !== undefined);
+      } else if (isOfDisk(last)) this.#part.reader.following();
+      return false;
+    } catch (error) {
+      if (error instanceof TruncatedError) return true;
+      throw error;
+    } finally {
+      this.#source.position = position;
+      this.#part.reader.place = place;
+    }
+  }
+
+  /** What an END or RESET event says. @throws RecordingError */
   end({ data }: RecordedEvent): EndRecord {
     return this.read(() => {
       const result = v.safeParse(endSchema, json(data));
@@ -158,7 +239,9 @@ function type(source: Source): number {
   return new DataView(bytes.buffer).getUint32(0, true);
 }
 
-function readBeginning(source: Source): { machine: SnapshotConfig; config: RecordingConfig } {
+/** Behind it, the source is where it was: whoever loads the snapshot reads its CONFIG again. */
+function readPart(source: FileSource): Part {
+  const { position } = source;
   const record = new SnapshotReader(source).next();
   const payload = record?.payload ?? new Uint8Array(0);
   const machine = parseConfig(payload);
@@ -169,7 +252,9 @@ function readBeginning(source: Source): { machine: SnapshotConfig; config: Recor
     const where = v.getDotPath(result.issues[0]) ?? "all of it";
     throw new SnapshotError(`what it says about its machine can't be: ${where}`);
   }
-  return { machine, config: result.output.recording };
+  source.position = position;
+  const reader = new SnapshotReader(source, { followed: true });
+  return { machine, config: result.output.recording, reader };
 }
 
 function json(bytes: Uint8Array): unknown {

@@ -1,4 +1,4 @@
-/** Writes a recording: a snapshot, and the events that follow it. */
+/** Writes a recording: for each machine, a snapshot and the events that follow it. */
 import { closeSync, writeSync } from "node:fs";
 import { RecordType } from "../../vmm/snapshot/format.ts";
 import { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
@@ -15,7 +15,7 @@ export class RecordingWriter {
   failure: string | undefined;
   readonly #path: string;
   readonly #descriptor: number;
-  readonly #writer: SnapshotWriter;
+  #writer!: SnapshotWriter;
   #buffer = new Uint8Array(BUFFER);
   #length = 0;
 
@@ -23,11 +23,13 @@ export class RecordingWriter {
   constructor({ path, descriptor }: BootFile) {
     this.#path = path;
     this.#descriptor = descriptor;
-    this.#writer = new SnapshotWriter((bytes) => this.#write(bytes));
   }
 
-  /** @param write writes all of a snapshot. @throws RecordingWriteError */
+  /** A machine begins. @param write writes all of its snapshot. @throws RecordingWriteError */
   snapshot(write: (writer: SnapshotWriter) => void): void {
+    this.flush();
+    if (this.failure !== undefined) throw new RecordingWriteError(this.failure);
+    this.#writer = new SnapshotWriter((bytes) => this.#write(bytes));
     write(this.#writer);
   }
 

@@ -42,6 +42,17 @@ cat /proc/uptime /proc/interrupts
 read line; echo "$line"
 `;
 
+/** The first machine leaves a word on its disk for the second. */
+const RESETS = `
+if [ "$(head -c 5 /dev/vda)" = again ]; then
+  echo "second"; md5sum /dev/vda; head -c 16 /dev/hwrng | md5sum; read line; echo "$line"
+else
+  echo "first"; md5sum /dev/vda; read line; echo "$line"
+  printf again | dd of=/dev/vda conv=notrunc 2>/dev/null; sync
+  busybox reboot -f
+fi
+`;
+
 let folder = "";
 let path = "";
 let ending: Ending;
@@ -115,6 +126,8 @@ describe.skipIf(missing !== undefined)("a recorded run", () => {
     expect(printed).toContain("4 packets transmitted, 4 packets received");
     expect(pings).toBe(4);
     expect(printed).toContain("by virtio");
+    // Nothing is there yet in the qcow2 image.
+    expect(printed).not.toContain("I/O error");
   });
 
   test(`is the same ${REPLAYS} times`, () => {
@@ -186,6 +199,44 @@ describe.skipIf(missing !== undefined)("a recorded run", () => {
       truncateSync(copy, length);
       expect(() => replayRecording(copy)).toThrow(RecordingError);
       expect(() => replayRecording(copy)).toThrow(/^[^\n]+: it ends too early$/);
+    }
+  });
+
+  test("goes on over the guest's reset, with its disk", async () => {
+    const disk = join(folder, "disk");
+    const resets = join(folder, "resets.rec");
+    writeFileSync(disk, "what was on the disk\n".repeat(5000));
+    truncateSync(disk, MIB);
+    const guest = await deviceGuest({
+      name: "recorded-resets",
+      modules: ["virtio_blk", "virtio_rng"],
+      script: RESETS,
+    });
+    const vm = await Vm.start({ ...guest, record: resets, disks: [{ path: disk, format: "raw" }] });
+    let said = "";
+    vm.console.follow((bytes) => (said += new TextDecoder().decode(bytes)));
+    await vm.console.expect(/first[^]*vda/);
+    await vm.console.send("foo\n");
+    await vm.console.expect(/second[^]*-/);
+    await vm.console.send("bar\n");
+    const { kind, image } = await vm.ended;
+    expect(kind).toBe("power-off");
+    rmSync(disk);
+    let again = "";
+    const result = replayRecording(resets, {
+      console: (bytes) => (again += new TextDecoder().decode(bytes)),
+    });
+    expect(result).toMatchObject({ difference: undefined, image });
+    expect(again).toBe(said);
+    // Before the reset, and behind it.
+    using session = new ReplaySession(resets, {}, { count: 8, bytes: 128 * MIB });
+    session.seekExit(Infinity);
+    expect(session.image).toBe(image as string);
+    const { exits } = session.position;
+    for (const part of [0.2, 0.8]) {
+      const until = Math.floor(exits * part);
+      session.seekExit(until);
+      expect(session.image).toBe(replayRecording(resets, { until }).image);
     }
   });
 });

@@ -66,7 +66,6 @@ export interface RunLimits {
 const SLICE = 64;
 
 // struct vmm_clock
-const BLOCKS = 16;
 const NS_PER_BLOCK = 28;
 // struct kvm_regs
 const RIP = 128;
@@ -85,6 +84,9 @@ export class ReplaySession implements Disposable {
   #machine: ReplayedMachine;
   #end: EndRecord | undefined;
   #breakpoints: readonly bigint[] = [];
+  /** What the engine looks for now. */
+  #stopsAt: readonly bigint[] = [];
+  #watches: readonly Breakpoint[] = [];
   #touched = false;
   /** Asked now and then while `run` and `lastBreak` go on: they end if it is true. */
   interrupted: () => boolean = () => false;
@@ -158,6 +160,11 @@ export class ReplaySession implements Disposable {
   /** How the recorded run ended, where this is its end. */
   get end(): EndRecord | undefined {
     return this.#end;
+  }
+
+  /** Blocks of machines before the last reset, which `Position.blocks` goes on from. */
+  get blocksBefore(): number {
+    return this.#machine.blocksBefore;
   }
 
   /** Bytes of memory that checkpoints hold. */
@@ -286,18 +293,17 @@ export class ReplaySession implements Disposable {
   run({ until, breakpoints = [], watchpoints = [] }: RunLimits): RunStop {
     if (this.#end !== undefined) return "end";
     const { exits, blocks } = until ?? { exits: Infinity, blocks: Infinity };
-    const { engine } = this.life;
     this.#breakAt(breakpoints);
     if (watchpoints.length > 0) {
       this.touch();
-      engine.debug(watchpoints);
+      this.#watch(watchpoints);
     }
-    const { vcpu } = this.life;
     let isSpoilt = false;
     try {
       for (;;) {
         if (comparePositions(this.position, { exits, blocks }) >= 0) return "done";
         let stop: Stop;
+        const { vcpu } = this.life;
         if (vcpu.exits < exits) stop = this.#run(Math.min(exits, vcpu.exits + SLICE));
         else stop = this.#runBlocks(blocks - this.#blocks);
         if (stop.kind === "debug") {
@@ -307,12 +313,12 @@ export class ReplaySession implements Disposable {
         if (this.#end !== undefined) return "end";
         // Whatever else it stops for is at the place itself, or behind an exit.
         const isThere = comparePositions(this.position, { exits, blocks }) >= 0;
-        if (vcpu.stoppedEarly && !isThere) return "breakpoint";
+        if (this.life.vcpu.stoppedEarly && !isThere) return "breakpoint";
         if (this.interrupted()) return "interrupted";
       }
     } finally {
       this.#breakAt([]);
-      if (watchpoints.length > 0) engine.debug([]);
+      if (watchpoints.length > 0) this.#watch([]);
       // What stopped it is an exit that the run hasn't.
       this.#note(isSpoilt ? 1 : 0);
     }
@@ -330,13 +336,14 @@ export class ReplaySession implements Disposable {
   }
 
   #run(exits: number): Stop {
-    const { vcpu, machine } = this.life;
-    vcpu.limit = exits;
-    vcpu.stopAfter = Infinity;
-    machine.clock.rearmed = true;
-    const stop = vcpu.run();
-    this.#stopped(stop, vcpu.exits >= exits);
-    return stop;
+    for (;;) {
+      const { vcpu, machine } = this.life;
+      vcpu.limit = exits;
+      vcpu.stopAfter = Infinity;
+      machine.clock.rearmed = true;
+      const stop = this.#stopped(vcpu.run(), exits);
+      if (stop.kind !== "reset" || this.#end !== undefined || vcpu.exits >= exits) return stop;
+    }
   }
 
   /** No further than the next exit. */
@@ -346,25 +353,56 @@ export class ReplaySession implements Disposable {
     vcpu.limit = exits + 1;
     vcpu.stopAfter = count * image.clock.getUint32(NS_PER_BLOCK, true);
     machine.clock.rearmed = true;
-    const stop = vcpu.run();
-    this.#stopped(stop, vcpu.exits > exits);
+    return this.#stopped(vcpu.run(), exits + 1);
+  }
+
+  /** Looks at why it stopped. A reset is gone through: the next machine is there then. */
+  #stopped(stop: Stop, limit: number): Stop {
+    const { kind } = stop;
+    const { vcpu, machine } = this.life;
+    const done = vcpu.exits >= limit || vcpu.stoppedEarly;
+    if (kind === "debug") return stop;
+    if (kind === "attention" && done && !this.#player.isOver) return stop;
+    if (kind === "reset" && this.#player.isAtReset) {
+      this.#reset();
+      return stop;
+    }
+    machine.flush();
+    const { isCut } = this.#player;
+    this.#end = isCut
+      ? { image: this.image, message: this.#reader.cut.message }
+      : this.#reader.end(this.#player.end());
     return stop;
   }
 
-  #stopped({ kind }: Stop, done: boolean): void {
-    const { vcpu, machine } = this.life;
-    if (kind === "debug") return;
-    if (kind === "attention" && (done || vcpu.stoppedEarly) && !this.#player.isOver) return;
-    machine.flush();
-    this.#end = this.#reader.end(this.#player.end());
+  /** The checkpoint at which the next machine begins has all of its pages. */
+  #reset(): void {
+    let first!: Omit<Checkpoint, "backends">;
+    this.#machine.reset(!this.#touched, (image) => {
+      const state = loadSnapshots(image, [this.#reader.snapshot]);
+      first = firstCheckpoint(image, state, this.#player.state);
+      return state;
+    });
+    const { exits } = this.life.vcpu;
+    const there = this.#checkpoints.at(exits);
+    this.#last = there ?? { ...first, exits, backends: this.#machine.state };
+    if (there === undefined) this.#checkpoints.add(this.#last);
+    this.#breakAt(this.#stopsAt);
+    if (this.#watches.length > 0) this.#watch(this.#watches);
   }
 
   #breakAt(addresses: readonly bigint[]): void {
+    this.#stopsAt = addresses;
     this.life.engine.breakBlocks(addresses);
   }
 
+  #watch(watchpoints: readonly Breakpoint[]): void {
+    this.#watches = watchpoints;
+    this.life.engine.debug(watchpoints);
+  }
+
   get #blocks(): number {
-    return Number(this.life.image.clock.getBigUint64(BLOCKS, true));
+    return this.#machine.blocks;
   }
 
   get #firstBlocks(): number {
@@ -393,9 +431,9 @@ export class ReplaySession implements Disposable {
 
   #restore(checkpoint: Checkpoint): void {
     this.#machine[Symbol.dispose]();
+    this.#player.state = checkpoint.player;
     this.#machine = this.#make((image) => loadCheckpoint(image, checkpoint));
     this.#machine.state = checkpoint.backends;
-    this.#player.state = checkpoint.player;
     this.#last = checkpoint;
     this.#touched = false;
     this.life.vcpu.exits = Math.max(0, checkpoint.exits);

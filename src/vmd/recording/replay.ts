@@ -22,6 +22,8 @@ export interface ReplayResult {
   readonly registers: string;
   /** How the recorded run ended; undefined where the replay stopped before that. */
   readonly end: EndRecord | undefined;
+  /** The recording ends here without an end: whoever wrote it was killed. */
+  readonly isCut: boolean;
   /** What differs from the recorded run, and where: a sentence. */
   readonly difference: string | undefined;
 }
@@ -34,24 +36,34 @@ export function replayRecording(path: string, options: ReplayOptions = {}): Repl
   using reader = new RecordingReader(path);
   const player = new Player(reader);
   using machine = new ReplayedMachine(reader, player, options, [reader.snapshot]);
-  const { life } = machine;
-  const { vcpu } = life;
   const { until = Infinity } = options;
-  vcpu.limit = until;
+  let isCut = false;
   let end: EndRecord | undefined;
   let difference: string | undefined;
   try {
-    const stop: Stop | undefined = vcpu.exits < until ? vcpu.run() : undefined;
-    life.machine.flush();
-    if (stop !== undefined && (stop.kind !== "attention" || vcpu.exits < until)) {
-      end = reader.end(player.end());
+    let stop: Stop | undefined;
+    while (machine.life.vcpu.exits < until) {
+      const { vcpu } = machine.life;
+      vcpu.limit = until;
+      stop = vcpu.run();
+      if (stop.kind !== "reset" || !player.isAtReset) break;
+      machine.reset(true);
+      stop = undefined;
+    }
+    machine.life.machine.flush();
+    const { exits } = machine.life.vcpu;
+    if (stop !== undefined && (stop.kind !== "attention" || exits < until)) {
+      isCut = player.isCut;
+      if (!isCut) end = reader.end(player.end());
     }
   } catch (error) {
     if (!(error instanceof Divergence)) throw error;
     difference = error.message;
   }
+  const { life } = machine;
   const image = imageHash(life);
   if (end !== undefined && end.image !== image) difference = "the final image differs";
   const { now } = life.machine.clock;
-  return { exits: vcpu.exits, now, image, registers: life.registers(), end, difference };
+  const { exits } = life.vcpu;
+  return { exits, now, image, registers: life.registers(), end, isCut, difference };
 }

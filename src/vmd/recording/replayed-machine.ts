@@ -14,6 +14,7 @@ import { takeDirty } from "./checkpoint.ts";
 import type { Player } from "./player.ts";
 import { RecordingError, type RecordingReader } from "./recording-reader.ts";
 import { DiskContents, ReplayedDisk } from "./replayed-disk.ts";
+import { imageHash } from "./state-hash.ts";
 
 /** Who follows what the guest prints. */
 export interface ReplayOutput {
@@ -25,27 +26,84 @@ export interface ReplayOutput {
 /** What of the machine's devices lies in no register. */
 export interface BackendState {
   readonly random: number;
+  /** Blocks of code that machines before a reset entered. */
+  readonly blocks: number;
   readonly disks: readonly { contents: DiskContents; requests: number }[];
 }
 
+/** What a machine goes on from. */
+export type MachineInputs = readonly SnapshotInput[] | ((image: MachineImage) => LoadedState);
+
+// struct vmm_clock
+const BLOCKS = 16;
+
 export class ReplayedMachine implements Disposable {
-  readonly life: VmLife;
-  readonly #random = new RepeatableRandom();
-  readonly #disks: ReplayedDisk[];
-  readonly #interfaces: FrameQueue[];
+  life: VmLife;
+  readonly #reader: RecordingReader;
+  readonly #player: Player;
+  readonly #output: ReplayOutput;
+  #random!: RepeatableRandom;
+  #disks!: ReplayedDisk[];
+  #interfaces!: FrameQueue[];
+  #blocks = 0;
 
   /** @throws RecordingError, EngineError, NativeError */
   constructor(
     reader: RecordingReader,
     player: Player,
     output: ReplayOutput,
-    inputs: readonly SnapshotInput[] | ((image: MachineImage) => LoadedState),
+    inputs: MachineInputs,
   ) {
-    const { machine, config } = reader;
-    const options = machineOptions(reader);
-    this.#disks = config.disks.map((disk, place) => new ReplayedDisk(disk, place, player));
+    this.#reader = reader;
+    this.#player = player;
+    this.#output = output;
+    this.life = this.#begin(inputs);
+  }
+
+  /** Blocks of translated code that were entered. */
+  get blocks(): number {
+    return this.#blocks + Number(this.life.image.clock.getBigUint64(BLOCKS, true));
+  }
+
+  /** ... by machines before the last reset. */
+  get blocksBefore(): number {
+    return this.#blocks;
+  }
+
+  /**
+   * The guest has reset the machine: the next one begins, as it did then.
+   * @param compare whether the one that is gone must be the recorded one to the last bit
+   * @throws RecordingError, Divergence
+   */
+  reset(compare: boolean, inputs?: MachineInputs): void {
+    const { life, blocks } = this;
+    const { disks } = this.state;
+    const { exits } = life.vcpu;
+    life.machine.flush();
+    const { image } = this.#reader.end(this.#player.reset());
+    if (compare && image !== imageHash(life))
+      this.#player.diverged("the image at the reset differs");
+    life[Symbol.dispose]();
+    this.life = this.#begin(inputs ?? [this.#reader.snapshot]);
+    this.life.vcpu.exits = exits;
+    this.state = { random: this.#random.state, disks, blocks };
+  }
+
+  #begin(inputs: MachineInputs): VmLife {
+    const { config } = this.#reader;
+    this.#random = new RepeatableRandom();
+    this.#disks = config.disks.map((disk, place) => new ReplayedDisk(disk, place, this.#player));
     this.#interfaces = config.interfaces.map(({ offloads }) => new FrameQueue(offloads));
-    this.life = reader.read(() =>
+    const life = this.#make(inputs);
+    this.#player.begin(life, this.#interfaces);
+    return life;
+  }
+
+  #make(inputs: MachineInputs): VmLife {
+    const reader = this.#reader;
+    const { machine } = reader;
+    const options = machineOptions(reader);
+    return reader.read(() =>
       VmLife.restore(
         "unicorn",
         options,
@@ -61,20 +119,16 @@ export class ReplayedMachine implements Disposable {
           tscKhz: machine.tscKhz || undefined,
         },
         {
-          output: (bytes) => output.console?.(bytes),
+          output: (bytes) => this.#output.console?.(bytes),
           debug: () => {},
-          backends: (memory) => this.#backends(reader, memory, output),
+          backends: (memory) => this.#backends(memory),
         },
       ),
     );
-    player.begin(this.life, this.#interfaces);
   }
 
-  #backends(
-    { machine, config }: RecordingReader,
-    memory: GuestMemory,
-    output: ReplayOutput,
-  ): VirtioBackends {
+  #backends(memory: GuestMemory): VirtioBackends {
+    const { machine, config } = this.#reader;
     const { devices = [], disks = [], cdrom } = machine.options;
     const expected = disks.length + (cdrom === undefined ? 0 : 1);
     if (
@@ -95,7 +149,7 @@ export class ReplayedMachine implements Disposable {
       cdrom: cdrom === undefined ? undefined : new DiscBackend(this.#disks[disks.length]),
       balloon: devices.includes("balloon") ? hostBalloon(memory) : undefined,
       console: devices.includes("console")
-        ? { output: (bytes) => output.virtioConsole?.(bytes), blocked: () => false }
+        ? { output: (bytes) => this.#output.virtioConsole?.(bytes), blocked: () => false }
         : undefined,
     };
   }
@@ -103,14 +157,16 @@ export class ReplayedMachine implements Disposable {
   get state(): BackendState {
     return {
       random: this.#random.state,
+      blocks: this.#blocks,
       disks: this.#disks.map(({ contents, requests }) => {
         return { contents: new DiskContents(contents), requests };
       }),
     };
   }
 
-  set state({ random, disks }: BackendState) {
+  set state({ random, blocks, disks }: BackendState) {
     this.#random.state = random;
+    this.#blocks = blocks;
     disks.forEach(({ contents, requests }, place) => {
       this.#disks[place].contents = new DiskContents(contents);
       this.#disks[place].requests = requests;

@@ -13,10 +13,12 @@ import { InstructionCursor, type InstructionPosition } from "./instruction-curso
 import { RecordingError, RecordingReader } from "./recording-reader.ts";
 import { comparePositions, ReplaySession } from "./replay-session.ts";
 import { replayRecording } from "./replay.ts";
+import { echo, firmware, printed } from "./testing.ts";
 
 setDefaultTimeout(120_000);
 const unicorn = probe("unicorn");
 if (!unicorn.available) console.log(`recordings skipped: ${unicorn.why}`);
+const steps = "debug" in Engine.prototype;
 const VCTL = join(import.meta.dir, "../../vctl/index.ts");
 
 let folder = "";
@@ -25,37 +27,17 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Code that starts at the reset vector, 16-bit. */
-function firmware(name: string, ...code: string[]): string {
-  const bytes = new Uint8Array(4096).fill(0xf4);
-  bytes.set(Uint8Array.fromHex(code.join("").replaceAll(" ", "")));
-  bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0
-  const path = join(folder, name);
-  writeFileSync(path, bytes);
-  return path;
-}
-
-/** Says "A", and then what is typed on COM1, until that is "q". */
-const echo = () =>
-  firmware(
-    "echo",
-    "ba f8 03  b0 41  ee", // mov dx,3f8; mov al,'A'; out dx,al
-    "ba fd 03  ec  a8 01  74 fb", // mov dx,3fd; in al,dx; test al,1; jz the in
-    "ba f8 03  ec  ee  3c 71  75 ef", // mov dx,3f8; in al,dx; out dx,al; cmp al,'q'; jne "mov dx,3fd"
-    "b0 15  ba f4 00  ee  f4", // mov al,15; mov dx,f4; out dx,al
-  );
-
 /** Sleeps, with nothing that could wake it. */
-const asleep = () => firmware("asleep", "fb  f4  eb fd"); // sti; hlt; jmp the hlt
+const asleep = () => firmware(folder, "asleep", "fb  f4  eb fd"); // sti; hlt; jmp the hlt
 
 /** Counts without an exit. */
-const busy = () => firmware("busy", "40  eb fd"); // inc ax; jmp it
+const busy = () => firmware(folder, "busy", "40  eb fd"); // inc ax; jmp it
 
 const options = { memory: "1M", debugExit: true } as const;
 
 async function recordEcho(name: string, more: Partial<VmOptions> = {}) {
   const path = join(folder, name);
-  const vm = await Vm.start({ ...options, kernel: echo(), record: path, ...more });
+  const vm = await Vm.start({ ...options, kernel: echo(folder), record: path, ...more });
   await vm.console.expect("A");
   for (const key of ["x", "yz", "q"]) {
     await Bun.sleep(13);
@@ -66,17 +48,6 @@ async function recordEcho(name: string, more: Partial<VmOptions> = {}) {
     expect((await vm.exits(10)).length).toBeGreaterThan(0);
   }
   return { path, ending: await vm.ended };
-}
-
-function printed(path: string, until?: number) {
-  let text = "";
-  const result = replayRecording(path, {
-    until,
-    console: (bytes) => {
-      text += new TextDecoder().decode(bytes);
-    },
-  });
-  return { ...result, text };
 }
 
 /** A recording with other events in one record. */
@@ -101,15 +72,23 @@ function withEvents(path: string, to: string, events: RecordedEvent[]): void {
 function readThrough(path: string): RecordedEvent[] {
   using reader = new RecordingReader(path);
   const events: RecordedEvent[] = [];
-  reader.read(() => {
-    const { reader: snapshot } = reader.snapshot;
-    for (let record = snapshot.next(); record !== undefined; record = snapshot.next()) {
-      if (record.head.pages > 0) snapshot.data(record);
-    }
-  });
+  const snapshot = () =>
+    reader.read(() => {
+      const { reader: one } = reader.snapshot;
+      for (let record = one.next(); record !== undefined; record = one.next()) {
+        if (record.head.pages > 0) one.data(record);
+      }
+    });
+  snapshot();
   for (;;) {
     const event = reader.take();
     events.push(event);
+    if (event.kind === EventKind.CUT) throw reader.cut;
+    if (event.kind === EventKind.RESET) {
+      reader.end(event);
+      reader.nextPart();
+      snapshot();
+    }
     if (event.kind !== EventKind.END) continue;
     reader.end(event);
     return events;
@@ -152,7 +131,12 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
 
   test("it may begin with a machine that goes on from a snapshot", async () => {
     const snapshot = join(folder, "snapshot");
-    const vm = await Vm.start({ ...options, kernel: echo(), virtualTime: true, engine: "unicorn" });
+    const vm = await Vm.start({
+      ...options,
+      kernel: echo(folder),
+      virtualTime: true,
+      engine: "unicorn",
+    });
     await vm.console.expect("A");
     await vm.snapshot(snapshot);
     await vm.stop();
@@ -165,7 +149,13 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
   });
 
   test("a file that is cut off or damaged gives a sentence, wherever that is", async () => {
-    const { path } = await recordEcho("damaged.rec");
+    const path = join(folder, "damaged.rec");
+    const vm = await Vm.start({ ...options, kernel: echo(folder), record: path });
+    for (const key of "xrq") {
+      await vm.console.send(key);
+      await vm.console.expect(key);
+    }
+    await vm.ended;
     const whole = readFileSync(path);
     const copy = join(folder, "copy");
     const says = (bytes: Uint8Array) => {
@@ -269,7 +259,6 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     expect(text).toBe("Axyzq");
   });
 
-  const steps = "debug" in Engine.prototype;
   if (!steps) console.log("single instructions of a recording skipped: the engine has no steps");
   test.skipIf(!steps)("single instructions come in both directions", async () => {
     const { path } = await recordEcho("instructions.rec");
@@ -303,7 +292,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
   });
 
   test("where there is no room for it, the VM ends with a sentence", async () => {
-    const full = Vm.start({ ...options, kernel: echo(), record: "/dev/full" });
+    const full = Vm.start({ ...options, kernel: echo(folder), record: "/dev/full" });
     expect(full).rejects.toThrow("vm: /dev/full: no space left on device");
     // A pipe whose reader goes away when the run has begun.
     const fifo = join(folder, "fifo");
@@ -317,7 +306,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
         // Nothing is there yet.
       }
     }, 1);
-    const vm = await Vm.start({ ...options, kernel: echo(), record: fifo });
+    const vm = await Vm.start({ ...options, kernel: echo(folder), record: fifo });
     await vm.console.expect("A");
     clearInterval(timer);
     closeSync(reader);
@@ -328,7 +317,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
   });
 
   test("what can't be recorded is said", async () => {
-    const kernel = echo();
+    const kernel = echo(folder);
     const record = join(folder, "no.rec");
     const refused = async (more: Partial<VmOptions>) => {
       const error = await Vm.start({ ...options, kernel, record, ...more }).catch((e) => e);
@@ -369,12 +358,13 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     const { code, err } = run(
       "vq",
       "start",
+      "--foreground",
       "--record",
       "v.rec",
       "-m",
       "1M",
       "-b",
-      echo(),
+      echo(folder),
       "--debug-exit",
       "v",
     );
@@ -393,7 +383,7 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
       out: "",
       err: "vctl: no.rec-x: no such file\n",
     });
-    expect(run("", "replay", echo())).toMatchObject({
+    expect(run("", "replay", echo(folder))).toMatchObject({
       code: 1,
       err: `vctl: ${join(folder, "echo")}: not a recording\n`,
     });

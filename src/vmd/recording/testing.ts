@@ -1,13 +1,16 @@
-/** For tests: a neighbour on an interface, which answers ARP and pings when it is asked to look. */
-import { closeSync } from "node:fs";
+/** For tests: a neighbour on an interface, and guests of a few bytes of firmware. */
+import { closeSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { processLibrary, ptr } from "../../vmm/native.ts";
 import { checksum, put16 } from "../net/ipv4.ts";
+import { replayRecording } from "./replay.ts";
 
 const HEADER = 12;
 const MAC = [0x02, 0, 0, 0, 0, 1];
 const ARP = 0x0806;
 const IPV4 = 0x0800;
 
+/** Answers ARP and pings when it looks. */
 export class Neighbour implements Disposable {
   /** The VM's end. */
   readonly descriptor: number;
@@ -66,4 +69,41 @@ export class Neighbour implements Disposable {
     clearInterval(this.#timer);
     closeSync(this.#own);
   }
+}
+
+/** Code that starts at the reset vector, 16-bit. */
+export function firmware(folder: string, name: string, ...code: string[]): string {
+  const bytes = new Uint8Array(4096).fill(0xf4);
+  bytes.set(Uint8Array.fromHex(code.join("").replaceAll(" ", "")));
+  bytes.set([0xe9, 0x0d, 0xf0], 0xff0); // jmp to offset 0
+  const path = join(folder, name);
+  writeFileSync(path, bytes);
+  return path;
+}
+
+/** Says "A", and then what is typed on COM1: "r" and "t" reset the machine, "q" ends it. */
+export const echo = (folder: string) =>
+  firmware(
+    folder,
+    "echo",
+    "ba f8 03  b0 41  ee", // mov dx,3f8; mov al,'A'; out dx,al
+    "ba fd 03  ec  a8 01  74 fb", // mov dx,3fd; in al,dx; test al,1; jz the in
+    "ba f8 03  ec  ee", // mov dx,3f8; in al,dx; out dx,al
+    "3c 72  75 04  b0 fe  e6 64", // cmp al,'r'; jne on; mov al,fe; out 64,al
+    "3c 74  75 07  2e 0f 01 1e 32 f0  cc", // cmp al,'t'; jne on; lidt of no entries; int3
+    "3c 71  75 dc", // cmp al,'q'; jne "mov dx,3fd"
+    "b0 15  ba f4 00  ee  f4", // mov al,15; mov dx,f4; out dx,al
+    "00 00 00 00 00 00",
+  );
+
+/** Runs a recording again; with what the guest printed. */
+export function printed(path: string, until?: number) {
+  let text = "";
+  const result = replayRecording(path, {
+    until,
+    console: (bytes) => {
+      text += new TextDecoder().decode(bytes);
+    },
+  });
+  return { ...result, text };
 }

@@ -20,6 +20,12 @@ const leafNumbers = ({ leaf, subleaf, flags, eax, ebx, ecx, edx }: CpuidLeaf): n
   return [leaf, subleaf, flags, eax, ebx, ecx, edx];
 };
 
+/** Before anything is begun. @throws SnapshotError that names a device which is in the way */
+export function requireNoObstacle({ machine }: VmLife): void {
+  const obstacles = machine.obstacles();
+  if (obstacles.length > 0) throw new SnapshotError(obstacles.join("; "));
+}
+
 /**
  * The machine stands still: whatever its devices have begun is done or taken back.
  * @throws SnapshotError that names a device where that can't be had

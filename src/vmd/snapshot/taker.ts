@@ -12,7 +12,14 @@ import type { VmLife } from "../vm-life.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
 import { HotPages } from "./hot-pages.ts";
 import { LiveCopy, StreamQueue } from "./live.ts";
-import { machineConfig, quiesce, saveHotPages, saveMemory, saveState } from "./save.ts";
+import {
+  machineConfig,
+  quiesce,
+  requireNoObstacle,
+  saveHotPages,
+  saveMemory,
+  saveState,
+} from "./save.ts";
 
 const ETIMEDOUT = -110;
 
@@ -117,6 +124,7 @@ export class SnapshotTaker {
         throw new SnapshotError("the guest is about to start, or is being sent or recorded");
       }
       if (this.#pending !== undefined) throw new SnapshotError("one is being written already");
+      requireNoObstacle(life);
       if (request.window !== undefined) hot = watch(life, request.window);
       const pending = { life, request, descriptors, devices, hot };
       if (request.downtime !== undefined) this.#begin(pending, request.downtime);

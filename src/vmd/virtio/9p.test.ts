@@ -48,6 +48,26 @@ beforeEach(() => {
   driver.start();
 });
 
+test("a snapshot is in nobody's way but that of a guest that has it mounted", () => {
+  const send = (type: "attach" | "clunk" | "version", fields: object) => {
+    const bytes = encodeRequest(new Uint8Array(64), type, 1, fields as never).slice();
+    add(bytes, 64);
+    kick();
+  };
+  expect(driver.transport.obstacle()).toBeUndefined();
+  send("attach", { fid: 7, afid: 0xffffffff, uname: "", aname: "", uid: 0 });
+  // Nothing is waited for: the answer is out still.
+  expect(driver.transport.obstacle()).toContain("has it mounted");
+  expect(driver.transport.quiesce()).toContain("has it mounted");
+  send("clunk", { fid: 8 });
+  expect(driver.transport.obstacle()).toContain("has it mounted");
+  send("clunk", { fid: 7 });
+  expect(driver.transport.obstacle()).toBeUndefined();
+  send("attach", { fid: 7, afid: 0xffffffff, uname: "", aname: "", uid: 0 });
+  send("version", { msize: 8192, version: "9P2000.L" });
+  expect(driver.transport.obstacle()).toBeUndefined();
+});
+
 test("its configuration is the mount tag", () => {
   expect(driver.device.type).toBe(9);
   expect(driver.offered[0] & 1).toBe(1);

@@ -93,9 +93,13 @@ export class NineP implements VirtioDevice {
     if (queue.waiting && this.#canBegin) this.notify();
   }
 
-  quiesce(): string | undefined {
+  obstacle(): string | undefined {
+    if (this.#roots.size === 0) return undefined;
     // Who serves it after a restore knows no file that is open now.
-    if (this.#roots.size > 0) return "the guest has it mounted, which no snapshot can keep";
+    return "the guest has it mounted, which no snapshot can keep; umount it there first";
+  }
+
+  quiesce(): string | undefined {
     // Who serves files answers at once, or its disk is broken.
     const end = performance.now() + QUIESCE;
     while (this.#out.some((out) => out?.chain !== undefined)) {

@@ -98,6 +98,14 @@ export class VirtioBus {
     return this.#numbers.get(name);
   }
 
+  /** What is in the way of a snapshot, where that can be known without having the guest stand still. */
+  obstacles(): string[] {
+    return this.#transports.flatMap((transport, index) => {
+      const why = transport.obstacle();
+      return why === undefined ? [] : [`${this.#names[index]}: ${why}`];
+    });
+  }
+
   /**
    * Before a snapshot: nothing is out of any queue afterwards.
    * @returns where that can't be had, and why

@@ -21,6 +21,8 @@ export interface VirtioDevice {
   poll?(): void;
   /** The driver has accepted features and is ready. */
   start?(): void;
+  /** Why no snapshot can be taken of it as it is now, as a sentence's second half. Changes nothing. */
+  obstacle?(): string | undefined;
   /**
    * Brings everything that is out of the queues to its end or back into them, so that the registers
    * and guest memory are all there is of the device. Default: nothing ever is out.

@@ -107,13 +107,18 @@ export class Transport implements PortDevice, Resettable, VirtioTransport {
     this.#host.interrupt(false);
   }
 
+  /** See VirtioDevice.obstacle. */
+  obstacle(): string | undefined {
+    return this.live ? this.#device.obstacle?.() : undefined;
+  }
+
   /**
    * Before a snapshot: see VirtioDevice.quiesce.
    * @returns why not, as a sentence's second half
    */
   quiesce(): string | undefined {
     if (!this.live) return undefined;
-    const why = this.#device.quiesce?.();
+    const why = this.obstacle() ?? this.#device.quiesce?.();
     if (why !== undefined || this.#queues.every(({ taken }) => taken === 0)) return why;
     return "what is under way doesn't come to an end";
   }

@@ -73,6 +73,13 @@ export class SnapshotError extends Error {
   override name = "SnapshotError";
 }
 
+/** There is less of it than there should be. */
+export class TruncatedError extends SnapshotError {
+  constructor() {
+    super("it ends too early");
+  }
+}
+
 /** Guest pages that follow each other. */
 export interface Run {
   /** Guest-physical page number. */

@@ -1,7 +1,7 @@
 /** Where snapshots are read from and written to: descriptors. */
 import { readSync } from "node:fs";
 import { check, hostLibrary, NativeError, processLibrary, ptr } from "../native.ts";
-import { SnapshotError } from "./format.ts";
+import { SnapshotError, TruncatedError } from "./format.ts";
 import type { Source } from "./reader.ts";
 import type { Sink } from "./writer.ts";
 
@@ -35,14 +35,14 @@ export class FileSource implements Source {
   read(into: Uint8Array): void {
     for (let at = 0; at < into.length;) {
       const read = readSync(this.descriptor, into, at, into.length - at, this.#position + at);
-      if (read === 0) throw new SnapshotError("it ends too early");
+      if (read === 0) throw new TruncatedError();
       at += read;
     }
     this.#position += into.length;
   }
 
   skip(bytes: number): void {
-    if (this.#position + bytes > this.size) throw new SnapshotError("it ends too early");
+    if (this.#position + bytes > this.size) throw new TruncatedError();
     this.#position += bytes;
   }
 }
@@ -62,14 +62,14 @@ export class BytesSource implements Source {
 
   read(into: Uint8Array): void {
     if (this.position + into.length > this.#bytes.length) {
-      throw new SnapshotError("it ends too early");
+      throw new TruncatedError();
     }
     into.set(this.#bytes.subarray(this.position, this.position + into.length));
     this.position += into.length;
   }
 
   skip(bytes: number): void {
-    if (this.position + bytes > this.#bytes.length) throw new SnapshotError("it ends too early");
+    if (this.position + bytes > this.#bytes.length) throw new TruncatedError();
     this.position += bytes;
   }
 }
@@ -98,7 +98,7 @@ export class StreamSource implements Source {
     for (let at = 0; at < into.length;) {
       const left = into.subarray(at);
       const read = Number(processLibrary().vmm_read(this.#descriptor, ptr(left), left.length));
-      if (read === 0) throw new SnapshotError("it ends too early");
+      if (read === 0) throw new TruncatedError();
       if (read > 0) at += read;
       else if (read === AGAIN) {
         if (!this.#wait(this.#descriptor, "input")) throw new SnapshotError("it came too slowly");
