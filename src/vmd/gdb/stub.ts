@@ -111,7 +111,8 @@ export class GdbStub {
   #take(one: Received): boolean {
     switch (one.kind) {
       case "interrupt":
-        return true;
+        // Of one that stands still it asks nothing, whatever follows in the same piece.
+        return this.#running;
       case "again":
         if (this.#acknowledging && this.#last !== undefined) this.#write(this.#last);
         return false;
