@@ -8,7 +8,7 @@
 /* Descriptors that a confined process may have: a VM's consoles are some of them. */
 #define SANDBOX_DESCRIPTORS 1024
 
-/* The directory of VMM_PROFILE_SHARE. */
+/* The directory of VMM_PROFILE_SHARE and VMM_PROFILE_FUZZER. */
 struct sandbox_tree {
 	int root;
 	bool writable;
@@ -16,7 +16,7 @@ struct sandbox_tree {
 extern struct sandbox_tree sandbox_tree;
 
 /* Refuses, in every thread from now on, the system calls that a profile
- * (enum vmm_profile) does without. 0 or an errno. */
-int sandbox_filter(uint32_t profile);
+ * (enum vmm_profile) does without; `landlock`: paths are looked after. 0 or an errno. */
+int sandbox_filter(uint32_t profile, bool landlock);
 
 #endif

@@ -1,6 +1,6 @@
 /**
  * Campaigns: what keeps an executor busy with inputs, and what it found. Knows executors only, neither
- * engines nor vmd. `Decoder` is in decoder.ts alone: it needs fast-check, which only tests have.
+ * engines nor vmd, but for the sandbox of its workers. `Decoder` is in decoder.ts alone: it needs fast-check, which only tests have.
  */
 export { Campaign, type CampaignOptions, type Counts, type Finds, type Seed } from "./campaign.ts";
 export { Corpus, type Entry } from "./corpus.ts";

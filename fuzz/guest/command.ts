@@ -28,6 +28,7 @@ import { openGuest } from "./index.ts";
 import { linesOf } from "./lines.ts";
 import { FuzzError } from "./machine.ts";
 import type { GuestOptions } from "./options.ts";
+import { tryGuest } from "./trial.ts";
 
 export interface Request extends Omit<GuestOptions, "length" | "disks"> {
   readonly disk?: readonly string[];
@@ -94,13 +95,7 @@ function guestOptions(request: Request): GuestOptions {
 
 async function campaign(request: Request, options: GuestOptions, say: Print): Promise<number> {
   // What can't be done is said before any worker is started.
-  using probe = closing(await openGuest(options));
-  const { engine } = probe.value.machine.life;
-  if (!probe.value.hasCoverage) {
-    throw new FuzzError(
-      `engine ${engine.name} has to be told where blocks of code begin: --blocks`,
-    );
-  }
+  const engine = await tryGuest(options);
   const opening: Opening = {
     module: join(import.meta.dir, "index.ts"),
     name: "openGuest",
@@ -118,7 +113,8 @@ async function campaign(request: Request, options: GuestOptions, say: Print): Pr
       folder,
       // Of a structure's choices each is four bytes.
       unit: options.structure === undefined ? undefined : 4,
-      ...campaignOptions(request.campaign, { target, opening, digest, engine: engine.name }),
+      ...campaignOptions(request.campaign, { target, opening, digest, engine }),
+      confined: true,
     });
     if (failure !== undefined) throw new FuzzError(failure);
     const after = new CampaignFolder(folder).keys();
