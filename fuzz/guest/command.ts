@@ -28,6 +28,7 @@ import { openGuest } from "./index.ts";
 import { linesOf } from "./lines.ts";
 import { FuzzError } from "./machine.ts";
 import type { GuestOptions } from "./options.ts";
+import { imageOf, Symbols } from "./symbols.ts";
 import { tryGuest } from "./trial.ts";
 
 export interface Request extends Omit<GuestOptions, "length" | "disks"> {
@@ -223,12 +224,19 @@ async function writeCoverage(
   const blocks = await coveredBlocks(folder, options);
   const path = options.symbols?.[0] ?? options.file;
   const addresses = [...blocks.keys()].sort((a, b) => Number(a > b) - Number(a < b));
-  const base = addresses[0] & ~0xfffn;
   if (files.drcov !== undefined) {
-    const end = addresses[addresses.length - 1] + 0x1000n;
-    const list = Array.from(blocks, ([address, { size }]) => ({ address, size }));
+    // Where no file says it, from the first page that was entered.
+    const first = Symbols.all(options.symbols ?? []).address("_text") ?? addresses[0] & ~0xfffn;
+    const { base, end } = imageOf(path) ?? {
+      base: first,
+      end: addresses[addresses.length - 1] + 1n,
+    };
+    const list = Array.from(blocks, ([address, { size }]) => ({ address, size })).filter(
+      ({ address }) => address >= base && address < end,
+    );
     writeFileSync(files.drcov, drcov([{ path, base, end }], list));
-    say(`${files.drcov}: ${blocks.size} blocks, from 0x${base.toString(16)} on`);
+    const some = list.length < blocks.size ? `${list.length} of ${blocks.size}` : list.length;
+    say(`${files.drcov}: ${some} blocks, from 0x${base.toString(16)} on`);
   }
   if (files.lcov !== undefined) {
     const counts = new Map(Array.from(blocks, ([address, { count }]) => [address, count]));

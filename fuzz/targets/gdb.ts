@@ -308,7 +308,8 @@ function speak(session: Session, choices: Choices): void {
     case 7: {
       const bytes = packet(command(choices));
       bytes[choices.u8() % bytes.length] = choices.u8();
-      session.say(bytes, 2);
+      // Without its beginning each minus in it asks for the last one again.
+      session.say(bytes, bytes.length);
       return;
     }
     case 5:

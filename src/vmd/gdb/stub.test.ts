@@ -88,6 +88,11 @@ test("packets are acknowledged until both agree not to", () => {
   expect(raw("+$qC#b4").sent).toBe("$QC01#f5");
 });
 
+test("behind the end of a session nothing is answered nor acknowledged", () => {
+  expect(session().raw("$k#6b$qC#b4-").sent).toBe("+");
+  expect(session().raw("$D#44$qC#b4").sent).toBe("+$OK#9a");
+});
+
 test("what it can do", () => {
   const { ask } = session();
   expect(ask("qSupported:multiprocess+;swbreak+")?.split(";")).toEqual([

@@ -109,6 +109,7 @@ export class GdbStub {
   }
 
   #take(one: Received): boolean {
+    if (this.gone) return false;
     switch (one.kind) {
       case "interrupt":
         // Of one that stands still it asks nothing, whatever follows in the same piece.
@@ -122,7 +123,7 @@ export class GdbStub {
       case "packet":
         if (this.#acknowledging) this.#write(Buffer.from("+"));
         // Of a target that runs, nothing can be had until it stops.
-        if (this.#running || this.gone) return false;
+        if (this.#running) return false;
         this.#answer(one.data);
         return false;
     }
