@@ -185,7 +185,7 @@ static void share(struct program *program)
 		list(program, share_writes, COUNT(share_writes), SECCOMP_RET_ALLOW);
 }
 
-static void build(struct program *program, uint32_t profile, bool landlock)
+static void build(struct program *program, uint32_t profile)
 {
 	bool fuzzer = profile == VMM_PROFILE_FUZZER;
 
@@ -226,7 +226,7 @@ static void build(struct program *program, uint32_t profile, bool landlock)
 	// What a worker tells its parent, on a socket that was open; it can make none.
 	if (fuzzer)
 		list(program, (const int[]){ SYS_sendto }, 1, SECCOMP_RET_ALLOW);
-	if (fuzzer && landlock)
+	if (fuzzer && sandbox_tree.root >= 0)
 		list(program, fuzzer_files, COUNT(fuzzer_files), SECCOMP_RET_ALLOW);
 	// Packets, many at once.
 	if (profile == VMM_PROFILE_SWITCH) {
@@ -275,7 +275,7 @@ static void on_refused(int number, siginfo_t *info, void *context)
 	r[REG_RAX] = -EPERM;
 }
 
-int sandbox_filter(uint32_t profile, bool landlock)
+int sandbox_filter(uint32_t profile)
 {
 	struct program program = { .refuse = SECCOMP_RET_ERRNO | EPERM };
 
@@ -285,7 +285,7 @@ int sandbox_filter(uint32_t profile, bool landlock)
 		program.refuse = SECCOMP_RET_TRAP;
 		sigaction(SIGSYS, &action, NULL);
 	}
-	build(&program, profile, landlock);
+	build(&program, profile);
 	if (program.length >= LONGEST)
 		return E2BIG;
 

@@ -346,7 +346,7 @@ int vmm_sandbox(uint32_t profile, int64_t uid, int64_t gid, int32_t found[2], ch
 	if (error)
 		return explain(why, size, error, "sandbox: limits: %s", strerror(error));
 
-	error = sandbox_filter(profile, abi > 0);
+	error = sandbox_filter(profile);
 	if (error)
 		return explain(why, size, error, "sandbox: seccomp: %s", strerror(error));
 	found[0] = abi > 0 ? abi : 0;

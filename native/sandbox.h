@@ -16,7 +16,7 @@ struct sandbox_tree {
 extern struct sandbox_tree sandbox_tree;
 
 /* Refuses, in every thread from now on, the system calls that a profile
- * (enum vmm_profile) does without; `landlock`: paths are looked after. 0 or an errno. */
-int sandbox_filter(uint32_t profile, bool landlock);
+ * (enum vmm_profile) does without. 0 or an errno. */
+int sandbox_filter(uint32_t profile);
 
 #endif

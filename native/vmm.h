@@ -498,7 +498,7 @@ enum vmm_profile {
  * The directory that a process of VMM_PROFILE_SHARE or VMM_PROFILE_FUZZER keeps, and whether
  * it may write there: said before it is confined. Root is chrooted to a share's besides. A
  * fuzzer opens files by their paths, which Landlock alone keeps in its directory: where the
- * host has none, it can open nothing. It need not have one.
+ * host has none, it can open what its user can. Without a directory it opens nothing.
  */
 void vmm_sandbox_tree(int32_t root, int32_t writable);
 

@@ -3,9 +3,9 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { hostLibrary } from "../../src/vmm/native.ts";
 import { root } from "../../src/vmm/root.ts";
 import { readBundles } from "./bundle.ts";
+import { unconfined } from "./confine.ts";
 import { CampaignFolder } from "./folder.ts";
 import { fuzz } from "./run.ts";
 
@@ -78,8 +78,8 @@ const REFUSED = {
   ...{ setuid: "EPERM", mprotect: "EPERM", read: "EACCES", write: "EACCES", make: "EACCES" },
 };
 
-const landlock = hostLibrary().vmm_landlock_abi() > 0;
-if (!landlock) console.log("workers' files skipped: this kernel has no Landlock");
+const landlock = unconfined() === undefined;
+if (!landlock) console.log(`workers' files skipped: ${unconfined()}`);
 
 test.skipIf(!landlock)("a worker has its campaign's folder, and nothing else", async () => {
   const { report, secret } = await tried("confined", { confined: true });

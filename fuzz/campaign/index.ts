@@ -23,6 +23,7 @@ export {
 } from "./bundle.ts";
 export { type Facts, type Figures, mergeCounts, Meter, NO_COUNTS } from "./figures.ts";
 export { CampaignFolder, type CampaignState, FolderError } from "./folder.ts";
+export { unconfined } from "./confine.ts";
 export { prometheus } from "./prometheus.ts";
 export { FiguresServer, ServerError } from "./server.ts";
 export { figuresLine, figuresScreen, type Output, TerminalView } from "./terminal.ts";

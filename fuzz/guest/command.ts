@@ -21,6 +21,7 @@ import {
   minimiseFolder,
   type Opening,
   readBundle,
+  unconfined,
 } from "../campaign/index.ts";
 import { type Executor, Verdict } from "../executor.ts";
 import { compareEngines } from "./compare.ts";
@@ -97,6 +98,8 @@ function guestOptions(request: Request): GuestOptions {
 async function campaign(request: Request, options: GuestOptions, say: Print): Promise<number> {
   // What can't be done is said before any worker is started.
   const engine = await tryGuest(options);
+  const missing = unconfined();
+  if (missing !== undefined) say(missing);
   const opening: Opening = {
     module: join(import.meta.dir, "index.ts"),
     name: "openGuest",

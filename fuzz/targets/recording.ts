@@ -207,7 +207,7 @@ function eventRecords(choices: Choices): Written[] {
         break;
       case Op.AGAIN: {
         const { poll, exits, now } = list.at(-1) ?? event;
-        const some = { ...RECORDED[choices.below(RECORDED.length)], poll, exits, now };
+        const some = { ...RECORDED[choices.below(RECORDED.length - 1)], poll, exits, now };
         list.push(changedEvent(some, choices));
         break;
       }
@@ -222,6 +222,7 @@ function eventRecords(choices: Choices): Written[] {
         const text = choices.take(choices.u8());
         const data = changed(RECORDED[RECORDED.length - 1].data, new Choices(text));
         list.push({ ...RECORDED[RECORDED.length - 1], data });
+        next = RECORDED.length;
         break;
       }
       default:
@@ -316,6 +317,11 @@ export const target: Target = {
     }
     for (const kind of [1, 3, 4, 5, 6, 7, 8, 9, 10]) {
       yield Uint8Array.from([0, Op.NEXT, Op.AGAIN, INPUT, 0, kind, Op.CUT]);
+    }
+    for (const index of RECORDED.keys()) {
+      const before = Array.from({ length: index }, () => Op.NEXT);
+      yield Uint8Array.from([0, ...before, Op.CHANGED, 6, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+      yield Uint8Array.from([0, ...before, Op.SKIP]);
     }
     yield Uint8Array.from([0, Op.SKIP, Op.CUT, Op.BYTES, 40, 2, 0, 0, 0, 9]);
     yield Uint8Array.from([0, Op.END, 4, 90, 0, 0, 27]);

@@ -104,7 +104,10 @@ function record(choices: Choices, before: number): { bytes: Uint8Array; now: num
   return { bytes, now: kind === RecordKind.RESET ? 0 : Number.isFinite(now) ? now : before };
 }
 
-function encode(choices: Choices): Uint8Array {
+const How = { RAW: 1, FILE: 2, CUT: 4 } as const;
+
+/** A trace, and where its records begin and the last one ends. */
+function encode(choices: Choices): { bytes: Uint8Array; places: Set<number> } {
   const which = choices.u8();
   const header =
     which < HEADERS.length
@@ -115,12 +118,15 @@ function encode(choices: Choices): Uint8Array {
   new DataView(start.buffer).setUint32(8, VERSION, true);
   new DataView(start.buffer).setUint32(12, header.length, true);
   const parts: Uint8Array[] = [start, header];
+  let end = start.length + header.length;
+  const places = new Set([end]);
   for (let now = 0; !choices.ended;) {
     const next = record(choices, now);
     parts.push(next.bytes);
     now = next.now;
+    places.add((end += next.bytes.length));
   }
-  return new Uint8Array(Buffer.concat(parts));
+  return { bytes: new Uint8Array(Buffer.concat(parts)), places };
 }
 
 /** What everybody who is given records relies on. */
@@ -171,7 +177,6 @@ function asked<T>(path: string, what: () => T): T | undefined {
   }
 }
 
-const item = () => new ChoicesWriter().u8(1);
 const at = (kind: number) => new ChoicesWriter().u8(kind, 200).u16(1000);
 
 export const target: Target = {
@@ -199,16 +204,21 @@ export const target: Target = {
     yield Uint8Array.from([0, 1, ...out, ...reset, ...out, ...memory, ...request, ...out]);
     yield Uint8Array.from([0, 2, ...out]);
     yield Uint8Array.from([0, 3, ...out]);
-    yield Uint8Array.from([2, 0, ...key, ...interrupt, ...tick, ...status]);
-    const plain = encode(new Choices(Uint8Array.from([0, ...out, ...reset, ...tick, ...msr])));
-    yield Uint8Array.from([...item().done(), ...plain]);
+    yield Uint8Array.from([How.FILE, 0, ...key, ...interrupt, ...tick, ...status]);
+    const some = [0, ...out, ...reset, ...tick, ...msr];
+    const plain = encode(new Choices(Uint8Array.from(some))).bytes;
+    yield Uint8Array.from([How.RAW, ...plain]);
+    for (const cut of [1, 9, 30, 60, 100]) yield Uint8Array.from([How.CUT, cut, 0, ...some]);
   },
   run(input) {
     const choices = new Choices(input);
     const how = choices.u8();
-    const bytes = (how & 1) !== 0 ? choices.rest() : encode(choices);
+    const cut = (how & How.CUT) !== 0 ? choices.u16() : 0;
+    const whole = (how & How.RAW) !== 0 ? undefined : encode(choices);
+    const all = whole?.bytes ?? choices.rest();
+    const bytes = all.subarray(0, all.length - (cut % (all.length + 1)));
     const trace = asked("trace", () => new Trace("trace", bytes));
-    if ((how & 2) !== 0) {
+    if ((how & How.FILE) !== 0) {
       writeFileSync(file, bytes);
       const again = asked(file, () => Trace.open(file));
       must((again === undefined) === (trace === undefined), "as a file it is another");
@@ -218,6 +228,8 @@ export const target: Target = {
     }
     if (trace === undefined) return;
     const { count, said } = readAll(trace);
+    const atPlace = whole === undefined || whole.places.has(bytes.length);
+    must(said !== "" || atPlace, "half a record is taken for a whole one");
     const statistics = asked("trace", () => exitStatistics(trace));
     const seeds = asked("trace", () => [...seedsOf(trace)].length);
     must((statistics === undefined) === (said !== ""), "damage that not everybody finds");

@@ -18,8 +18,8 @@ export interface SandboxOptions {
   uid?: number;
   gid?: number;
   /**
-   * Of a share and a fuzzer: descriptor of the directory that it keeps; a share's must stay open. A
-   * fuzzer has none where the host has no Landlock.
+   * Of a share and a fuzzer: descriptor of the directory that it keeps; a share's must stay open. Where
+   * the host has no Landlock, a fuzzer keeps all files.
    */
   tree?: { root: number; writable: boolean };
 }
