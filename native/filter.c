@@ -73,6 +73,14 @@ static const int share_writes[] = { SYS_pwrite64,  SYS_mkdirat, SYS_symlinkat, S
 				    SYS_renameat2, SYS_linkat,	SYS_fchmod,    SYS_utimensat,
 				    SYS_ftruncate, 452 /* fchmodat2 */ };
 
+// What a fuzzer does with the files of its corpus: by paths, of which Landlock says whether they
+// are in it.
+static const int fuzzer_files[] = {
+	SYS_openat,    SYS_open,     SYS_newfstatat, SYS_stat,	 SYS_lstat,  SYS_statx,
+	SYS_access,    SYS_faccessat, SYS_getdents64, SYS_mkdir, SYS_mkdirat, SYS_rename,
+	SYS_renameat,  SYS_renameat2, SYS_unlink,    SYS_unlinkat, SYS_rmdir, SYS_fsync,
+};
+
 // EACCES instead of EPERM: what a runtime tries and does without.
 static const int absent[] = { SYS_openat, SYS_open, SYS_access, SYS_faccessat, SYS_stat,
 			      SYS_newfstatat, SYS_statx, SYS_readlink, SYS_readlinkat };
@@ -179,6 +187,8 @@ static void share(struct program *program)
 
 static void build(struct program *program, uint32_t profile)
 {
+	bool fuzzer = profile == VMM_PROFILE_FUZZER;
+
 	load(program, offsetof(struct seccomp_data, arch));
 	emit(program, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, AUDIT_ARCH_X86_64);
 	give(program, SECCOMP_RET_KILL_PROCESS);
@@ -188,12 +198,12 @@ static void build(struct program *program, uint32_t profile)
 
 	// The guest, by descriptors that are open already. First: each entry is checked, and the
 	// kernel remembers no answer that depends on arguments.
-	if (profile == VMM_PROFILE_VM)
+	if (profile == VMM_PROFILE_VM || fuzzer)
 		for_bits(program, SYS_ioctl, 1, 0xff00, KVM_IOCTL_TYPE);
 	list(program, always, sizeof(always) / sizeof(*always), SECCOMP_RET_ALLOW);
 	// No code is made executable but by who has it already; the software engine's
 	// buffer for translated code is one mapping, made anew at a reset.
-	if (profile == VMM_PROFILE_VM_SOFTWARE)
+	if (profile == VMM_PROFILE_VM_SOFTWARE || fuzzer)
 		for_value(program, SYS_mmap, 2, PROT_READ | PROT_WRITE | PROT_EXEC);
 	when(program, SYS_mmap, 2, PROT_EXEC, 0);
 	when(program, SYS_mprotect, 2, PROT_EXEC, 0);
@@ -213,6 +223,11 @@ static void build(struct program *program, uint32_t profile)
 	}
 	if (profile == VMM_PROFILE_SHARE)
 		share(program);
+	// What a worker tells its parent, on a socket that was open; it can make none.
+	if (fuzzer)
+		list(program, (const int[]){ SYS_sendto }, 1, SECCOMP_RET_ALLOW);
+	if (fuzzer && sandbox_tree.root >= 0)
+		list(program, fuzzer_files, COUNT(fuzzer_files), SECCOMP_RET_ALLOW);
 	// Packets, many at once.
 	if (profile == VMM_PROFILE_SWITCH) {
 		const int packets[] = { SYS_recvmmsg, SYS_sendmmsg };

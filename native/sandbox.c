@@ -270,7 +270,7 @@ static int keep_tree(int abi, char *why, size_t size)
 	if (abi < 3)
 		rule.allowed_access &= ~FS_TRUNCATE;
 	if (syscall(SYS_landlock_add_rule, ruleset_fd, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0)
-		return explain(why, size, errno, "sandbox: Landlock: the share: %s", strerror(errno));
+		return explain(why, size, errno, "sandbox: Landlock: the directory: %s", strerror(errno));
 	return 0;
 }
 
@@ -308,7 +308,8 @@ int vmm_sandbox(uint32_t profile, int64_t uid, int64_t gid, int32_t found[2], ch
 		if (ruleset_fd < 0)
 			return ruleset_fd;
 	}
-	if (profile == VMM_PROFILE_SHARE && abi > 0) {
+	if ((profile == VMM_PROFILE_SHARE || profile == VMM_PROFILE_FUZZER) && abi > 0 &&
+	    sandbox_tree.root >= 0) {
 		error = keep_tree(abi, why, size);
 		if (error)
 			return error;

@@ -8,7 +8,7 @@
 /* Descriptors that a confined process may have: a VM's consoles are some of them. */
 #define SANDBOX_DESCRIPTORS 1024
 
-/* The directory of VMM_PROFILE_SHARE. */
+/* The directory of VMM_PROFILE_SHARE and VMM_PROFILE_FUZZER. */
 struct sandbox_tree {
 	int root;
 	bool writable;

@@ -526,11 +526,14 @@ enum vmm_profile {
 	VMM_PROFILE_VM_SOFTWARE = 2, /* a VM on the software engine */
 	VMM_PROFILE_SWITCH = 3,	     /* forwards packets between VMs: net.h */
 	VMM_PROFILE_SHARE = 4,	     /* serves a directory: see vmm_sandbox_tree */
+	VMM_PROFILE_FUZZER = 5,	     /* runs a guest again and again; it has a directory, too */
 };
 
 /*
- * The directory that a process of VMM_PROFILE_SHARE keeps, and whether it may write
- * there: said before it is confined. Root is chrooted to it besides.
+ * The directory that a process of VMM_PROFILE_SHARE or VMM_PROFILE_FUZZER keeps, and whether
+ * it may write there: said before it is confined. Root is chrooted to a share's besides. A
+ * fuzzer opens files by their paths, which Landlock alone keeps in its directory: where the
+ * host has none, it can open what its user can. Without a directory it opens nothing.
  */
 void vmm_sandbox_tree(int32_t root, int32_t writable);
 

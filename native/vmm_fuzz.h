@@ -87,6 +87,9 @@ struct vmm_trap {
  * block's place is its number among the traps, and there are no comparisons and edges.
  */
 struct vmm_coverage *vmm_coverage_open(struct vmm *, uint32_t places);
+/* The instruction that traps are: 0xcc, INT3; 0xf4, HLT, which is none in code of the lowest
+ * privilege; 0: there are none. Found out once, on a machine of its own. */
+uint32_t vmm_coverage_instruction(struct vmm *);
 /* Takes the place of earlier traps. There has to be a point. -EINVAL: more than there are
  * places, or not in memory; -ENOTSUP: the engine needs none. */
 int vmm_coverage_traps(struct vmm *, const struct vmm_trap *, uint32_t count);

@@ -5,7 +5,20 @@ import { lcov } from "./lcov.ts";
 
 const SEED = 20261130;
 
-/** Reads a file as Lighthouse does: the table's lines, then records of (u32, u16, u16). */
+/**
+ * Reads a file as Lighthouse's reader of drcov does, word by word. What it needs of which line:
+ *
+ * 1. what is behind ":" is 2; 2. a ":"; 3. of what is behind ": " two parts with ", " between them, each
+ * two words: a version that it knows, 2 to 5, and how many modules there are; 4. one ": ".
+ *
+ * For each module a line of parts with ", " between them: a decimal number, which the records name, three
+ * hexadecimal ones (base, end, entry), and the path, of which the last part counts, and of that the file's
+ * name: by that a module is found. With seven parts the fifth and sixth are numbers, too.
+ *
+ * Then a line whose second part behind ": " is a number and one word. Then so many records without any
+ * space: offset u32, size u16, module u16, little-endian; "module id" there would be text. An address is
+ * the offset and where the disassembler has the module's first byte.
+ */
 function readDrcov(file: Uint8Array) {
   const text = new TextDecoder("latin1").decode(file);
   const match =
@@ -23,11 +36,16 @@ function readDrcov(file: Uint8Array) {
     id: view.getUint16(8 * i + 6, true),
   }));
   const columns = modules.map((line) => line.trim().split(", "));
+  for (const [index, [id, base, end, entry, ...path]] of columns.entries()) {
+    expect(id).toBe(String(index));
+    for (const number of [base, end, entry]) expect(number).toMatch(/^0x[0-9a-f]{16}$/);
+    expect(path).toHaveLength(1);
+  }
   return { modules: columns, blocks };
 }
 
 const kernel = { path: "/boot/vmlinux", base: 0xffffffff81000000n, end: 0xffffffff82000000n };
-const program = { path: "parser, with a comma", base: 0x400000n, end: 0x500000n };
+const program = { path: "parser, with, commas", base: 0x400000n, end: 0x500000n };
 
 describe("drcov", () => {
   test("has modules with their places, and blocks in them", () => {
@@ -49,7 +67,7 @@ describe("drcov", () => {
       "0x0000000000000000",
       "/boot/vmlinux",
     ]);
-    expect(modules[1].slice(4).join(", ")).toBe(program.path);
+    expect(modules[1][4]).toBe("parser_ with_ commas");
     expect(blocks).toEqual([
       { offset: 0x10, size: 7, id: 1 },
       { offset: 0x123, size: 300, id: 0 },

@@ -3,7 +3,7 @@
 /** A program, a kernel or a library, where it lies in memory. */
 export interface Module {
   readonly path: string;
-  /** Its first byte, and the first one behind it. */
+  /** Its first byte, from which readers count, and the first one behind it. */
   readonly base: bigint;
   readonly end: bigint;
 }
@@ -22,6 +22,9 @@ const MAX_OFFSET = 0xffff_ffffn;
 
 const hex = (value: bigint) => `0x${value.toString(16).padStart(16, "0")}`;
 
+/** Readers cut a line at each comma, and count the pieces: with seven they take two of them for numbers. */
+const plain = (path: string) => path.replaceAll(/[,\r\n]/g, "_");
+
 /** Whole file. Blocks outside of all modules are left out, and each block is there once. */
 export function drcov(modules: readonly Module[], blocks: Iterable<Block>): Uint8Array {
   const records = new Map<string, readonly [offset: number, size: number, id: number]>();
@@ -36,7 +39,7 @@ export function drcov(modules: readonly Module[], blocks: Iterable<Block>): Uint
     }
   }
   const table = modules.map(
-    ({ path, base, end }, id) => ` ${id}, ${hex(base)}, ${hex(end)}, ${hex(0n)}, ${path}`,
+    ({ path, base, end }, id) => ` ${id}, ${hex(base)}, ${hex(end)}, ${hex(0n)}, ${plain(path)}`,
   );
   const head = [
     "DRCOV VERSION: 2",

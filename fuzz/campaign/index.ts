@@ -1,6 +1,6 @@
 /**
  * Campaigns: what keeps an executor busy with inputs, and what it found. Knows executors only, neither
- * engines nor vmd. `Decoder` is in decoder.ts alone: it needs fast-check, which only tests have.
+ * engines nor vmd, but for the sandbox of its workers. `Decoder` is in decoder.ts alone: it needs fast-check, which only tests have.
  */
 export { Campaign, type CampaignOptions, type Counts, type Finds, type Seed } from "./campaign.ts";
 export { Corpus, type Entry } from "./corpus.ts";
@@ -23,6 +23,7 @@ export {
 } from "./bundle.ts";
 export { type Facts, type Figures, mergeCounts, Meter, NO_COUNTS } from "./figures.ts";
 export { CampaignFolder, type CampaignState, FolderError } from "./folder.ts";
+export { unconfined } from "./confine.ts";
 export { prometheus } from "./prometheus.ts";
 export { FiguresServer, ServerError } from "./server.ts";
 export { figuresLine, figuresScreen, type Output, TerminalView } from "./terminal.ts";

@@ -34,18 +34,23 @@ export interface Job {
   readonly inflight?: string;
   /** Whether others use the folder too. */
   readonly shared: boolean;
+  /** Whether a worker's process gives up all but the folder (confine.ts). */
+  readonly confined?: boolean;
 }
 
-/** @throws Error: a sentence */
-export async function openExecutor({
-  module,
-  name = "open",
-  argument,
-}: Opening): Promise<Executor> {
+/**
+ * @param opened given to the executor's function, which calls it when it has opened all that it will use,
+ * and before anything runs that is not to be trusted
+ * @throws Error: a sentence
+ */
+export async function openExecutor(
+  { module, name = "open", argument }: Opening,
+  opened: () => void = () => {},
+): Promise<Executor> {
   const loaded = (await import(module)) as Record<string, unknown>;
   const open = loaded[name];
   if (typeof open !== "function") throw new Error(`${module} exports no function ${name}.`);
-  return (await (open as (argument: unknown) => unknown)(argument)) as Executor;
+  return (await (open as (...given: unknown[]) => unknown)(argument, opened)) as Executor;
 }
 
 /** The files of a folder, as seeds. @throws FolderError */
@@ -59,16 +64,20 @@ export function readSeeds(folder: string): Uint8Array[] {
   }
 }
 
-/** A campaign that goes on from what is in its folder, before its first run. */
+/**
+ * A campaign that goes on from what is in its folder, before its first run.
+ * @param opened as `openExecutor` has it
+ */
 export async function openCampaign(
   job: Job,
   kept: (entry: Entry) => void = () => {},
+  opened: () => void = () => {},
 ): Promise<{ campaign: Campaign; folder: CampaignFolder; executor: Executor }> {
   const folder = new CampaignFolder(job.folder);
   const dictionary = job.dictionary === undefined ? [] : readDictionary(job.dictionary);
   const given = job.seeds === undefined ? [] : readSeeds(job.seeds);
   const entries = folder.readState()?.entries ?? {};
-  const executor = await openExecutor(job.opening);
+  const executor = await openExecutor(job.opening, opened);
   const stored = folder
     .arrived()
     .map(({ name, input }): Seed => ({ input, depth: entries[name]?.depth ?? 0 }));

@@ -29,7 +29,10 @@ export interface RunOptions
     Pick<Origin, "target" | "digest" | "engine" | "library"> {
   /** Absent: that of the sessions before, or any. */
   readonly seed?: number;
-  /** Processes; absent: as many as processors. With 1 the work is done in this one, and is repeatable. */
+  /**
+   * Processes; absent: as many as processors. With 1 the runs are repeatable, and made in this process
+   * unless it is to be confined.
+   */
   readonly workers?: number;
   /** Of one worker (`WorkersOptions`). */
   readonly command?: readonly string[];
@@ -215,9 +218,9 @@ async function fuzzIn(folder: CampaignFolder, options: RunOptions): Promise<Outc
   const sessions = state?.sessions ?? 0;
   const facts = { target, engine, seed, workers };
   const past = { runsBefore: state?.runs, secondsBefore: state?.seconds };
-  const { opening, runs, seeds, dictionary, unit } = options;
+  const { opening, runs, seeds, dictionary, unit, confined } = options;
   const job: Job = {
-    ...{ folder: options.folder, opening, runs, seeds, dictionary, unit },
+    ...{ folder: options.folder, opening, runs, seeds, dictionary, unit, confined },
     origin: { target, digest, engine, library },
     seed: sessions === 0 ? seed : mixSeed(seed, sessions),
     shared: workers > 1 || options.link !== undefined,
@@ -228,7 +231,7 @@ async function fuzzIn(folder: CampaignFolder, options: RunOptions): Promise<Outc
   session.save({ totalRuns: state?.runs ?? 0, totalSeconds: state?.seconds ?? 0 });
   const kept = (entry: EntryFacts) => session.kept(entry);
   const crew: Crew =
-    workers > 1
+    workers > 1 || confined === true
       ? new Workers(job, workers, { command: options.command, kept })
       : new Alone(job, kept);
   const forget = whenToStop(options, () => crew.stop());

@@ -1,5 +1,7 @@
 /** A worker's process: told its job by IPC, it tells its counts and finds, and ends when its parent does. */
 import type { Campaign, Counts } from "./campaign.ts";
+import type { Entry } from "./corpus.ts";
+import { confine } from "./confine.ts";
 import { drive, type Job, openCampaign } from "./job.ts";
 
 /** Milliseconds between two reports. */
@@ -33,9 +35,15 @@ function message(error: unknown): string {
 async function work(job: Job, stop: { wanted: boolean; signalled: boolean }): Promise<void> {
   let campaign: Campaign | undefined;
   try {
-    const opened = await openCampaign(job, ({ name, depth, parent }) =>
-      tell({ entry: { name, depth, parent } }),
-    );
+    let free = job.confined === true;
+    const confineOnce = () => {
+      if (free) confine(job.folder);
+      free = false;
+    };
+    const kept = ({ name, depth, parent }: Entry) => tell({ entry: { name, depth, parent } });
+    const opened = await openCampaign(job, kept, confineOnce);
+    // Of an executor that doesn't say when.
+    confineOnce();
     campaign = opened.campaign;
     let told = -Infinity;
     const between = () => {

@@ -169,8 +169,13 @@ export class Workers implements Crew {
     this.workers[index] = worker;
     const share = this.job.runs === undefined ? undefined : Math.ceil(this.job.runs / this.count);
     const runs = share && Math.max(1, share - (this.runsBefore[index] ?? 0));
-    const seed = mixSeed(this.job.seed, index + generation * this.count);
-    child.send({ job: { ...this.job, runs, seed, inflight, shared: true } } satisfies ToWorker);
+    const { job } = this;
+    const turn = index + generation * this.count;
+    // One that is alone does what it would do in its parent's process.
+    const alone = this.count === 1 && turn === 0;
+    const seed = alone ? job.seed : mixSeed(job.seed, turn);
+    const shared = job.shared || !alone;
+    child.send({ job: { ...job, runs, seed, inflight, shared } } satisfies ToWorker);
   }
 
   private hear(worker: Worker, message: FromWorker): void {

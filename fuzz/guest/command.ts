@@ -21,6 +21,7 @@ import {
   minimiseFolder,
   type Opening,
   readBundle,
+  unconfined,
 } from "../campaign/index.ts";
 import { type Executor, Verdict } from "../executor.ts";
 import { compareEngines } from "./compare.ts";
@@ -28,6 +29,8 @@ import { openGuest } from "./index.ts";
 import { linesOf } from "./lines.ts";
 import { FuzzError } from "./machine.ts";
 import type { GuestOptions } from "./options.ts";
+import { imageOf, Symbols } from "./symbols.ts";
+import { tryGuest } from "./trial.ts";
 
 export interface Request extends Omit<GuestOptions, "length" | "disks"> {
   readonly disk?: readonly string[];
@@ -94,13 +97,9 @@ function guestOptions(request: Request): GuestOptions {
 
 async function campaign(request: Request, options: GuestOptions, say: Print): Promise<number> {
   // What can't be done is said before any worker is started.
-  using probe = closing(await openGuest(options));
-  const { engine } = probe.value.machine.life;
-  if (!probe.value.hasCoverage) {
-    throw new FuzzError(
-      `engine ${engine.name} has to be told where blocks of code begin: --blocks`,
-    );
-  }
+  const engine = await tryGuest(options);
+  const missing = unconfined();
+  if (missing !== undefined) say(missing);
   const opening: Opening = {
     module: join(import.meta.dir, "index.ts"),
     name: "openGuest",
@@ -118,7 +117,8 @@ async function campaign(request: Request, options: GuestOptions, say: Print): Pr
       folder,
       // Of a structure's choices each is four bytes.
       unit: options.structure === undefined ? undefined : 4,
-      ...campaignOptions(request.campaign, { target, opening, digest, engine: engine.name }),
+      ...campaignOptions(request.campaign, { target, opening, digest, engine }),
+      confined: true,
     });
     if (failure !== undefined) throw new FuzzError(failure);
     const after = new CampaignFolder(folder).keys();
@@ -227,12 +227,19 @@ async function writeCoverage(
   const blocks = await coveredBlocks(folder, options);
   const path = options.symbols?.[0] ?? options.file;
   const addresses = [...blocks.keys()].sort((a, b) => Number(a > b) - Number(a < b));
-  const base = addresses[0] & ~0xfffn;
   if (files.drcov !== undefined) {
-    const end = addresses[addresses.length - 1] + 0x1000n;
-    const list = Array.from(blocks, ([address, { size }]) => ({ address, size }));
+    // Where no file says it, from the first page that was entered.
+    const first = Symbols.all(options.symbols ?? []).address("_text") ?? addresses[0] & ~0xfffn;
+    const { base, end } = imageOf(path) ?? {
+      base: first,
+      end: addresses[addresses.length - 1] + 1n,
+    };
+    const list = Array.from(blocks, ([address, { size }]) => ({ address, size })).filter(
+      ({ address }) => address >= base && address < end,
+    );
     writeFileSync(files.drcov, drcov([{ path, base, end }], list));
-    say(`${files.drcov}: ${blocks.size} blocks, from 0x${base.toString(16)} on`);
+    const some = list.length < blocks.size ? `${list.length} of ${blocks.size}` : list.length;
+    say(`${files.drcov}: ${some} blocks, from 0x${base.toString(16)} on`);
   }
   if (files.lcov !== undefined) {
     const counts = new Map(Array.from(blocks, ([address, { count }]) => [address, count]));

@@ -54,6 +54,14 @@ interface Ending {
 /** Where the engine tells none. */
 const NO_EDGES = new Uint32Array(0);
 
+/** Where blocks begin, for an engine that has to be told. */
+interface Blocks {
+  readonly file: string;
+  readonly addresses: readonly bigint[];
+  /** What tells that one is entered. */
+  readonly trap: "INT3" | "HLT";
+}
+
 type Encode = (input: Uint8Array, length: number) => Uint8Array;
 
 export class GuestExecutor implements Executor {
@@ -85,12 +93,15 @@ export class GuestExecutor implements Executor {
 
   /**
    * @param encode from a campaign's bytes to the guest's
+   * @param opened called before the guest runs: nothing is opened after that
    * @throws FuzzError, and what openMachine throws
    */
-  constructor(options: GuestOptions, encode?: Encode) {
+  constructor(options: GuestOptions, encode?: Encode, opened: () => void = () => {}) {
     using stack = new DisposableStack();
     this.machine = stack.use(openMachine({ ...options, path: options.file }));
     this.symbols = Symbols.all(options.symbols ?? []);
+    const blocks = options.blocks === undefined ? undefined : this.#blocks(options.blocks);
+    opened();
     const ready = runToStart(this.machine, options, this.symbols);
     const { engine } = this.machine.life;
     const view = new GuestView(this.machine.life);
@@ -114,7 +125,7 @@ export class GuestExecutor implements Executor {
     this.#point.budget = options.budget ?? (virtual ? BUDGET : REAL_BUDGET);
     if (this.#channel.place !== undefined) this.#point.place = this.#channel.place;
     if (virtual) this.#coverage = engine.openCoverage(PLACES);
-    else if (options.blocks !== undefined) this.#coverage = this.#trap(options.blocks, view);
+    else if (blocks !== undefined) this.#coverage = this.#trap(blocks, view);
     this.#coverage?.limit((options.coverage ?? []).map((text) => parseRange(text, this.symbols)));
     stack.move();
   }
@@ -124,13 +135,27 @@ export class GuestExecutor implements Executor {
     return this.#coverage !== undefined;
   }
 
-  #trap(file: string, view: GuestView): Coverage {
-    const places = readBlocks(file).flatMap((address) => {
+  #blocks(file: string): Blocks | undefined {
+    const { engine } = this.machine.life;
+    if (engine.can(Capability.COVERAGE)) return undefined;
+    const trap = engine.coverageTrap;
+    if (trap === undefined) throw new FuzzError(`${file}: this host's KVM has no trap for blocks`);
+    return { file, addresses: readBlocks(file), trap };
+  }
+
+  #trap({ file, addresses, trap }: Blocks, view: GuestView): Coverage {
+    const places = addresses.flatMap((address) => {
       const physical = view.physical(address);
       return physical === undefined ? [] : [{ address, physical }];
     });
     if (places.length > PLACES) throw new FuzzError(`${file}: more than ${PLACES} blocks`);
     if (places.length === 0) throw new FuzzError(`${file}: none of its blocks is in memory`);
+    const ofProcess = places.find(({ address }) => view.isUser(address));
+    if (trap === "HLT" && ofProcess !== undefined) {
+      throw new FuzzError(
+        `${file}: 0x${ofProcess.address.toString(16)} is code of a process; this host's KVM has no trap for that, but HLT for a kernel's`,
+      );
+    }
     const coverage = this.machine.life.engine.openCoverage(PLACES);
     coverage.trap(places);
     return coverage;

@@ -9,9 +9,15 @@ export { type GuestOptions } from "./options.ts";
 export { Command, FUZZ_PORT } from "./port.ts";
 export { Symbols } from "./symbols.ts";
 
-/** @throws FuzzError and other errors with a sentence for the user */
-export async function openGuest(options: GuestOptions): Promise<GuestExecutor> {
+/**
+ * @param opened called when all files are open and the guest has not run yet
+ * @throws FuzzError and other errors with a sentence for the user
+ */
+export async function openGuest(
+  options: GuestOptions,
+  opened?: () => void,
+): Promise<GuestExecutor> {
   const encode =
     options.structure === undefined ? undefined : await openStructure(options.structure);
-  return new GuestExecutor(options, encode);
+  return new GuestExecutor(options, encode, opened);
 }

@@ -11,6 +11,7 @@ import { Verdict } from "../executor.ts";
 import { buildMissing } from "../harness/build.ts";
 import { GuestExecutor } from "./executor.ts";
 import type { GuestOptions } from "./options.ts";
+import { imageOf } from "./symbols.ts";
 
 const unicorn = probe("unicorn");
 const why = unicorn.available ? (buildMissing() ?? linuxAmd64.missing()) : unicorn.why;
@@ -43,6 +44,13 @@ describe.skipIf(why !== undefined)("a Linux guest", () => {
       expect(executor.crash()?.stack[0]).toStartWith("read_message+");
       expect(executor.run(DNS_QUERY, DNS_QUERY.length)).toBe(Verdict.DONE);
       expect(executor.cost()).toBe(cost);
+
+      // Where a disassembler has the file's first byte: its code begins a page later.
+      const { base, end } = imageOf(program) as { base: bigint; end: bigint };
+      expect(base).toBe(0x400000n);
+      const [block] = executor.blocks(DNS_QUERY, DNS_QUERY.length);
+      expect(block.address).toBeGreaterThanOrEqual(base + 0x1000n);
+      expect(block.address).toBeLessThan(end);
 
       const crashes: Crash[] = [];
       const finds = { crashed: (crash: Crash) => void crashes.push(crash) };

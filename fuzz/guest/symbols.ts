@@ -83,6 +83,64 @@ export class Symbols {
   }
 }
 
+/**
+ * Where an ELF file's program lies: from the page of its first segment to the end of its last one.
+ * Undefined: it is no ELF file, or has none. Segments at 0 don't count beside others: Linux has its
+ * processors' own variables there.
+ */
+export function imageOf(path: string): { base: bigint; end: bigint } | undefined {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(path);
+    if (bytes.length < 64 || bytes.readUInt32LE(0) !== ELF) return undefined;
+    const segments = bytes[CLASS] === 2 ? segments64(bytes) : segments32(bytes);
+    const placed = segments.filter(({ at }) => at > 0n);
+    const all = placed.length > 0 ? placed : segments;
+    if (all.length === 0) return undefined;
+    const base = all.reduce((low, { at }) => (at < low ? at : low), all[0].at) & ~0xfffn;
+    const end = all.reduce((high, { at, size }) => (at + size > high ? at + size : high), 0n);
+    return { base, end };
+  } catch {
+    // It can't be read, or ends too early.
+    return undefined;
+  }
+}
+
+interface LoadedSegment {
+  readonly at: bigint;
+  readonly size: bigint;
+}
+
+const PT_LOAD = 1;
+
+function segments64(bytes: Buffer): LoadedSegment[] {
+  const table = Number(bytes.readBigUInt64LE(0x20));
+  const list: LoadedSegment[] = [];
+  for (let index = 0; index < bytes.readUInt16LE(0x38); index++) {
+    const header = table + index * bytes.readUInt16LE(0x36);
+    if (bytes.readUInt32LE(header) !== PT_LOAD) continue;
+    list.push({
+      at: bytes.readBigUInt64LE(header + 16),
+      size: bytes.readBigUInt64LE(header + 40),
+    });
+  }
+  return list;
+}
+
+function segments32(bytes: Buffer): LoadedSegment[] {
+  const table = bytes.readUInt32LE(0x1c);
+  const list: LoadedSegment[] = [];
+  for (let index = 0; index < bytes.readUInt16LE(0x2c); index++) {
+    const header = table + index * bytes.readUInt16LE(0x2a);
+    if (bytes.readUInt32LE(header) !== PT_LOAD) continue;
+    list.push({
+      at: BigInt(bytes.readUInt32LE(header + 8)),
+      size: BigInt(bytes.readUInt32LE(header + 20)),
+    });
+  }
+  return list;
+}
+
 function elfSymbols(bytes: Buffer): Symbol[] {
   try {
     return bytes[CLASS] === 2 ? elf64(bytes) : elf32(bytes);

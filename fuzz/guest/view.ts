@@ -1,5 +1,5 @@
 /** A guest's registers and its memory by linear addresses, as they are now. */
-import { EFER, GENERAL_REGISTERS } from "../../src/vmm/cpu.ts";
+import { CR0, CR4, EFER, GENERAL_REGISTERS } from "../../src/vmm/cpu.ts";
 import { CPU_LAYOUT, SEGMENTS } from "../../src/vmm/cpu-codec.ts";
 import type { GuestMemory } from "../../src/vmm/memory.ts";
 import {
@@ -18,6 +18,8 @@ const SEGMENT_SIZE = 24;
 const LONG_CODE = 19;
 const IDT = SREGS + 208;
 const PAGE = 4096;
+/** Of a page table's entry. */
+const USER = 4n;
 
 export class GuestView {
   readonly #cpu: DataView;
@@ -54,6 +56,21 @@ export class GuestView {
   /** The guest-physical address of a linear one; undefined: nothing is mapped there. */
   physical(linear: bigint): number | undefined {
     return translate(this.#paging, BigInt.asUintN(64, linear), this.#read);
+  }
+
+  /** Whether code of the lowest privilege may be at a linear address: all entries that map it say so. */
+  isUser(linear: bigint): boolean {
+    const { cr0, cr4, efer } = this.#paging;
+    let user = (cr0 & CR0.PG) !== 0;
+    // PAE's four first entries have no such bit.
+    let counts = (cr4 & CR4.PAE) === 0 || (efer & EFER.LMA) !== 0;
+    const at = translate(this.#paging, BigInt.asUintN(64, linear), (address, size) => {
+      const entry = this.#read(address, size);
+      if (counts && entry !== undefined && (entry & USER) === 0n) user = false;
+      counts = true;
+      return entry;
+    });
+    return at !== undefined && user;
   }
 
   /** A little-endian number at a linear address; undefined: not all of it is there, or on one page. */

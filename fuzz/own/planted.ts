@@ -1,6 +1,7 @@
 /**
- * One bug of each class that hypervisors have had, put into our source while it is loaded. With
- * VMD_PLANT=CLASS a target must find its class; the source itself has no trace of it.
+ * One bug of each class that hypervisors have had, and more where somebody else's files are read, put into
+ * our source while it is loaded. With VMD_PLANT=CLASS a target must find its class; the source itself has
+ * no trace of it.
  */
 
 export interface PlantedBug {
@@ -35,6 +36,17 @@ export const PLANTED: Record<string, PlantedBug> = {
         file: NINE_P,
         find: "size < HEADER || size > chain.readableBytes || size > MSIZE_MAX",
         replace: "size < HEADER",
+      },
+    ],
+  },
+  "V2-gdb": {
+    about: "a length that a debugger gives sizes a host buffer",
+    target: "gdb",
+    edits: [
+      {
+        file: "src/vmd/gdb/stub.ts",
+        find: "const length = Math.min(range.length, PACKET_MAX / 2 - 4);",
+        replace: "const length = range.length;",
       },
     ],
   },
@@ -175,6 +187,17 @@ export const PLANTED: Record<string, PlantedBug> = {
       },
     ],
   },
+  "E1-trace": {
+    about: "a record of an exit trace may go beyond the file's end",
+    target: "trace",
+    edits: [
+      {
+        file: "src/vmm/trace.ts",
+        find: "if (!pieces.have(offset, whole)) throw this.#damaged(offset);",
+        replace: "pieces.have(offset, whole);",
+      },
+    ],
+  },
   X1: {
     about: "items of a string instruction lie a doubleword apart, whatever their size",
     target: "exits",
@@ -221,6 +244,17 @@ export const PLANTED: Record<string, PlantedBug> = {
       {
         file: "src/vmd/chips/fw-cfg.ts",
         find: "if (!this.#memory.contains(address, length)) return false;",
+        replace: "",
+      },
+    ],
+  },
+  "S1-recording": {
+    about: "a recorded checkpoint may have any length",
+    target: "recording",
+    edits: [
+      {
+        file: "src/vmd/recording/player.ts",
+        find: " || event.data.length !== 8",
         replace: "",
       },
     ],

@@ -31,6 +31,9 @@ const LOADERS: Record<string, () => Promise<{ target: Target }>> = {
   "qcow2-operations": () => import("./qcow2-operations.ts"),
   "9p": () => import("./9p.ts"),
   dhcp: () => import("./dhcp.ts"),
+  gdb: () => import("./gdb.ts"),
+  recording: () => import("./recording.ts"),
+  trace: () => import("./trace.ts"),
 };
 
 export const TARGETS = Object.keys(LOADERS);

@@ -1,8 +1,11 @@
 /** A process gives up what it no longer needs; native/sandbox.c. */
 import { hostLibrary, processLibrary, ptr, sandboxLibrary, Sentence } from "../vmm/native.ts";
 
-/** enum vmm_profile: a VM on KVM, one on the software engine, the reader of clients, a switch, a share. */
-const PROFILE = { kvm: 0, control: 1, unicorn: 2, switch: 3, share: 4 } as const;
+/**
+ * enum vmm_profile: a VM on KVM, one on the software engine, the reader of clients, a switch, a share, a
+ * fuzzer on either engine.
+ */
+const PROFILE = { kvm: 0, control: 1, unicorn: 2, switch: 3, share: 4, fuzzer: 5 } as const;
 
 /** A process that can't be confined, in one sentence. It is to end. */
 export class SandboxError extends Error {
@@ -14,7 +17,10 @@ export interface SandboxOptions {
   /** Whom to become; absent: as it is. */
   uid?: number;
   gid?: number;
-  /** Of a share: descriptor of the directory that it keeps, which must stay open. */
+  /**
+   * Of a share and a fuzzer: descriptor of the directory that it keeps; a share's must stay open. Where
+   * the host has no Landlock, a fuzzer keeps all files.
+   */
   tree?: { root: number; writable: boolean };
 }
 

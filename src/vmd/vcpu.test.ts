@@ -433,3 +433,15 @@ test("an observer that can see no more ends the run with its sentence", () => {
   expect(vcpu.run()).toEqual({ kind: "crash", why: "trace: no space left on device" });
   expect(vcpu.exits).toBe(2);
 });
+
+test("a signal of the host's, in real time, ends no run of who has a gate", () => {
+  let admitted = 0;
+  const admit = () => {
+    admitted++;
+    return undefined;
+  };
+  vcpu.gate = { deadline: 1000, admit, sleep: (deadline) => deadline };
+  Object.assign(engine, { now: () => time.time });
+  expect(run(plain(ExitReason.INTR), plain(ExitReason.INTR))).toEqual(RESET);
+  expect(admitted).toBe(2);
+});

@@ -119,6 +119,8 @@ export class Vcpu {
     const hardware = this.#hardware;
     const { clock, interrupts } = hardware;
     const run = engine.run;
+    // In real time a signal of the host's runtime does that, too, and says nothing.
+    const early = this.gate !== undefined && this.#virtual;
     if (pending) {
       const stop = this.#exited(run);
       if (stop !== undefined) return stop;
@@ -146,7 +148,7 @@ export class Vcpu {
         engine.setDeadline(Math.min(this.#due, stop));
       }
       const result = engine.enter();
-      if (this.gate !== undefined && run.reason === ExitReason.INTR && engine.now() < this.#due) {
+      if (early && run.reason === ExitReason.INTR && engine.now() < this.#due) {
         this.stoppedEarly = true;
         clock.rearmed = true;
         return { kind: "attention" };

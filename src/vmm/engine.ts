@@ -403,6 +403,16 @@ export class Engine implements TimeSource, Disposable {
     return new Coverage(this.#library, this.#pointer, shared as number);
   }
 
+  /**
+   * What takes the place of a block's first byte until it is entered: undefined for an engine that tells
+   * of blocks without, and for one that can't tell. HLT can't be it in code of processes. The first time
+   * it is asked, /dev/kvm is opened.
+   */
+  get coverageTrap(): "INT3" | "HLT" | undefined {
+    const code = this.#library.vmm_coverage_instruction(this.#pointer);
+    return code === 0xcc ? "INT3" : code === 0xf4 ? "HLT" : undefined;
+  }
+
   /** What the guest sees of its processor. */
   get cpuid(): readonly CpuidLeaf[] {
     return this.#cpuid;

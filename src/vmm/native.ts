@@ -46,6 +46,7 @@ const engineFunctions = {
   vmm_point_check: { args: [pointer, pointer, u64_fast], returns: i32 },
   vmm_point_pages: { args: [pointer, pointer, u32], returns: u32 },
   vmm_coverage_open: { args: [pointer, u32], returns: pointer },
+  vmm_coverage_instruction: { args: [pointer], returns: u32 },
   vmm_coverage_traps: { args: [pointer, pointer, u32], returns: i32 },
   vmm_coverage_begin: { args: [pointer], returns: FFIType.void },
   vmm_coverage_novelty: { args: [pointer], returns: i32 },

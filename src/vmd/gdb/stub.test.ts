@@ -88,6 +88,11 @@ test("packets are acknowledged until both agree not to", () => {
   expect(raw("+$qC#b4").sent).toBe("$QC01#f5");
 });
 
+test("behind the end of a session nothing is answered nor acknowledged", () => {
+  expect(session().raw("$k#6b$qC#b4-").sent).toBe("+");
+  expect(session().raw("$D#44$qC#b4").sent).toBe("+$OK#9a");
+});
+
 test("what it can do", () => {
   const { ask } = session();
   expect(ask("qSupported:multiprocess+;swbreak+")?.split(";")).toEqual([
@@ -238,7 +243,10 @@ test("it goes on, and stops", () => {
   stub.stopped({ kind: "interrupt" });
   expect(sent()).toContain("$T02thread:01;#");
   expect(raw("\x03").interrupted).toBe(false);
-  ask("s");
+  // One that comes too late doesn't stop what it is told next.
+  expect(raw("\x03$s#73").interrupted).toBe(false);
+  expect(stub.running).toBe(true);
+  expect(target.done.at(-1)).toBe("step");
   stub.stopped({ kind: "step" });
   ask("c2000");
   expect(target.cpu.getBigUint64(128, true)).toBe(0x2000n);

@@ -109,9 +109,11 @@ export class GdbStub {
   }
 
   #take(one: Received): boolean {
+    if (this.gone) return false;
     switch (one.kind) {
       case "interrupt":
-        return true;
+        // Of one that stands still it asks nothing, whatever follows in the same piece.
+        return this.#running;
       case "again":
         if (this.#acknowledging && this.#last !== undefined) this.#write(this.#last);
         return false;
@@ -121,7 +123,7 @@ export class GdbStub {
       case "packet":
         if (this.#acknowledging) this.#write(Buffer.from("+"));
         // Of a target that runs, nothing can be had until it stops.
-        if (this.#running || this.gone) return false;
+        if (this.#running) return false;
         this.#answer(one.data);
         return false;
     }

@@ -39,10 +39,17 @@ export interface RecorderHost {
   stopped(): boolean;
 }
 
+/** How often input is let in, and how often a machine is made what it would be after a restore: guest ns. */
+export interface Intervals {
+  readonly poll: number;
+  readonly check: number;
+}
+
 export class MachineRecorder implements InputGate {
   deadline = 0;
   readonly #writer: RecordingWriter;
   readonly #host: RecorderHost;
+  readonly #intervals: Intervals;
   /** Of the machine that runs, and of the one that is being made. */
   #disks: RecordedDisk[] = [];
   #nextDisks: RecordedDisk[] = [];
@@ -54,7 +61,7 @@ export class MachineRecorder implements InputGate {
   /** Exits of the machines that are gone. */
   #exits = 0;
   /** Guest time, ns, and exits. */
-  #nextCheck = CHECK_INTERVAL;
+  #nextCheck: number;
   #checkedExits = 0;
   /** Events since the recording began, and when they were last written. */
   #events = 0;
@@ -66,9 +73,15 @@ export class MachineRecorder implements InputGate {
   /** Host ns that the guest has slept too little. */
   #owed = 0;
 
-  constructor(file: BootFile, host: RecorderHost) {
+  constructor(
+    file: BootFile,
+    host: RecorderHost,
+    intervals: Intervals = { poll: POLL_INTERVAL, check: CHECK_INTERVAL },
+  ) {
     this.#writer = new RecordingWriter(file);
     this.#host = host;
+    this.#intervals = intervals;
+    this.#nextCheck = intervals.check;
   }
 
   // --- while the machine is made
@@ -101,7 +114,7 @@ export class MachineRecorder implements InputGate {
   begin(life: VmLife, config: object): void {
     life.vcpu.exits = this.#exits;
     this.#checkedExits = this.#exits;
-    this.#nextCheck = CHECK_INTERVAL;
+    this.#nextCheck = this.#intervals.check;
     this.deadline = 0;
     this.#owed = 0;
     this.#life = life;
@@ -114,8 +127,7 @@ export class MachineRecorder implements InputGate {
         ...machineConfig(life),
         recording: {
           version: VERSION,
-          poll: POLL_INTERVAL,
-          check: CHECK_INTERVAL,
+          ...this.#intervals,
           disks: this.#disks.map(({ size, readOnly }) => ({ size, readOnly })),
           interfaces: this.#interfaces.map(({ queue }) => ({ offloads: queue.offloads })),
         },
@@ -159,7 +171,7 @@ export class MachineRecorder implements InputGate {
       if (this.#events !== before) machine.idle();
     }
     if (machine.clock.now >= this.#nextCheck && vcpu.exits > this.#checkedExits) this.#check();
-    this.deadline = machine.clock.now + POLL_INTERVAL;
+    this.deadline = machine.clock.now + this.#intervals.poll;
     if (performance.now() - this.#flushed > (this.#urgent ? FLUSH : FLUSH_CHECKS)) this.flush();
     const why = this.failure;
     if (why !== undefined) return { kind: "crash", why };
@@ -209,7 +221,7 @@ export class MachineRecorder implements InputGate {
 
   #check(): void {
     const { vcpu, machine } = this.#life;
-    this.#nextCheck = machine.clock.now + CHECK_INTERVAL;
+    this.#nextCheck = machine.clock.now + this.#intervals.check;
     this.#checkedExits = vcpu.exits;
     try {
       const data = new Uint8Array(8);

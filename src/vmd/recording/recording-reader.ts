@@ -1,6 +1,7 @@
 /** Reads a recording, and believes none of what it says before it is checked. */
 import { closeSync } from "node:fs";
 import * as v from "valibot";
+import { EngineError } from "../../vmm/engine.ts";
 import { RecordType, SnapshotError, TruncatedError } from "../../vmm/snapshot/format.ts";
 import { type ReaderPlace, type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
@@ -102,12 +103,12 @@ export class RecordingReader implements Disposable {
     return { source: this.#source, verify: true, reader: this.#part.reader };
   }
 
-  /** Does what throws SnapshotErrors. @throws RecordingError in their place */
+  /** Does what throws SnapshotErrors and EngineErrors. @throws RecordingError in their place */
   read<T>(what: () => T): T {
     try {
       return what();
     } catch (error) {
-      if (!(error instanceof SnapshotError)) throw error;
+      if (!(error instanceof SnapshotError || error instanceof EngineError)) throw error;
       throw new RecordingError(`${this.path}: ${error.message}`);
     }
   }
