@@ -36,7 +36,9 @@ export type RecordingConfig = v.InferOutput<typeof schema>["recording"];
 
 const endSchema = v.object({
   image: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
-  message: v.pipe(v.string(), v.maxLength(10_000)),
+  // It is printed on a terminal.
+  // oxlint-disable-next-line no-control-regex
+  message: v.pipe(v.string(), v.maxLength(10_000), v.regex(/^[^\x00-\x1f\x7f-\x9f]*$/)),
 });
 
 /** A recording that can't be used: one sentence that names the file. */
