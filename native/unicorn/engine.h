@@ -188,6 +188,7 @@ struct vmm {
 	bool break_passed; /* the block that comes is the one that was met */
 	u64 budget_block; /* a run of a fuzzer ends there */
 	u64 exception_block; /* `blocks` at the last exception */
+	u32 exceptions; /* since then */
 	bool virtual_time;
 };
 

@@ -115,17 +115,27 @@ static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
 		coverage_block(vm, address, size);
 }
 
+/* A guest that is well never has so many exceptions and no block between them. */
+#define EXCEPTIONS 64
+
 /*
  * A handler whose first instruction can't be fetched faults for ever and enters no block, so
- * that no time would pass: an exception that follows another without one is worth a block.
+ * that no time would pass: behind so many exceptions in a row each is worth a block.
  */
 void time_exception(struct vmm *vm)
 {
 	if (!vm->virtual_time)
 		return;
-	if (vm->exception_block == vm->clock->blocks && ++vm->clock->blocks >= vm->deadline_block)
+	if (vm->exception_block != vm->clock->blocks) {
+		vm->exception_block = vm->clock->blocks;
+		vm->exceptions = 0;
+		return;
+	}
+	if (++vm->exceptions < EXCEPTIONS)
+		return;
+	vm->exception_block = ++vm->clock->blocks;
+	if (vm->clock->blocks >= vm->deadline_block)
 		engine_attend(vm);
-	vm->exception_block = vm->clock->blocks;
 }
 
 /* The deadline as a number of blocks; the caller may have warped the clock. */
