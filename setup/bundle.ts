@@ -44,8 +44,9 @@ async function bundle(name: string, entry: string): Promise<void> {
       {
         name: "unneeded",
         setup(build) {
-          build.onLoad({ filter: /\/src\/.*\.ts$/ }, ({ path }) => {
-            sources.add(relative(root, path));
+          build.onLoad({ filter: /\.(?:ts|json)$/ }, ({ path }) => {
+            const name = relative(root, path);
+            if (!/^(?:\.\.|build|node_modules)\//.test(name)) sources.add(name);
             return undefined;
           });
           build.onLoad({ filter: /node_modules\/commander\/.*\.js$/ }, async ({ path }) => {

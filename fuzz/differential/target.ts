@@ -21,6 +21,8 @@ const STEPS = 12;
 const STILL_STEPS = 3;
 const PAGE = 4096;
 /** In the run page: kvm_valid_regs, kvm_dirty_regs (low words), kvm_sync_regs. */
+/** Of struct kvm_run: cr8. */
+const RUN_CR8 = 16;
 const DIRTY_WORD = 74;
 const SYNC = 304;
 const SYNC_EVENTS = SYNC + STATE_SIZE;
@@ -125,6 +127,8 @@ export class Target implements Disposable {
       sync.set(it.state);
       sync.fill(0, STATE_SIZE);
       sync[STATE_SIZE + EVENTS_FLAGS] = EVENTS_VALID;
+      // KVM takes it from there, whatever the other registers say.
+      engine.run.view.setBigUint64(RUN_CR8, stateCr8(it.state), true);
       engine.run.u32[DIRTY_WORD] = SYNC_REGS.REGS | SYNC_REGS.SREGS | SYNC_REGS.EVENTS;
     }
     // Last: what was under way may have been finished just now, and have written.
@@ -222,6 +226,10 @@ export class Target implements Disposable {
     this.engine[Symbol.dispose]();
     this.image[Symbol.dispose]();
   }
+}
+
+function stateCr8(state: Uint8Array): bigint {
+  return new DataView(state.buffer, state.byteOffset).getBigUint64(STATE.cr8, true);
 }
 
 /** SWAPGS changes an MSR; TF, and ICEBP, a debug register. */

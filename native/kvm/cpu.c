@@ -198,6 +198,8 @@ int vmm_set_cpu(struct vmm *vmm, const struct vmm_cpu *cpu)
 	struct kvm_sregs sregs = cpu->sregs;
 
 	cpu_disable_apic(&sregs);
+	/* Without a local APIC of its own, KVM takes it from there at each entry. */
+	vmm->run->cr8 = sregs.cr8;
 	if (ioctl(vmm->cpu, KVM_SET_SREGS, &sregs) < 0 ||
 	    ioctl(vmm->cpu, KVM_SET_REGS, &cpu->regs) < 0)
 		return -errno;

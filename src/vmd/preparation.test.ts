@@ -124,6 +124,30 @@ const CONFIG = {
   interfaces: [],
 };
 
+test("a page that a later file clears stays cleared, whoever wrote it", () => {
+  const opened = openBootFiles(options);
+  using life = VmLife.boot(engine, options, opened, host);
+  closeSync(opened.kernel.descriptor);
+  const { memory } = life.image;
+  const all = () => memory.write(0x10000, new Uint8Array(0x80000).fill(0xaa));
+  const clear = () => memory.write(0x10000, new Uint8Array(0x80000));
+  const taker = new SnapshotTaker(-1, waitFor);
+  const files: number[] = [];
+  let base: string | undefined;
+  for (const fill of [all, clear]) {
+    fill();
+    const out = hostLibrary().vmm_memory_file(0);
+    files.push(reopen(out));
+    const id = newId();
+    const config = JSON.stringify({ format: 1, id, base: base && { id: base }, ...CONFIG });
+    const request = { config, compress: false, differential: true, template: false, overlays: [] };
+    const { result } = taker.take(life, { ...request, stop: false }, [out], devices)!;
+    expect(result.failure).toBeUndefined();
+    base = id;
+  }
+  expectSame(options, files, 2);
+});
+
 describe.skipIf(missing !== undefined)("Linux", () => {
   test("it is the same after a kernel ran", async () => {
     const guest = await deviceGuest({

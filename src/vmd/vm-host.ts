@@ -176,7 +176,6 @@ export class VmHost {
       files === undefined ? [] : bootSetFiles(files).map(({ descriptor }) => descriptor);
     // What the process has in its machine already, it isn't given again.
     const inputs = restore?.inputs ?? [];
-    for (const { descriptor } of inputs.slice(0, started.prepared)) closeSync(descriptor);
     const rest = inputs.slice(started.prepared);
     for (const { descriptor } of rest) descriptors.push(descriptor);
     if (trace !== undefined) descriptors.push(trace.descriptor);
@@ -230,6 +229,7 @@ export class VmHost {
       confine,
     };
     this.tell(start, descriptors);
+    for (const { descriptor } of inputs.slice(0, started.prepared)) closeSync(descriptor);
     restore?.later?.then(
       () => this.tell({ kind: "written" }),
       () => this.kill(),

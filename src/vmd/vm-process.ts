@@ -93,6 +93,8 @@ class VmProcess {
   #paused = false;
   /** The snapshots that it goes on from are all there. */
   #written = false;
+  /** What came before that. */
+  readonly #deferred: { message: ToVm; descriptors: readonly number[] }[] = [];
   /** The guest was asked to go: its next reset is the end. */
   #leaving = false;
   /** The guest said that it shuts down: it isn't told again, however often the guest says it. */
@@ -294,7 +296,7 @@ class VmProcess {
 
   #waitForWritten(): void {
     while (!this.#written) {
-      this.#messages();
+      this.#messages(["written", "stop"]);
       if (this.#stopped) throw new SnapshotError("stopped while its snapshot was written");
       if (!this.#written) pollInput(this.#channel.descriptor, LOOK);
     }
@@ -454,13 +456,22 @@ class VmProcess {
     if (this.#recording === undefined) this.#life?.engine.kick();
   }
 
-  #messages(): void {
+  /** @param only kinds that are obeyed; the others wait for the next call without it */
+  #messages(only?: readonly ToVm["kind"][]): void {
+    if (only === undefined) {
+      for (const { message, descriptors } of this.#deferred.splice(0)) {
+        this.#obey(message, descriptors);
+      }
+    }
     for (;;) {
       const received = this.#channel.receive();
       if (received === "none") return;
       // Whoever started this is gone: so is the VM.
       if (received === "end") process.exit(1);
-      this.#obey(JSON.parse(received.text) as ToVm, received.descriptors);
+      const message = JSON.parse(received.text) as ToVm;
+      const { descriptors } = received;
+      if (only === undefined || only.includes(message.kind)) this.#obey(message, descriptors);
+      else this.#deferred.push({ message, descriptors });
     }
   }
 

@@ -5,7 +5,8 @@ import { check, daemonLibrary, libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { Channel } from "./channel.ts";
 import { environment } from "./environment.ts";
-import type { Confinement, FromVm, PrepareMessage } from "./vm-messages.ts";
+import type { Confinement, PrepareMessage } from "./vm-messages.ts";
+import { parseFromVm } from "./vm-schema.ts";
 
 /** A VM process that waits for its start message, and the other end of its channel. */
 export class WarmProcess {
@@ -13,6 +14,8 @@ export class WarmProcess {
   readonly process: Bun.Subprocess;
   #prepared = 0;
   #ready = false;
+  /** It has ended, or says what it shouldn't. */
+  #gone = false;
   #idle = false;
 
   /**
@@ -62,22 +65,35 @@ export class WarmProcess {
   get ready(): boolean {
     if (this.#ready) return true;
     const received = this.channel.receive();
-    if (typeof received !== "object") return false;
-    this.#ready = (JSON.parse(received.text) as FromVm).kind === "ready";
+    if (received === "none") return false;
+    if (received === "end") {
+      this.#gone = true;
+      return false;
+    }
+    // A guest may have run there: it is believed no more than a VM's process.
+    for (const descriptor of received.descriptors) closeSync(descriptor);
+    this.#ready = received.descriptors.length === 0 && parseFromVm(received.text)?.kind === "ready";
+    this.#gone = !this.#ready;
     return this.#ready;
   }
 
+  /** Whether it may be of use. */
   get alive(): boolean {
-    return this.process.exitCode === null && this.process.signalCode === null;
+    return !this.#gone && this.process.exitCode === null && this.process.signalCode === null;
   }
 
   /** It has a VM now, and runs as others do. */
   wanted(): void {
     if (!this.#idle) return;
     this.#idle = false;
-    for (const thread of readdirSync(`/proc/${this.process.pid}/task`)) {
-      daemonLibrary().vmm_idle(Number(thread), 0);
+    let threads: string[];
+    try {
+      threads = readdirSync(`/proc/${this.process.pid}/task`);
+    } catch {
+      // It has just ended: whoever gets it is told.
+      return;
     }
+    for (const thread of threads) daemonLibrary().vmm_idle(Number(thread), 0);
   }
 
   /** Nobody wants it. */
@@ -167,12 +183,13 @@ export class WarmPool implements Disposable {
   take(key = ""): WarmProcess {
     if (this.#lines.size > 0) this.#fillSoon();
     for (const line of [this.#lines.get(key), this.#lines.get("")]) {
-      for (const one of line?.waiting.filter(({ alive }) => !alive) ?? []) one.discard();
-      const alive = line?.waiting.filter((one) => one.alive) ?? [];
-      const place = alive.findIndex(({ ready }) => ready);
-      line?.waiting.splice(0, Infinity, ...alive);
-      if (place < 0) continue;
-      const [one] = (line as Line).waiting.splice(place, 1);
+      if (line === undefined) continue;
+      const ready = line.waiting.filter((one) => one.ready && one.alive);
+      const [one] = ready;
+      for (const gone of line.waiting.filter(({ alive }) => !alive)) gone.discard();
+      const left = line.waiting.filter((other) => other !== one && other.alive);
+      line.waiting.splice(0, Infinity, ...left);
+      if (one === undefined) continue;
       one.wanted();
       return one;
     }
@@ -192,8 +209,8 @@ export class WarmPool implements Disposable {
         try {
           const machine = prepared !== undefined;
           const one = new WarmProcess(this.#confine, { waits: engine, machine });
-          waiting.push(one);
           if (prepared !== undefined) one.prepare(prepared);
+          waiting.push(one);
         } catch {
           return;
         }

@@ -3,7 +3,7 @@
  * it reads nothing that a guest wrote.
  */
 import { closeSync } from "node:fs";
-import { daemonLibrary } from "../../vmm/native.ts";
+import { check, daemonLibrary } from "../../vmm/native.ts";
 import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
@@ -337,7 +337,11 @@ export class Daemon {
     const opened = openForCaller(request.path, request.verify, caller);
     let vm: ManagedVm;
     let before: VmSettings | undefined;
+    const files: number[] = [];
     try {
+      for (const { descriptor } of opened.inputs) {
+        files.push(check("a snapshot", daemonLibrary().vmm_duplicate(descriptor)));
+      }
       const settings = restoredSettings(opened.config, request, caller);
       const existing = this.#registry.find(settings.name);
       if (existing?.isUp === true) {
@@ -352,10 +356,10 @@ export class Daemon {
       }
     } catch (error) {
       for (const { descriptor } of opened.inputs) closeSync(descriptor);
+      for (const file of files) closeSync(file);
       throw error;
     }
     const key = JSON.stringify([opened.identity, vm.settings.machine.engine]);
-    const files = opened.inputs.map(({ descriptor }) => daemonLibrary().vmm_duplicate(descriptor));
     try {
       const launch = { ...restoreLaunch(opened), prefetch: request.prefetch };
       const owner = ownerOf(caller);

@@ -54,6 +54,8 @@ export interface Written {
 /** What a template is at a time. */
 interface Parts {
   config: SnapshotConfig;
+  /** Of processes that wait with the first of its files. */
+  key: string;
   /** Files that it consists of, each based on the one before; closed with it. */
   files: number[];
   /** Resolves when the last of them is written. */
@@ -63,6 +65,8 @@ interface Parts {
 /** A machine in a file in memory. */
 interface Kept {
   readonly id: string;
+  /** Of processes that wait with it: nobody else's. */
+  readonly key: string;
   /** What it says about itself. */
   readonly config: SnapshotConfig;
   readonly memory: number;
@@ -74,6 +78,7 @@ export class Templates implements Disposable {
   readonly #kept = new Map<VmHost, Kept>();
   readonly #timers = new Map<VmHost, Timer>();
   readonly #pool: WarmPool;
+  #made = 0;
 
   /** @param pool where copies' processes wait */
   constructor(pool: WarmPool) {
@@ -100,7 +105,8 @@ export class Templates implements Disposable {
     // Another request may replace it meanwhile.
     if (before !== undefined) files.unshift(duplicate(before.memory));
     const config = describe(vm, { snapshot, overlays, base: before && { id: before.id } });
-    const parts: Parts = { config: { ...before?.config, ...config } as SnapshotConfig, files };
+    const whole = { ...before?.config, ...config } as SnapshotConfig;
+    const parts: Parts = { config: whole, key: before?.key ?? "", files };
     const written = this.#write(vm, { overlays, config, memory }, before, parts, caller);
     written.catch(() => {});
     try {
@@ -135,7 +141,9 @@ export class Templates implements Disposable {
       if (before !== undefined) closeSync(parts.files.shift() as number);
       parts.config = readConfig(new FileSource(wanted.memory));
       const { id } = parts.config;
-      this.#keep(host, { id, config: parts.config, memory: duplicate(wanted.memory), pages });
+      parts.key = `template ${++this.#made}`;
+      const { config, key } = parts;
+      this.#keep(host, { id, key, config, memory: duplicate(wanted.memory), pages });
     } else if (pages > STALE * (before as Kept).pages) {
       this.#forget(host);
     }
@@ -147,7 +155,10 @@ export class Templates implements Disposable {
   #keep(host: VmHost, kept: Kept): void {
     const before = this.#kept.get(host);
     if (before === undefined) void host.ended.then(() => this.#forget(host));
-    else closeSync(before.memory);
+    else {
+      this.#pool.drop(before.key);
+      closeSync(before.memory);
+    }
     this.#kept.set(host, kept);
   }
 
@@ -166,18 +177,16 @@ export class Templates implements Disposable {
     if (kept === undefined) return;
     this.#kept.delete(host);
     closeSync(kept.memory);
-    this.#pool.drop(kept.id);
+    this.#pool.drop(kept.key);
     host.tell({ kind: "forget-template" });
   }
 
   #template(parts: Parts, written: Promise<Written>, caller: Caller): Template {
-    // What is kept is the first of them, by whose id it is known.
-    const prepared = () => parts.config.base?.id ?? parts.config.id;
     let told = false;
     return {
       written,
       get prepared() {
-        return prepared();
+        return parts.key;
       },
       settings: (name) => {
         const { config } = parts;
@@ -196,7 +205,7 @@ export class Templates implements Disposable {
         told = true;
         const message = copy.preparation(1);
         const files = [reopen(parts.files[0])];
-        const machine = message && { key: prepared(), message, files };
+        const machine = message && { key: parts.key, message, files };
         if (machine === undefined) closeSync(files[0]);
         this.#pool.want(WARM, parts.config.engine, machine);
       },

@@ -125,6 +125,8 @@ export class MemoryLoader {
       }
     }
     if (record.head.type === RecordType.ZERO) {
+      // Of what an earlier file has there, too: what is cleared now was written.
+      if (this.#image.overlaid.length > 0) this.copied = true;
       for (const run of record.runs) this.#image.clearPages(run.page * PAGE, run.count * PAGE);
       return;
     }

@@ -85,7 +85,7 @@ export class SnapshotWriter {
 
   end(): void {
     this.bytes(RecordType.END, new Uint8Array(0));
-    spare = this.#buffer;
+    spare = this.#buffer ?? spare;
     this.#buffer = undefined;
   }
 
