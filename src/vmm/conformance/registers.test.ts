@@ -9,6 +9,7 @@ import {
   inLab,
   longState,
   machine,
+  mapLow,
   next,
   nextByte,
   onEachEngine,
@@ -16,6 +17,9 @@ import {
   STACK,
 } from "./machine.ts";
 import { u64, canonical, VALID_MSR, cpuStates } from "./states.ts";
+
+/** Of struct vmm_cpu: kvm_sregs.cr8. */
+const CR8 = 400;
 
 onEachEngine("registers", ({ name, weak }) => {
   test("every register that is set is got back", () => {
@@ -92,6 +96,18 @@ onEachEngine("registers", ({ name, weak }) => {
       }),
       { numRuns: rounds(50), seed: 3 },
     );
+  });
+
+  test("CR8 is the guest's, until another is set", () => {
+    // mov rax, cr8; out 0x80, al; mov al, 7; mov cr8, rax; mov rax, cr8; out 0x80, al
+    using m = machine(name, "44 0f 20 c0 e6 80 b0 07 44 0f 22 c0 44 0f 20 c0 e6 80 f4");
+    mapLow(m.image);
+    for (const priority of [5, 0, 3]) {
+      m.engine.setCpu(longState({ rax: 0 }));
+      m.image.cpu.setBigUint64(CR8, BigInt(priority), true);
+      m.engine.loadCpu();
+      expect([nextByte(m.engine), nextByte(m.engine)]).toEqual([priority, 7]);
+    }
   });
 
   test("events: an NMI's mask, a shadow, a pending interrupt and exception", () => {
