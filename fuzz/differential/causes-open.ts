@@ -120,9 +120,9 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     name: "features that aren't offered",
     by: "the host",
     explanation:
-      "LZCNT, TZCNT, POPCNT and what there is of AVX and others in ring 3 run where the host's processor has them, whatever CPUID says; else they are BSR, BSF or undefined.",
+      "LZCNT, TZCNT, POPCNT, TPAUSE and what there is of AVX and others in ring 3 run where the host's processor has them, whatever CPUID says; else they are BSR, BSF or undefined.",
     matches: (found) =>
-      /^(LZCNT|TZCNT|POPCNT|CLDEMOTE|ADCX|ADOX|ENDBR|RDSSP)/.test(found.mnemonic) ||
-      (/^(VP[A-Z]+|XGETBV|UMONITOR|UMWAIT|TPAUSE)$/.test(found.mnemonic) && found.cpl === 3),
+      /^(LZCNT|TZCNT|POPCNT|CLDEMOTE|ADCX|ADOX|ENDBR|RDSSP|TPAUSE)/.test(found.mnemonic) ||
+      (/^(VP[A-Z]+|XGETBV|UMONITOR|UMWAIT)$/.test(found.mnemonic) && found.cpl === 3),
   },
 ];
