@@ -151,6 +151,20 @@ describe("chains", () => {
   });
 });
 
+test("chains that a device holds are as many as its descriptors: § 2.7.13", () => {
+  const d = driver([], [4]);
+  for (let i = 0; i < 4; i++) {
+    d.add([2]);
+    d.notify();
+  }
+  expect(d.device.held).toHaveLength(4);
+  // The first is out, and is made available once more.
+  d.setAvailable(5);
+  d.notify();
+  expect(d.device.held).toHaveLength(4);
+  expect(d.broken[0]).toMatch(/5 chains of 4 descriptors are available or out/);
+});
+
 describe("a driver that does wrong breaks its queue, and is told", () => {
   const wrong = (
     what: string,

@@ -126,11 +126,14 @@ export class Queue {
     if (size === 0) return undefined;
     const r = this.#r;
     const next = r.nextAvailable[this.index];
-    const waiting = (this.#memory.read16(this.#available + 2) - next) & 0xffff;
+    const available = this.#memory.read16(this.#available + 2);
+    const waiting = (available - next) & 0xffff;
     if (waiting === 0) return undefined;
     // The index only counts up, by one for each chain, and no more chains than descriptors can be
     // out: § 2.7.6.1, § 2.7.13.
     if (waiting > size) return this.#break(`its available index jumped by ${waiting}`);
+    const out = (available - r.nextUsed[this.index]) & 0xffff;
+    if (out > size) return this.#break(`${out} chains of ${size} descriptors are available or out`);
     const head = this.#memory.read16(this.#available + 4 + 2 * (next & (size - 1)));
     if (head >= size) return this.#break(`descriptor ${head} of ${size} is available`);
     const chain = this.#free.pop() ?? new Chain(this.#memory);
