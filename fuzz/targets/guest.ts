@@ -340,6 +340,8 @@ export class GuestRun {
     if (this.#clean) this.#collect();
     rig.check();
     rig.begin();
+    // What the round trip began, too.
+    backend?.settleAll?.();
     if (backend?.owes === true) {
       this.#restart();
       rig.machine.idle();
