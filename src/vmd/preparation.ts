@@ -22,8 +22,8 @@ import { confine } from "./confine.ts";
 import { idleBackends } from "./backend/idle.ts";
 import { ClassicMachine, memoryRanges } from "./machine.ts";
 import { applyClock } from "./snapshot/cpu-record.ts";
-import { type LoadedState, loadSnapshots } from "./snapshot/load.ts";
-import { leafOf, openInputs } from "./snapshot/restore-life.ts";
+import { loadSnapshots } from "./snapshot/load.ts";
+import { openInputs, processorOf } from "./snapshot/restore-life.ts";
 import { machineOptions, type PreparedMachine, takeOn } from "./vm-life.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { Vcpu } from "./vcpu.ts";
@@ -100,28 +100,22 @@ export function prepare(
   const state = loadSnapshots(image, openInputs(restore, descriptors));
   for (const descriptor of descriptors) closeSync(descriptor);
   const virtual = applyClock(image, state.cpu);
-  const { portable } = options;
-  const processor = {
-    portable,
-    cpuid: restore.cpuid.map(leafOf),
-    tscKhz: restore.tscKhz || undefined,
-  };
+  const processor = { portable: options.portable, ...processorOf(restore) };
   const engine = stack.use(Engine.open(name, image, { virtual }, processor));
   // Virtual time would be spent, too.
-  if (name === "unicorn" && !virtual && state.mapped)
-    runForNothing(image, engine, state, options, files);
+  const machine = { image, engine, state };
+  if (name === "unicorn" && !virtual && state.mapped) runForNothing(machine, options, files);
   stack.move();
-  return { ground, pagemap, attention, machine: { image, engine, state } };
+  return { ground, pagemap, attention, machine };
 }
 
-/** Memory is as before; registers are whatever the guest left, and are to be set. */
+/** Memory is as before, and the engine as it was opened. */
 function runForNothing(
-  image: MachineImage,
-  engine: Engine,
-  state: LoadedState,
+  { image, engine, state }: PreparedMachine,
   options: StartMessage["options"],
   files: StartMessage["files"],
 ): void {
+  const opened = engine.cpuBytes().slice();
   const quiet = { output: () => {}, debug: () => {}, hostTime: Date.now };
   const backends = () => idleBackends(files, options.devices);
   const machine = new ClassicMachine(
@@ -138,6 +132,9 @@ function runForNothing(
   // How it stops is no matter.
   vcpu.run();
   engine.setDeadline(Infinity);
+  // A snapshot needn't have all MSRs.
+  new Uint8Array(image.cpu.buffer, image.cpu.byteOffset).set(opened);
+  engine.loadCpu();
   for (const { page, count } of written.collect().runs()) image.revert(page * PAGE, count * PAGE);
   image.forgetRegisters();
 }

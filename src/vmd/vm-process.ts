@@ -10,17 +10,16 @@ import { closeSync } from "node:fs";
 import { libraryPathOf } from "../vmm/engine-library.ts";
 import type { EngineName } from "../vmm/engine.ts";
 import { hostLibrary, ioLibrary, type Pointer, ptr, watchLibrary } from "../vmm/native.ts";
-import { selectEngine } from "../vmm/select.ts";
 import { SnapshotError } from "../vmm/snapshot/format.ts";
 import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
 import { HostDevices } from "./backend/devices.ts";
-import { Channel, pollInput, type Received } from "./channel.ts";
+import { awaitStart } from "./await-start.ts";
+import { Channel, pollInput } from "./channel.ts";
 import { ConsoleHub, Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
-import { rehearse } from "./rehearsal.ts";
 import { Recorder } from "./recorder.ts";
 import type { MachineRecorder } from "./recording/machine-recorder.ts";
-import { openWatch, type Preparation, prepare, settle } from "./preparation.ts";
+import { openWatch, type Preparation, settle } from "./preparation.ts";
 import type { Attempt } from "./sandbox-probe.ts";
 import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
@@ -33,7 +32,6 @@ import type { GdbServer } from "./gdb/server.ts";
 import type {
   Ending,
   FromVm,
-  PrepareMessage,
   RestoreDescription,
   StartMessage,
   StreamName,
@@ -643,66 +641,21 @@ class VmProcess {
   }
 }
 
-/** Nobody is in a hurry yet. */
-function prepareFor(engine: string): void {
-  try {
-    const { engine: name } = selectEngine(engine as EngineName);
-    // The second time finds what the first compiled only by then.
-    for (let i = 0; i < 2; i++) rehearse(name);
-  } catch (error) {
-    // An engine that can't be had is said to whoever wants it.
-    if (!isExpected(error)) throw error;
-  }
-}
-
-function waitForMessage(channel: Channel): Extract<Received, object> {
-  for (;;) {
-    const received = channel.receive();
-    // Nobody wants it.
-    if (received === "end") process.exit(1);
-    if (received !== "none") return received;
-    channel.wait();
-  }
-}
-
 async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
-  const { VMD_WAITS: waits, VMD_MACHINE: machine } = process.env;
-  if (waits !== undefined) {
-    prepareFor(waits);
-    // More is to come where it gets a machine.
-    if (machine !== "yes") channel.send({ kind: "ready" } satisfies FromVm);
-  }
-  let received = waitForMessage(channel);
-  let message = JSON.parse(received.text) as PrepareMessage | StartMessage;
-  let preparation: Preparation | undefined;
-  let failure: unknown;
-  if (message.kind === "prepare") {
-    try {
-      preparation = prepare(message.start, received.descriptors);
-    } catch (error) {
-      // Said to whoever wants it.
-      failure = error;
-    }
-    if (preparation !== undefined) channel.send({ kind: "ready" } satisfies FromVm);
-    received = waitForMessage(channel);
-    message = JSON.parse(received.text) as StartMessage;
-  }
-  const start = message as StartMessage;
+  const { start, descriptors, preparation } = awaitStart(channel);
   const end = (message: FromVm) => {
     channel.send(message);
     while (channel.backlog > 0 && channel.flush()) Bun.sleepSync(1);
     process.exit(0);
   };
   try {
-    if (failure !== undefined) throw failure;
     // Nothing is loaded once the process is confined.
     const gdb = start.files.gdb === true ? (await import("./gdb/server.ts")).GdbServer : undefined;
     const recording =
       start.files.record === undefined
         ? undefined
         : await import("./recording/machine-recorder.ts");
-    const { descriptors } = received;
     const vm = new VmProcess(channel, start, descriptors, gdb, recording, preparation);
     const ending = vm.run();
     vm.leaveDebugger(ending.code);

@@ -83,6 +83,7 @@ const processFunctions = {
   vmm_poll: { args: [pointer, pointer, u32, i32], returns: i32 },
   vmm_shutdown: { args: [i32, i32], returns: i32 },
   vmm_lock: { args: [i32, i32], returns: i32 },
+  vmm_prompt: { args: [], returns: i32 },
 } as const;
 
 const sandboxFunctions = {
@@ -152,7 +153,6 @@ const daemonFunctions = {
   vmm_peer: { args: [i32, pointer], returns: i32 },
   vmm_pty: { args: [pointer, pointer, u64_fast], returns: i32 },
   vmm_open_as: { args: [pointer, i32, u32, u32, pointer, u32], returns: i32 },
-  vmm_prompt: { args: [], returns: i32 },
   vmm_idle: { args: [i32, i32], returns: i32 },
 } as const;
 

@@ -6,7 +6,7 @@
  * Descriptors: 3 is the channel to the daemon, 4 the listening socket, which is only looked at.
  */
 import { closeSync } from "node:fs";
-import { daemonLibrary, processLibrary, ptr } from "../../vmm/native.ts";
+import { processLibrary, ptr } from "../../vmm/native.ts";
 import { Channel } from "../channel.ts";
 import { enterSandbox } from "../sandbox.ts";
 import { LONGEST_REQUEST, parseRequest, ProtocolError } from "../protocol.ts";
@@ -218,7 +218,7 @@ function readLine(bytes: Uint8Array): string {
 }
 
 const [uid, gid] = process.argv.slice(2).map(Number);
-daemonLibrary().vmm_prompt();
+processLibrary().vmm_prompt();
 if (process.argv[4] === "confine") {
   enterSandbox({
     profile: "control",

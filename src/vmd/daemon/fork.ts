@@ -100,10 +100,17 @@ export class Templates implements Disposable {
       throw new RefusalError("DISK", "the vm has disks that were not frozen");
     }
     const before = this.#kept.get(vm.host);
-    const memory = check("memory for copies", hostLibrary().vmm_memory_file(0));
-    const files = [memory];
+    const files: number[] = [];
     // Another request may replace it meanwhile.
-    if (before !== undefined) files.unshift(duplicate(before.memory));
+    if (before !== undefined) files.push(duplicate(before.memory));
+    let memory: number;
+    try {
+      memory = check("memory for copies", hostLibrary().vmm_memory_file(0));
+    } catch (error) {
+      for (const descriptor of files) closeSync(descriptor);
+      throw error;
+    }
+    files.push(memory);
     const config = describe(vm, { snapshot, overlays, base: before && { id: before.id } });
     const whole = { ...before?.config, ...config } as SnapshotConfig;
     const parts: Parts = { config: whole, key: before?.key ?? "", files };
@@ -113,7 +120,7 @@ export class Templates implements Disposable {
       if (before === undefined || disks > 0) await written;
       else parts.later = written.then(({ anew }) => (anew ? Promise.reject() : undefined));
       parts.later?.catch(() => {});
-      return this.#template(parts, written, caller);
+      return this.#template(vm.host, parts, written, caller);
     } catch (error) {
       for (const descriptor of files) closeSync(descriptor);
       throw error;
@@ -181,7 +188,7 @@ export class Templates implements Disposable {
     host.tell({ kind: "forget-template" });
   }
 
-  #template(parts: Parts, written: Promise<Written>, caller: Caller): Template {
+  #template(host: VmHost, parts: Parts, written: Promise<Written>, caller: Caller): Template {
     let told = false;
     return {
       written,
@@ -203,11 +210,12 @@ export class Templates implements Disposable {
       prepare: (copy) => {
         if (told) return;
         told = true;
-        const message = copy.preparation(1);
-        const files = [reopen(parts.files[0])];
-        const machine = message && { key: parts.key, message, files };
-        if (machine === undefined) closeSync(files[0]);
-        this.#pool.want(WARM, parts.config.engine, machine);
+        const { key, config } = parts;
+        // The next copies are made from another where this one is out of date.
+        const kept = this.#kept.get(host)?.key === key;
+        const message = kept ? copy.preparation(1) : undefined;
+        const machine = message && { key, message, files: [reopen(parts.files[0])] };
+        this.#pool.want(WARM, config.engine, machine);
       },
       [Symbol.dispose]: () => {
         for (const descriptor of parts.files) closeSync(descriptor);

@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdirSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
-import { daemonLibrary } from "../../vmm/native.ts";
+import { processLibrary } from "../../vmm/native.ts";
 import { ownConfinement } from "../confinement.ts";
 import { defaultSocket, distrust } from "../socket-path.ts";
 import { readConfiguration } from "./configuration.ts";
@@ -44,7 +44,7 @@ async function run(options: MainOptions): Promise<number> {
   if (!existsSync(dirname(socket))) mkdirSync(dirname(socket), { recursive: true, mode: 0o700 });
   const trust = distrust(socket);
   if (trust !== undefined) throw new SocketError(trust);
-  daemonLibrary().vmm_prompt();
+  processLibrary().vmm_prompt();
   const daemon = await Daemon.start({
     socket,
     config,

@@ -1,17 +1,6 @@
 /** vctl snapshot and vctl restore, as users type them. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import {
-  closeSync,
-  constants,
-  existsSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  statSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../vmm/root.ts";
 import { openOne } from "../snapshot/chain.ts";
@@ -31,27 +20,7 @@ beforeAll(async () => {
 });
 afterAll(() => vmd[Symbol.asyncDispose]());
 
-/** Types a byte at a VM's terminal. @returns what it says */
-async function count(name: string): Promise<number> {
-  const [{ tty }] = (await vmd.status()).filter((vm) => vm.name === name);
-  const terminal = openSync(tty, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOCTTY);
-  try {
-    const byte = new Uint8Array(1);
-    writeSync(terminal, "x");
-    for (let i = 0; i < 500; i++) {
-      try {
-        if (readSync(terminal, byte) === 1) return byte[0];
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
-      }
-      await Bun.sleep(10);
-    }
-    throw new Error(`${name} says nothing`);
-  } finally {
-    closeSync(terminal);
-  }
-}
-
+const count = (name: string) => vmd.type(name, "x");
 const start = (name: string, ...more: string[]) =>
   vmd.vctl(["start", name, "-b", counter, "-m", "4M", "--engine", "unicorn", ...more]);
 const stop = (name: string) => vmd.vctl(["stop", "-fw", name]);

@@ -1,5 +1,15 @@
 /** A daemon of a test's own, in a folder of its own, and vctl against it. For tests. */
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { root } from "../../vmm/root.ts";
@@ -115,6 +125,27 @@ export class TestDaemon implements AsyncDisposable {
   async status(): Promise<any[]> {
     const { out } = await this.vctl(["status", "--json"]);
     return JSON.parse(out);
+  }
+
+  /** Types at a VM's terminal. @returns the next byte that it says */
+  async type(name: string, text: string): Promise<number> {
+    const [{ tty }] = (await this.status()).filter((vm) => vm.name === name);
+    const terminal = openSync(tty, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOCTTY);
+    try {
+      const byte = new Uint8Array(1);
+      writeSync(terminal, text);
+      for (let i = 0; i < 500; i++) {
+        try {
+          if (readSync(terminal, byte) === 1) return byte[0];
+        } catch (error) {
+          if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+        }
+        await Bun.sleep(10);
+      }
+      throw new Error(`${name} says nothing`);
+    } finally {
+      closeSync(terminal);
+    }
   }
 
   /** Firmware of a few real-mode instructions at the reset vector; its path. */

@@ -8,7 +8,7 @@ import { Vm } from "../vm.ts";
 import { InstructionCursor } from "./instruction-cursor.ts";
 import { ReplayDebugger } from "./replay-debugger.ts";
 import { comparePositions, ReplaySession } from "./replay-session.ts";
-import { echo, firmware, printed } from "./testing.ts";
+import { echo, firmware, printed, throughBreakpoints } from "./testing.ts";
 
 setDefaultTimeout(120_000);
 const unicorn = probe("unicorn");
@@ -59,19 +59,14 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     }
     // The reset vector's code, once for each machine.
     session.breakpoints = [0xfffff000n];
-    session.seekExit(0);
-    const met = [];
-    while (session.continue() === "breakpoint") met.push(session.position);
-    expect(met).toHaveLength(4);
-    expect(session.position).toEqual(end);
-    for (const place of met.reverse()) {
-      expect(session.continueBack()).toBe("breakpoint");
-      expect(session.position).toEqual(place);
-    }
+    const { there, last, back } = throughBreakpoints(session);
+    expect(there).toHaveLength(4);
+    expect(last).toEqual(end);
+    expect(back).toEqual(there.toReversed());
     // Over a reset, by blocks, and by instructions: of the third machine, and of the second.
     for (const [place, last] of [
-      [met[1], 0x25],
-      [met[2], 0x19],
+      [back[1], 0x25],
+      [back[2], 0x19],
     ] as const) {
       session.seek(place);
       const image = session.image;

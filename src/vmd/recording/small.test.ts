@@ -13,7 +13,7 @@ import { InstructionCursor, type InstructionPosition } from "./instruction-curso
 import { RecordingError, RecordingReader } from "./recording-reader.ts";
 import { comparePositions, ReplaySession } from "./replay-session.ts";
 import { replayRecording } from "./replay.ts";
-import { echo, firmware, printed } from "./testing.ts";
+import { echo, firmware, printed, throughBreakpoints } from "./testing.ts";
 
 setDefaultTimeout(120_000);
 const unicorn = probe("unicorn");
@@ -243,16 +243,10 @@ describe.skipIf(!unicorn.available)("small recordings", () => {
     }
     // "cmp al" runs once for each key.
     session.breakpoints = [0xfffff014n];
-    session.seekExit(0);
-    const met = [];
-    while (session.continue() === "breakpoint") met.push(session.position);
-    expect(met).toHaveLength(4);
-    expect(session.position).toEqual(end);
-    for (const place of met.reverse()) {
-      expect(session.continueBack()).toBe("breakpoint");
-      expect(session.position).toEqual(place);
-    }
-    expect(session.continueBack()).toBe("end");
+    const { there, last, back } = throughBreakpoints(session);
+    expect(there).toHaveLength(4);
+    expect(last).toEqual(end);
+    expect(back).toEqual(there.toReversed());
     expect(session.position).toEqual({ exits: 0, blocks: 0 });
     expect(session.stepBlockBack()).toBe("end");
     expect(session.checkpointBytes).toBeLessThanOrEqual(2 ** 24);

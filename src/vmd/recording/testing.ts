@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { processLibrary, ptr } from "../../vmm/native.ts";
 import { checksum, put16 } from "../net/ipv4.ts";
 import { replayRecording } from "./replay.ts";
+import type { Position, ReplaySession } from "./replay-session.ts";
 
 const HEADER = 12;
 const MAC = [0x02, 0, 0, 0, 0, 1];
@@ -106,4 +107,18 @@ export function printed(path: string, until?: number) {
     },
   });
   return { ...result, text };
+}
+
+/**
+ * From a recording's beginning to its end and back.
+ * @returns where its breakpoints were met each way, and where it ended; the session is at its beginning
+ */
+export function throughBreakpoints(session: ReplaySession) {
+  session.seekExit(0);
+  const there: Position[] = [];
+  while (session.continue() === "breakpoint") there.push(session.position);
+  const last = session.position;
+  const back: Position[] = [];
+  while (session.continueBack() === "breakpoint") back.push(session.position);
+  return { there, last, back };
 }

@@ -18,9 +18,14 @@ import { loadSnapshots, type SnapshotInput } from "./load.ts";
 /** How long the other end of a snapshot's stream may do nothing, ms. */
 const STREAM_PATIENCE = 30_000;
 
-export const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
+const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
   return { leaf, subleaf, flags, eax, ebx, ecx, edx };
 };
+
+/** The processor that a machine's guest has seen. */
+export function processorOf({ cpuid, tscKhz }: Pick<RestoreDescription, "cpuid" | "tscKhz">) {
+  return { cpuid: cpuid.map(leafOf), tscKhz: tscKhz || undefined };
+}
 
 /** Sleeps until a stream takes or gives something: false when it doesn't for that long. */
 export function waitFor(descriptor: number, what: "input" | "room"): boolean {
@@ -55,8 +60,7 @@ export function restoreLife(
   files: readonly number[],
   { prepared, written }: { prepared?: PreparedMachine; written?: () => void } = {},
 ): VmLife {
-  const { rom, boot, cpuid, tscKhz, prefetch } = restore;
-  const processor = { cpuid: cpuid.map(leafOf), tscKhz: tscKhz || undefined };
+  const { rom, boot, prefetch } = restore;
   const opened = () => openInputs(restore, files);
   const inputs = restore.later
     ? (image: MachineImage) => {
@@ -64,7 +68,7 @@ export function restoreLife(
         return loadSnapshots(image, opened());
       }
     : opened();
-  const restored = { rom, inputs, description: boot, prepared, prefetch, ...processor };
+  const restored = { rom, inputs, description: boot, prepared, prefetch, ...processorOf(restore) };
   const life = VmLife.restore(engine, options, restored, host);
   for (const descriptor of files) closeSync(descriptor);
   return life;
@@ -77,12 +81,13 @@ export function restoreLife(
 export function receiveLife(
   engine: EngineName,
   options: VcpuOptions,
-  { rom, boot, cpuid: numbers, tscKhz: counted }: RestoreDescription,
+  restore: RestoreDescription,
   host: LifeHost,
   receiver: Receiver,
   devices: HostDevices,
 ): VmLife {
-  const processor = { cpuid: numbers.map(leafOf), tscKhz: counted || undefined };
+  const { rom, boot } = restore;
+  const processor = processorOf(restore);
   try {
     // Before all its memory has come for nothing.
     checkProcessor(engine, { ...processor, portable: options.portable });
