@@ -23,7 +23,7 @@ export function programPath(source: string, part?: string): string {
   return path;
 }
 
-/** All sources are looked at once: a daemon starts many processes. */
+/** Each is looked for once: a daemon starts many processes. */
 const paths = new Map<string, string>();
 
 function bundleOf(source: string): string | undefined {
