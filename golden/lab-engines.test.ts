@@ -30,11 +30,11 @@ test.skipIf(missing !== undefined)(
     try {
       // It is made here, where that is quick.
       await engineGuest();
-      const { snapshot, last, tscKhz } = (await job("begin", {})) as Passage;
+      const { snapshot, last, rest, tscKhz } = (await job("begin", {})) as Passage;
       const path = join(folder, "from-kvm");
       await Bun.write(path, Buffer.from(snapshot, "base64"));
       const vm = await Vm.restore(path, { engine: "unicorn" });
-      const { seen, reach } = followCounts(vm);
+      const { seen, reach, rest: restHere } = followCounts(vm, rest);
       const here = judge(await reach(4, 10), seen.text);
       expect(here).toMatchObject({ wrong: null, gaps: false });
       expect(here.first.count).toBe(last.count + 1);
@@ -46,7 +46,8 @@ test.skipIf(missing !== undefined)(
       await vm.snapshot(back, { compress: true, stop: true });
       await vm.ended;
       const before = (await reach(0, 0)).at(-1)!;
-      const there = await job("end", { tscKhz, files: { snapshot: readFileSync(back) } });
+      const files = { snapshot: readFileSync(back), rest: Buffer.from(restHere()) };
+      const there = await job("end", { tscKhz, files });
       expect(there).toMatchObject({ wrong: null, gaps: false });
       // What it is taken for as the same by KVM.
       expect(Math.abs(there.tscKhz / tscKhz - 1)).toBeLessThan(250e-6);

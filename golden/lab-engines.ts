@@ -2,7 +2,8 @@
  * A guest that goes from one engine to the other, and a job for the lab: its part on KVM.
  *
  * bun golden/lab-engines.ts begin: the guest starts, and is snapshotted; prints a Passage as JSON.
- * bun golden/lab-engines.ts end: it goes on from /job/snapshot; prints what came of that.
+ * bun golden/lab-engines.ts end: it goes on from /job/snapshot, behind the half line in /job/rest; prints what
+ * came of that.
  * bun golden/lab-engines.ts journey: another is sent from KVM to Unicorn and back; prints a Journey.
  */
 import { readFileSync, rmSync } from "node:fs";
@@ -39,16 +40,17 @@ export interface Count {
 export interface Passage {
   tscKhz: number;
   last: Count;
+  /** What it had said of the next line: the rest comes from where it goes on. */
+  rest: string;
   snapshot: string;
 }
 
 export const engineGuest = () => deviceGuest({ name: "engines", modules: [], script: SCRIPT });
 
-/** Reads what it counts. */
-export function followCounts(vm: Vm) {
+/** Reads what it counts, behind the beginning of a line that it said elsewhere. */
+export function followCounts(vm: Vm, line = "") {
   const counts: Count[] = [];
   const seen = { text: "" };
-  let line = "";
   vm.console.follow((bytes) => {
     const text = new TextDecoder().decode(bytes);
     seen.text += text;
@@ -66,7 +68,7 @@ export function followCounts(vm: Vm) {
     }
     return counts;
   };
-  return { seen, reach };
+  return { seen, reach, rest: () => line };
 }
 
 /**
@@ -125,7 +127,7 @@ async function begin(): Promise<Passage> {
   const guest = await engineGuest();
   const { memory: _, ...options } = guest;
   const vm = await Vm.start({ ...options, memory: "128M", engine: "kvm", portable: true });
-  const { reach } = followCounts(vm);
+  const { reach, rest } = followCounts(vm);
   await reach(3, 0);
   const path = join(tmpdir(), "engines.snap");
   await vm.snapshot(path, { compress: true, stop: true });
@@ -134,12 +136,12 @@ async function begin(): Promise<Passage> {
   const last = (await reach(0, 0)).at(-1)!;
   const snapshot = readFileSync(path).toString("base64");
   rmSync(path);
-  return { tscKhz: hostTsc(), last, snapshot };
+  return { tscKhz: hostTsc(), last, rest: rest(), snapshot };
 }
 
 async function end() {
   await using vm = await Vm.restore("/job/snapshot", { engine: "kvm" });
-  const { reach, seen } = followCounts(vm);
+  const { reach, seen } = followCounts(vm, readFileSync("/job/rest", "utf8"));
   const counts = await reach(4, 10);
   return { ...judge(counts, seen.text), tscKhz: hostTsc(), refusal: await refusal() };
 }

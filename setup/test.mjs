@@ -64,20 +64,28 @@ async function environment(sanitizer) {
 /** Runs `bun test` with its output shown as it comes; gives the counts. */
 async function tests(filters, env) {
   const where = filters.length ? filters : sources.map((name) => `./${name}`);
-  const { code, signal, seen, summary } = await watch(["test", "--timeout=120000", ...where], env);
+  const { code, signal, seen, summary, failures } = await watch(
+    ["test", "--timeout=120000", ...where],
+    env,
+  );
   const counts = summary ?? seen;
   // Bun's own end, before its summary or after, is in no count.
   if (!summary || (code !== 0 && counts.failed === 0)) {
     console.log(`bun test ended with ${signal ?? `status ${code}`}.`);
     counts.failed++;
   }
+  // Once more, where they are found: there are thousands of lines above.
+  for (const failure of failures) console.log(`\n${failure.join("\n")}`);
   return counts;
 }
+
+/** Of the lines before a failed test's own, those that are printed again at the end, at most. */
+const REPEATED = 60;
 
 /**
  * `summary` is what Bun says at its end: " 12 pass", " 1 fail", " 2 skip" (its JUnit report
  * leaves out errors outside of tests). `seen` counts the lines about single tests: all there
- * is if Bun dies.
+ * is if Bun dies. `failures` are the failed tests' lines: what was printed since the test before.
  */
 function watch(args, env) {
   return new Promise((done, failed) => {
@@ -87,10 +95,20 @@ function watch(args, env) {
       stdio: ["ignore", "pipe", "pipe"],
     });
     const seen = { passed: 0, failed: 0, skipped: 0 };
+    const failures = [];
     let summary;
+    let recent = [];
+    let over = false;
     const read = (line) => {
       const single = /^(\(pass\)|✓|\(fail\)|✗|\(skip\)|»|\(todo\)|✎) /.exec(line)?.[1];
-      if (single) seen[meaning[single]]++;
+      recent.push(line);
+      // Bun names them again at its end, without what they said.
+      over ||= /^\d+ tests? failed:$/.test(line);
+      if (single) {
+        seen[meaning[single]]++;
+        if (meaning[single] === "failed" && !over) failures.push(recent.slice(-REPEATED));
+        recent = [];
+      }
       const [, number, what] = /^ +(\d+) (pass|fail|skip|todo)$/.exec(line) ?? [];
       if (what === "pass") summary = { passed: 0, failed: 0, skipped: 0 };
       if (what && summary) summary[meaning[`(${what})`]] += Number(number);
@@ -106,7 +124,7 @@ function watch(args, env) {
       });
     }
     child.on("error", failed);
-    child.on("close", (code, signal) => done({ code, signal, seen, summary }));
+    child.on("close", (code, signal) => done({ code, signal, seen, summary, failures }));
   });
 }
 
