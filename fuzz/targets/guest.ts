@@ -237,14 +237,19 @@ export class GuestRun {
     const queue = this.#guest.queues[index % this.#guest.queues.length];
     if (!this.#started || queue.room < Math.max(1, parts.length)) return;
     const how = choices.u8();
+    const indirect = (how & 1) !== 0 && parts.length > 0 && this.#guest.has(28);
+    if (this.#add(queue, parts, indirect) && (how & 2) === 0) queue.kick((how & 4) !== 0);
+  }
+
+  /** Whether the guest has memory of its own for it. */
+  #add(queue: MockQueue, parts: Part[], indirect: boolean): boolean {
     try {
-      queue.add(parts, { indirect: (how & 1) !== 0 && parts.length > 0 && this.#guest.has(28) });
+      queue.add(parts, { indirect });
+      return true;
     } catch (error) {
-      // The guest has no more memory of its own.
-      if ((error as Error).message.endsWith("are full")) return;
+      if ((error as Error).message.endsWith("are full")) return false;
       throw error;
     }
-    if ((how & 2) === 0) queue.kick((how & 4) !== 0);
   }
 
   /** A chain whose segments lie anywhere. */
@@ -264,8 +269,7 @@ export class GuestRun {
         writable: (how & 1) !== 0,
       };
     });
-    queue.add(parts, { indirect: (choices.u8() & 1) !== 0 });
-    queue.kick(true);
+    if (this.#add(queue, parts, (choices.u8() & 1) !== 0)) queue.kick(true);
   }
 
   /** Other bytes in a queue's rings or table. */
