@@ -13,12 +13,15 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* Entries of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
 #define PRESENT (1ull << 63)
 #define SWAPPED (1ull << 62)
 #define ENTRIES 512u
+/* Pieces that are read at once. */
+#define VECTORS 256u
 
 static bool is_zero(const void *page)
 {
@@ -73,6 +76,36 @@ int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t off
 	if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
 		 (off_t)offset) == MAP_FAILED)
 		return -errno;
+	return 0;
+}
+
+int vmm_memory_read(const uint64_t *pieces, uint32_t count, int32_t fd, uint64_t offset)
+{
+	struct iovec vector[VECTORS];
+	/* Bytes of the first piece that are there. */
+	uint64_t done = 0;
+
+	for (uint32_t first = 0; first < count;) {
+		uint32_t length = count - first < VECTORS ? count - first : VECTORS;
+		ssize_t read;
+
+		for (uint32_t i = 0; i < length; i++) {
+			const uint64_t *piece = pieces + 2 * (first + i);
+			uint64_t from = i == 0 ? done : 0;
+
+			vector[i].iov_base = (void *)(uintptr_t)(piece[0] + from);
+			vector[i].iov_len = piece[1] - from;
+		}
+		read = preadv(fd, vector, (int)length, (off_t)offset);
+		if (read < 0 && errno == EINTR)
+			continue;
+		if (read <= 0)
+			return read < 0 ? -errno : -ENODATA;
+		offset += (uint64_t)read;
+		done += (uint64_t)read;
+		for (; first < count && done >= pieces[2 * first + 1]; first++)
+			done -= pieces[2 * first + 1];
+	}
 	return 0;
 }
 

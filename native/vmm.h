@@ -260,6 +260,9 @@ int64_t vmm_memory_used(uint64_t address, uint64_t pages, uint8_t *bitmap, int32
 /* Whole pages of a mapping come from a file from now on, when they are touched; writes
  * don't go there. Core dumps show them until vmm_memory_hide. */
 int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t offset);
+/* Reads a file's bytes from an offset on into pieces of memory, one after the other:
+ * `count` pairs of address and size. Returns 0, -errno, or -ENODATA where it ends. */
+int vmm_memory_read(const uint64_t *pieces, uint32_t count, int32_t fd, uint64_t offset);
 int vmm_memory_hide(uint64_t address, uint64_t size);
 /*
  * Has pages that come from files read and mapped by a thread, the first piece first: pieces

@@ -6,11 +6,15 @@
 import { closeSync, writeSync } from "node:fs";
 import type { EngineName } from "../vmm/engine.ts";
 import { check, hostLibrary } from "../vmm/native.ts";
-import { RecordType } from "../vmm/snapshot/format.ts";
+import { PAGE, RecordType } from "../vmm/snapshot/format.ts";
+import { PageSet } from "../vmm/snapshot/page-set.ts";
 import { descriptorSink } from "../vmm/snapshot/sources.ts";
 import { SnapshotWriter } from "../vmm/snapshot/writer.ts";
+import { MachineImage } from "../vmm/image.ts";
 import { HostDevices } from "./backend/devices.ts";
-import { restoreLife, waitFor } from "./snapshot/restore-life.ts";
+import { memoryRanges } from "./machine.ts";
+import { loadSnapshots } from "./snapshot/load.ts";
+import { openInputs, restoreLife, waitFor } from "./snapshot/restore-life.ts";
 import { machineConfig, quiesce, saveMemory, saveState } from "./snapshot/save.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
 import type { RestoreDescription } from "./vm-messages.ts";
@@ -18,6 +22,8 @@ import { checkVmOptions, type VcpuOptions } from "./vm-options.ts";
 
 const MEMORY = 2 ** 20;
 const FIRMWARE = 4096;
+/** What a copy waits for is done so often: then it is compiled. */
+const OFTEN = 40;
 /** Exits of each of the two machines. */
 const EXITS = 200;
 /**
@@ -55,12 +61,12 @@ function run(life: VmLife): number {
   return life.vcpu.exits;
 }
 
-/** Boots a machine, and writes its snapshot. */
+/** Boots a machine, and writes its snapshot, and what changed since as a template has it. */
 function record(
   engine: EngineName,
   options: VcpuOptions,
   host: LifeHost,
-  file: number,
+  [file, later]: readonly [number, number],
 ): RestoreDescription {
   const descriptor = firmware();
   try {
@@ -69,11 +75,19 @@ function record(
     run(life);
     quiesce(life);
     const config = machineConfig(life);
-    const writer = new SnapshotWriter(descriptorSink(file, waitFor));
-    writer.json(RecordType.CONFIG, config);
-    saveMemory(life, writer, { pagemap: -1 });
-    saveState(life, writer);
-    return { ...config, inputs: [{ stream: false, verify: false }] };
+    const changed = new PageSet(life.image.memory.ranges);
+    for (let page = 0; page < MEMORY / PAGE; page += 16) changed.add(page * PAGE, PAGE);
+    for (const [out, what] of [
+      [file, undefined],
+      [later, changed],
+    ] as const) {
+      const writer = new SnapshotWriter(descriptorSink(out, waitFor));
+      writer.json(RecordType.CONFIG, config);
+      saveMemory(life, writer, { pagemap: -1, changed: what, template: true });
+      saveState(life, writer);
+    }
+    const input = { stream: false, verify: false };
+    return { ...config, inputs: [input, { ...input, eager: true }] };
   } finally {
     closeSync(descriptor);
   }
@@ -95,9 +109,12 @@ export function rehearse(engine: EngineName): number {
     backends: (memory) => devices.connect(memory),
     hostTime: Date.now,
   };
-  const snapshot = check("memory for a rehearsal", hostLibrary().vmm_memory_file(0));
-  const description = record(engine, options, host, snapshot);
-  using life = restoreLife(engine, options, description, host, [snapshot]);
+  const file = () => check("memory for a rehearsal", hostLibrary().vmm_memory_file(0));
+  const files = [file(), file()] as const;
+  const description = record(engine, options, host, files);
+  using image = new MachineImage(memoryRanges(options.memory, description.rom));
+  for (let i = 0; i < OFTEN; i++) loadSnapshots(image, openInputs(description, files));
+  using life = restoreLife(engine, options, description, host, files);
   life.machine.syncTime();
   return run(life);
 }

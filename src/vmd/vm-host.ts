@@ -86,7 +86,7 @@ export interface SnapshotRequest {
 export interface RestoreLaunch extends Omit<RestoreDescription, "inputs" | "later"> {
   /** Resolves when the last of them is written; else the process is ended. Absent: all are. */
   later?: Promise<void>;
-  inputs: readonly { descriptor: number; stream: boolean; verify: boolean }[];
+  inputs: readonly ({ descriptor: number } & RestoreDescription["inputs"][number])[];
 }
 
 function describedInterface(opened: OpenedInterface): InterfaceDescription {
@@ -197,7 +197,7 @@ export class VmHost {
     this.attached = pairs.map(([ours]) => ours);
     descriptors.push(...pairs.map(([, theirs]) => theirs));
     const described = (some: RestoreLaunch["inputs"]) => {
-      return some.map(({ stream, verify }) => ({ stream, verify }));
+      return some.map(({ stream, verify, eager }) => ({ stream, verify, eager }));
     };
     const start: StartMessage = {
       kind: "start",

@@ -80,7 +80,7 @@ export interface StartFiles {
 /** What a machine goes on from. */
 export interface RestoreDescription {
   /** Of each snapshot, the first one first: how it may be read; without those that are `prepared`. */
-  inputs: { stream: boolean; verify: boolean }[];
+  inputs: { stream: boolean; verify: boolean; eager?: boolean }[];
   rom?: { base: number; size: number };
   /** What was booted once. */
   boot: string;

@@ -12,7 +12,7 @@
  */
 import { hash } from "bun";
 import { GuestMemory, type MemoryRange } from "./memory.ts";
-import { check, hostBuffer, hostLibrary } from "./native.ts";
+import { check, hostBuffer, hostLibrary, ptr } from "./native.ts";
 import { commonRuns, Prefetch } from "./prefetch.ts";
 import type { Declaration, RegisterLayout, Registers } from "./registers.ts";
 import type { Run } from "./snapshot/format.ts";
@@ -147,6 +147,25 @@ export class MachineImage implements Disposable {
     this.memory.hasFile = true;
     this.#overlaid.push({ page: address / PAGE, count: length / PAGE });
     this.memory.written(address, length);
+  }
+
+  /** Whole pages of guest memory are read from a file, where those of all runs follow each other. */
+  readPages(runs: readonly Run[], file: number, offset: number): void {
+    const pieces = this.#pieces(runs);
+    const read = hostLibrary().vmm_memory_read(ptr(pieces), runs.length, file, offset);
+    check("reading a snapshot", read);
+    for (const { page, count } of runs) this.memory.written(page * PAGE, count * PAGE);
+  }
+
+  /** Host addresses and bytes. */
+  #pieces(runs: readonly Run[]): BigUint64Array {
+    const pieces = new BigUint64Array(2 * runs.length);
+    runs.forEach(({ page, count }, index) => {
+      const length = count * PAGE;
+      pieces[2 * index] = BigInt(this.memory.pointer(page * PAGE, length));
+      pieces[2 * index + 1] = BigInt(length);
+    });
+    return pieces;
   }
 
   /**

@@ -201,8 +201,8 @@ export class Templates implements Disposable {
       },
       launch: () => ({
         ...restoreLaunch({ config: parts.config, inputs: [] }),
-        inputs: parts.files.map((memory) => {
-          return { descriptor: reopen(memory), stream: false, verify: false };
+        inputs: parts.files.map((memory, place) => {
+          return { descriptor: reopen(memory), stream: false, verify: false, eager: place > 0 };
         }),
         later: parts.later,
         clone: { generation: newId() },

@@ -18,6 +18,8 @@ export interface SnapshotInput {
   readonly file?: number;
   /** All its checksums are looked at before anything runs. */
   readonly verify: boolean;
+  /** See LoadOptions. */
+  readonly eager?: boolean;
   /** Who goes on reading behind its end. */
   readonly reader?: SnapshotReader;
 }
@@ -51,8 +53,8 @@ export function loadSnapshots(image: MachineImage, inputs: readonly SnapshotInpu
 }
 
 function load(image: MachineImage, input: SnapshotInput): LoadedState {
-  const { source, file, verify, reader = new SnapshotReader(source) } = input;
-  const memory = new MemoryLoader(image, reader, { file, verify });
+  const { source, file, verify, eager, reader = new SnapshotReader(source) } = input;
+  const memory = new MemoryLoader(image, reader, { file, verify, eager });
   let blocks: SavedBlock[] | undefined;
   let cpu: Uint8Array | undefined;
   let host: LoadedState["host"] | undefined;

@@ -39,10 +39,10 @@ export function openInputs(
   { inputs }: Pick<RestoreDescription, "inputs">,
   files: readonly number[],
 ): SnapshotInput[] {
-  return inputs.map(({ stream, verify }, index): SnapshotInput => {
+  return inputs.map(({ stream, verify, eager }, index): SnapshotInput => {
     const descriptor = files[index];
     if (stream) return { source: new StreamSource(descriptor, waitFor), verify: true };
-    return { source: new FileSource(descriptor), file: descriptor, verify };
+    return { source: new FileSource(descriptor), file: descriptor, verify, eager };
   });
 }
 

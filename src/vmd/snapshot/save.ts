@@ -1,5 +1,11 @@
 /** Writes what a VM's process knows of its machine into a snapshot. */
-import { closeGaps, TEMPLATE_GAP, usedOf, usedPages } from "../../vmm/snapshot/machine-memory.ts";
+import {
+  closeGaps,
+  FEW,
+  TEMPLATE_GAP,
+  usedOf,
+  usedPages,
+} from "../../vmm/snapshot/machine-memory.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { encodeBlocks, imageBlocks } from "../../vmm/snapshot/blocks.ts";
 import { encodeHotPages } from "../../vmm/snapshot/hot-pages.ts";
@@ -57,6 +63,11 @@ export function saveMemory(
       image.memory,
       closeGaps(usedPages(image, pagemap), template ? TEMPLATE_GAP : undefined),
     );
+    return;
+  }
+  if (template && changed.count <= FEW) {
+    // Looking for zeros would take longer than they do.
+    writer.memory(image.memory, changed.runs());
     return;
   }
   const used = usedOf(image, changed, pagemap);

@@ -1,6 +1,14 @@
 /** Memory into a snapshot's file and back: mapped, not read, unless it has to be. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MachineImage } from "../image.ts";
@@ -37,7 +45,11 @@ function save(image: MachineImage, name: string, compress = false): number {
 }
 
 /** @returns bytes that were read of the source */
-function load(image: MachineImage, file: number, { lazy = true, verify = false } = {}): number {
+function load(
+  image: MachineImage,
+  file: number,
+  { lazy = true, verify = false, eager = false } = {},
+): number {
   const inner = new FileSource(file);
   let read = 0;
   const source: Source = {
@@ -54,7 +66,7 @@ function load(image: MachineImage, file: number, { lazy = true, verify = false }
     },
   };
   const reader = new SnapshotReader(source);
-  const loader = new MemoryLoader(image, reader, { file: lazy ? file : undefined, verify });
+  const loader = new MemoryLoader(image, reader, { file: lazy ? file : undefined, verify, eager });
   for (let record = reader.next(); record !== undefined; record = reader.next()) {
     if (record.runs.length > 0) loader.take(record);
   }
@@ -80,6 +92,64 @@ describe("a machine's memory", () => {
       } else expect(read).toBeGreaterThan(2 * MIB);
     }
     closeSync(file);
+  });
+
+  test("is read at once where that is wanted, runs are short, and they are few", () => {
+    const size = 64 * MIB;
+    const touched = (image: MachineImage) => {
+      const pages: number[] = [];
+      image.memory.observeWrites((address) => pages.push(address / PAGE));
+      return pages;
+    };
+    using image = new MachineImage(ranges(size));
+    for (let page = 3; page < 9000; page += 20)
+      image.memory.fill(page * PAGE, 2 * PAGE, 1 + (page % 251));
+    const short = save(image, "short");
+    using copy = new MachineImage(ranges(size));
+    // What was there is no longer, and whoever has translated it is told.
+    copy.memory.fill(3 * PAGE, 2 * PAGE, 0xee);
+    const told = touched(copy);
+    load(copy, short, { eager: true });
+    expect(copy.overlaid).toEqual([]);
+    expect(told.slice(0, 3)).toEqual([3, 23, 43]);
+    expect(told).toHaveLength(450);
+    expect(usedPages(copy, -1).count).toBe(900);
+    const [mine] = image.memory.bytes(0, size);
+    const [theirs] = copy.memory.bytes(0, size);
+    expect(Buffer.compare(mine, theirs)).toBe(0);
+    // Checksums can be had of what the reader reads only.
+    using looked = new MachineImage(ranges(size));
+    expect(load(looked, short, { eager: true, verify: true })).toBeGreaterThan(900 * PAGE);
+    expect(looked.overlaid).not.toEqual([]);
+
+    image.memory.fill(10_000 * PAGE, 3000 * PAGE, 9);
+    const long = save(image, "long");
+    using mapped = new MachineImage(ranges(size));
+    load(mapped, long, { eager: true });
+    // Each record for itself: the second has the rest of the short runs, and some of the long one.
+    expect(mapped.overlaid.reduce((sum, { count }) => sum + count, 0)).toBe(
+      3000 - (1024 - 2 * 198),
+    );
+    const [all] = image.memory.bytes(0, size);
+    const [again] = mapped.memory.bytes(0, size);
+    expect(Buffer.compare(all, again)).toBe(0);
+    closeSync(short);
+    closeSync(long);
+  });
+
+  test("that a file ends before is refused", () => {
+    using image = new MachineImage(ranges(4 * MIB));
+    image.memory.fill(MIB, 3 * PAGE, 7);
+    const file = save(image, "whole");
+    const path = join(folder, "cut");
+    writeFileSync(path, readFileSync(file).subarray(0, 3 * PAGE));
+    const cut = openSync(path, "r");
+    using copy = new MachineImage(ranges(4 * MIB));
+    const run = { page: MIB / PAGE, count: 3 };
+    expect(() => copy.readPages([run], cut, 2 * PAGE)).toThrow("reading a snapshot");
+    expect(() => copy.readPages([{ page: 1023, count: 2 }], cut, 0)).toThrow("no 8192 bytes");
+    closeSync(file);
+    closeSync(cut);
   });
 
   test("of more runs than a process may map is read for the rest", () => {

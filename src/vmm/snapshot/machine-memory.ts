@@ -10,6 +10,9 @@ import type { SnapshotReader, SnapshotRecord } from "./reader.ts";
 const GAP = 8;
 /** Of a template, which is mapped again and again. */
 export const TEMPLATE_GAP = 32;
+/** Of a template's later pages: when they are not more, they are read at once, in runs of fewer than so many. */
+export const FEW = 2048;
+const SHORT = 8;
 /** Mappings of one machine, then the rest is read: the host allows a process some 65,000. */
 const MAPPED_MAX = 16_384;
 
@@ -96,6 +99,11 @@ export interface LoadOptions {
   readonly file?: number;
   /** Mapped pages are looked at before, too. */
   readonly verify: boolean;
+  /**
+   * A few pages in short runs are read, not mapped: that is sooner done where the file is in memory, and
+   * the machine about to go on. Not with `verify`.
+   */
+  readonly eager?: boolean;
 }
 
 /** Puts a snapshot's pages into an image. */
@@ -131,6 +139,7 @@ export class MemoryLoader {
       return;
     }
     this.pages += record.head.pages;
+    if (this.#readAtOnce(record)) return;
     const { file, verify } = this.#options;
     const map =
       file !== undefined &&
@@ -147,6 +156,15 @@ export class MemoryLoader {
     }
     if (map) this.#mapped += record.runs.length;
     else this.copied = true;
+  }
+
+  #readAtOnce({ head, runs, offset }: SnapshotRecord): boolean {
+    const { file, verify, eager = false } = this.#options;
+    if (!eager || verify || file === undefined || (head.flags & COMPRESSED) !== 0) return false;
+    if (this.pages > FEW || head.pages >= SHORT * runs.length) return false;
+    this.#image.readPages(runs, file, offset);
+    this.copied = true;
+    return true;
   }
 
   #copy(address: number, bytes: Uint8Array): void {
