@@ -184,6 +184,8 @@ export const target: Target = {
   about: "exit traces: counted and run again, or refused by a sentence that says where",
   maxInput: 4096,
   steps: 4_000_000,
+  // Each reset makes a machine anew: there may be a thousand.
+  memory: 2 ** 30,
   dictionary: [MAGIC, '{"engine":"","machine":{}}', "null", "1e999"].map((word) =>
     encoder.encode(word),
   ),
