@@ -129,7 +129,7 @@ int vmm_file_state(int32_t fd, double state[4])
 
 int vmm_memory_file(uint64_t size)
 {
-	int fd = memfd_create("vmd-snapshot", MFD_CLOEXEC);
+	int fd = memfd_create("vmd-snapshot", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
 	if (fd < 0)
 		return -errno;
@@ -140,4 +140,11 @@ int vmm_memory_file(uint64_t size)
 		return -error;
 	}
 	return fd;
+}
+
+int vmm_memory_seal(int32_t fd)
+{
+	const int seals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+
+	return fcntl(fd, F_ADD_SEALS, seals) < 0 ? -errno : 0;
 }

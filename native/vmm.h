@@ -278,6 +278,8 @@ void vmm_prefetch_end(struct vmm_prefetch *);
 int vmm_file_state(int32_t fd, double state[4]);
 /* A file in memory, without a name; a descriptor or -errno. */
 int vmm_memory_file(uint64_t size);
+/* What it holds, and its size, are nobody's to change any more, whoever has it open. */
+int vmm_memory_seal(int32_t fd);
 
 /* The guest that tells a KVM that runs kernels from one that doesn't: its bytes,
  * see selftest.c. */

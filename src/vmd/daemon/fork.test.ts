@@ -1,5 +1,13 @@
 /** Copies and restored VMs whose processes had a machine before anybody wanted them. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  closeSync,
+  ftruncateSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { createQcow2 } from "../disk/index.ts";
 import { TestDaemon } from "./testing.ts";
@@ -37,6 +45,19 @@ test("copies by processes that waited are what the VM is, again and again", asyn
       2 + round,
       2 + round,
     ]);
+  }
+});
+
+test("what copies are made from is nobody's to change any more, the VM's neither", async () => {
+  const folder = `/proc/${vmd.pid}/fd`;
+  const links = readdirSync(folder).map((name) => join(folder, name));
+  const templates = links.filter((link) => readlinkSync(link).includes("memfd:vmd-snapshot"));
+  expect(templates.length).toBeGreaterThan(0);
+  for (const template of templates) {
+    const descriptor = openSync(template, "r+");
+    expect(() => writeSync(descriptor, new Uint8Array(1), 0, 1, 0)).toThrow("EPERM");
+    expect(() => ftruncateSync(descriptor, 0)).toThrow("EPERM");
+    closeSync(descriptor);
   }
 });
 

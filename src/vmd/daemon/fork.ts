@@ -143,6 +143,8 @@ export class Templates implements Disposable {
       if (error instanceof VmError) throw new RefusalError("SNAPSHOT", error.message);
       throw error;
     }
+    // Copies map it: were it to change or to end, they would.
+    check("memory for copies", hostLibrary().vmm_memory_seal(wanted.memory));
     const { paused, pages } = result;
     if (!result.differential) {
       if (before !== undefined) closeSync(parts.files.shift() as number);
@@ -201,8 +203,8 @@ export class Templates implements Disposable {
       },
       launch: () => ({
         ...restoreLaunch({ config: parts.config, inputs: [] }),
-        inputs: parts.files.map((memory, place) => {
-          return { descriptor: reopen(memory), stream: false, verify: false, eager: place > 0 };
+        inputs: reopen(parts.files).map((descriptor, place) => {
+          return { descriptor, stream: false, verify: false, eager: place > 0 };
         }),
         later: parts.later,
         clone: { generation: newId() },
@@ -214,7 +216,7 @@ export class Templates implements Disposable {
         // The next copies are made from another where this one is out of date.
         const kept = this.#kept.get(host)?.key === key;
         const message = kept ? copy.preparation(1) : undefined;
-        const machine = message && { key, message, files: [reopen(parts.files[0])] };
+        const machine = message && { key, message, files: reopen(parts.files.slice(0, 1)) };
         this.#pool.want(WARM, config.engine, machine);
       },
       [Symbol.dispose]: () => {
@@ -281,9 +283,16 @@ function duplicate(memory: number): number {
   return check("memory for copies", daemonLibrary().vmm_duplicate(memory));
 }
 
-/** For reading: what was written is nobody's to change. */
-function reopen(descriptor: number): number {
-  return openSync(`/proc/self/fd/${descriptor}`, "r");
+/** For reading. */
+function reopen(descriptors: readonly number[]): number[] {
+  const opened: number[] = [];
+  try {
+    for (const one of descriptors) opened.push(openSync(`/proc/self/fd/${one}`, "r"));
+    return opened;
+  } catch (error) {
+    for (const one of opened) closeSync(one);
+    throw error;
+  }
 }
 
 function asIs(name: string, { options }: SnapshotConfig) {
