@@ -104,6 +104,19 @@ export function describedDisk({ files, ...disk }: OpenedDisk): DiskDescription {
   };
 }
 
+/** Sockets for what is attached. @throws NativeError: then the process is not to be used */
+function openPairs(count: number, started: WarmProcess): [number, number][] {
+  const pairs: [number, number][] = [];
+  try {
+    while (pairs.length < count) pairs.push(Channel.pair(true));
+    return pairs;
+  } catch (error) {
+    for (const descriptor of pairs.flat()) closeSync(descriptor);
+    started.discard();
+    throw error;
+  }
+}
+
 interface Question {
   kind: FromVm["kind"];
   resolve: (message: never) => void;
@@ -141,7 +154,7 @@ export class VmHost {
 
   /**
    * Starts a VM process. It owns the descriptors from then on: they are closed here.
-   * @throws an errno error when there is no process to be had
+   * @throws an errno error, NativeError when there is no process to be had, or no socket: nothing is taken
    */
   constructor(launch: VmLaunch) {
     const {
@@ -161,6 +174,7 @@ export class VmHost {
       confine,
       process: started = new WarmProcess(confine),
     } = launch;
+    const pairs = openPairs(attach.length, started);
     this.name = options.name;
     this.#channel = started.channel;
     this.#process = started.process;
@@ -193,7 +207,6 @@ export class VmHost {
     this.#gdb = gdb;
     if (gdb !== undefined) descriptors.push(gdb.take());
     if (terminal !== undefined) descriptors.push(terminal.master, terminal.slave);
-    const pairs = attach.map(() => Channel.pair(true));
     this.attached = pairs.map(([ours]) => ours);
     descriptors.push(...pairs.map(([, theirs]) => theirs));
     const described = (some: RestoreLaunch["inputs"]) => {
