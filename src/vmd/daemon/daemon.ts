@@ -2,8 +2,6 @@
  * The daemon: it holds the VMs, and answers what clients ask. It opens files and starts processes;
  * it reads nothing that a guest wrote.
  */
-import { closeSync } from "node:fs";
-import { check, daemonLibrary } from "../../vmm/native.ts";
 import { Accounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
@@ -15,20 +13,14 @@ import type { Log } from "./log.ts";
 import type { ManagedVm, VmContext } from "./managed-vm.ts";
 import * as migrate from "./migrate.ts";
 import { metricsText } from "./metrics.ts";
-import {
-  checkRights,
-  instanceSettings,
-  isAdministrator,
-  isOwner,
-  RESTRICTED,
-} from "./permissions.ts";
+import { isAdministrator, isOwner, RESTRICTED } from "./permissions.ts";
 import { notPermitted, RefusalError } from "./refusal.ts";
-import { Registry } from "./registry.ts";
-import { requestedSettings } from "./requested.ts";
+import { named, Registry } from "./registry.ts";
 import { Templates } from "./fork.ts";
-import { openForCaller, restoredSettings, restoreLaunch, takeSnapshot } from "./snapshots.ts";
-import type { Caller, Owner, VmSettings } from "./settings.ts";
+import { takeSnapshot } from "./snapshots.ts";
+import type { Caller } from "./settings.ts";
 import { type Stagger, StaggeredStart } from "./staggered.ts";
+import { Starter } from "./starter.ts";
 import { type Configuration, readConfiguration } from "./configuration.ts";
 
 export interface DaemonOptions {
@@ -58,6 +50,7 @@ export class Daemon {
   readonly #networks: Networks;
   readonly #pool: WarmPool;
   readonly #templates: Templates;
+  readonly #starter: Starter;
   readonly #uid = process.geteuid!();
   readonly #ended = Promise.withResolvers<number>();
   #configuration: Configuration;
@@ -98,6 +91,12 @@ export class Daemon {
     };
     this.#registry = new Registry(context);
     this.#stagger = new StaggeredStart(log);
+    this.#starter = new Starter({
+      registry: this.#registry,
+      stagger: this.#stagger,
+      pool: this.#pool,
+      templates: this.#templates,
+    });
     this.#door = new FrontDoor({
       path: options.socket,
       owner: this.#configuration.socketOwner,
@@ -174,7 +173,7 @@ export class Daemon {
       case "show":
         return { reply: { vm: await this.#show(mine(request.vm)) } };
       case "start":
-        return await this.#start(request, caller, administrator);
+        return await this.#starter.start(request, caller, administrator);
       case "stop":
         return { reply: await this.#stop(request, mine, client) };
       case "wait": {
@@ -206,10 +205,12 @@ export class Daemon {
         const vm = mine(request.vm);
         return { reply: { ...named(vm), ...(await takeSnapshot(vm, request, caller)) } };
       }
-      case "fork":
-        return { reply: await this.#fork(request, mine(request.vm), caller, administrator) };
+      case "fork": {
+        const vm = mine(request.vm);
+        return { reply: await this.#starter.fork(request, vm, caller, administrator) };
+      }
       case "restore":
-        return await this.#restore(request, caller, administrator);
+        return await this.#starter.restore(request, caller, administrator);
       case "send":
         return migrate.send(request, mine(request.vm));
       case "migration": {
@@ -292,172 +293,6 @@ export class Daemon {
     };
   }
 
-  async #start(
-    request: RequestOf<"start">,
-    caller: Caller,
-    administrator: boolean,
-  ): Promise<Answer> {
-    const existing = this.#registry.find(request.vm);
-    if (existing !== undefined) {
-      if (existing.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
-      if (!administrator && !isOwner(caller, existing.settings.owner)) throw notPermitted();
-      if (request.template !== undefined) {
-        throw new RefusalError("EALREADY", `vm ${existing.name} is already there`);
-      }
-      return await this.#startExisting(existing, request, caller, administrator);
-    }
-    checkRights(request, administrator);
-    if (typeof request.vm === "number") throw new RefusalError("ENOENT", "vm not found");
-    const wanted = requestedSettings(request, request.vm, caller);
-    let settings = wanted;
-    if (request.template !== undefined) {
-      const template = this.#registry.find(request.template)?.settings;
-      settings = instanceSettings(template, request, wanted, caller, administrator);
-    } else if (!administrator) {
-      throw notPermitted();
-    }
-    requireBoot(settings);
-    const vm = this.#registry.add(settings);
-    let descriptor: number | undefined;
-    try {
-      descriptor = await vm.start(ownerOf(caller), request.attach);
-    } catch (error) {
-      if (!vm.isUp) this.#registry.remove(vm);
-      throw error;
-    }
-    return { reply: started(vm), descriptor };
-  }
-
-  async #restore(
-    request: RequestOf<"restore">,
-    caller: Caller,
-    administrator: boolean,
-  ): Promise<Answer> {
-    if (!administrator) throw notPermitted();
-    const opened = openForCaller(request.path, request.verify, caller);
-    let vm: ManagedVm;
-    let before: VmSettings | undefined;
-    const files: number[] = [];
-    try {
-      for (const { descriptor } of opened.inputs) {
-        files.push(check("a snapshot", daemonLibrary().vmm_duplicate(descriptor)));
-      }
-      const settings = restoredSettings(opened.config, request, caller);
-      const existing = this.#registry.find(settings.name);
-      if (existing?.isUp === true) {
-        throw new RefusalError("EALREADY", `vm ${settings.name} is already there`);
-      }
-      vm = existing ?? this.#registry.add(settings);
-      if (existing !== undefined) {
-        before = vm.settings;
-        const { configured, owner, instances } = before;
-        vm.settings = { ...settings, configured, owner, instances };
-        this.#stagger.remove([existing]);
-      }
-    } catch (error) {
-      for (const { descriptor } of opened.inputs) closeSync(descriptor);
-      for (const file of files) closeSync(file);
-      throw error;
-    }
-    const key = JSON.stringify([opened.identity, vm.settings.machine.engine]);
-    try {
-      const launch = { ...restoreLaunch(opened), prefetch: request.prefetch };
-      const owner = ownerOf(caller);
-      // One that is to be checked isn't in anybody's memory yet.
-      const prepared = request.verify ? undefined : key;
-      const descriptor = await vm.start(owner, request.attach, launch, undefined, prepared);
-      opened.used();
-      // Who restores one will restore another.
-      this.#pool.want(1, opened.config.engine);
-      const message = vm.host.preparation();
-      if (message !== undefined) {
-        this.#pool.want(1, opened.config.engine, { key, message, files: files.splice(0) });
-      }
-      if (before !== undefined) void restoreWhenStopped(vm, before);
-      const { prefetched = null } = vm;
-      return { reply: { ...started(vm), prefetched }, descriptor };
-    } catch (error) {
-      if (before !== undefined) vm.settings = before;
-      else if (!vm.isUp) this.#registry.remove(vm);
-      throw error;
-    } finally {
-      for (const file of files) closeSync(file);
-    }
-  }
-
-  /** Copies of a VM that runs. Each is whoever's who asks; it has what the VM has, and its own addresses. */
-  async #fork(
-    request: RequestOf<"fork">,
-    vm: ManagedVm,
-    caller: Caller,
-    administrator: boolean,
-  ): Promise<Record<string, unknown>> {
-    if (!administrator) throw notPermitted();
-    for (const name of request.names) {
-      if (this.#registry.find(name) !== undefined) {
-        throw new RefusalError("EALREADY", `vm ${name} is already there`);
-      }
-    }
-    using template = await this.#templates.make(vm, request, caller);
-    const copies: Record<string, unknown>[] = [];
-    let failure: string | null = null;
-    for (const name of request.names) {
-      const from = performance.now();
-      let copy: ManagedVm | undefined;
-      const start = async (one: ManagedVm) => {
-        const launch = template.launch();
-        await one.start(ownerOf(caller), false, launch, undefined, template.prepared);
-      };
-      try {
-        copy = this.#registry.add(template.settings(name));
-        try {
-          await start(copy);
-        } catch (error) {
-          if (!(await template.written).anew || copies.length > 0) throw error;
-          // The VM was reset meanwhile: the one that got ready is gone.
-          copy = this.#registry.add(template.settings(name));
-          await start(copy);
-        }
-        template.prepare(copy.host);
-      } catch (error) {
-        if (copy?.isUp === false) this.#registry.remove(copy);
-        await template.written;
-        if (!(error instanceof RefusalError)) throw error;
-        // The VM's disks are others already: that is no refusal.
-        failure = `${name}: ${error.message}`;
-        break;
-      }
-      copies.push({ ...named(copy), ms: performance.now() - from });
-    }
-    const { paused } = await template.written;
-    return { ...named(vm), paused, copies, failure };
-  }
-
-  async #startExisting(
-    vm: ManagedVm,
-    request: RequestOf<"start">,
-    caller: Caller,
-    administrator: boolean,
-  ): Promise<Answer> {
-    // What is given for this start is for it alone.
-    const before = vm.settings;
-    const wanted = requestedSettings(request, vm.name, caller, before);
-    // Its owner may choose what to boot from, not what it is.
-    if (!administrator && wanted !== before && !onlyBootDevice(request)) throw notPermitted();
-    requireBoot(wanted);
-    this.#stagger.remove([vm]);
-    vm.settings = wanted;
-    let descriptor: number | undefined;
-    try {
-      descriptor = await vm.start(ownerOf(caller), request.attach);
-    } catch (error) {
-      vm.settings = before;
-      throw error;
-    }
-    void restoreWhenStopped(vm, before);
-    return { reply: started(vm), descriptor };
-  }
-
   async #stop(
     { vm, force, wait }: RequestOf<"stop">,
     mine: (reference: number | string) => ManagedVm,
@@ -531,48 +366,6 @@ export class Daemon {
       this.#accountsAt = performance.now();
     }
     return this.#accounts;
-  }
-}
-
-/** What of a start request says nothing about the VM, or only what it boots from. */
-const HARMLESS = new Set(["request", "vm", "attach", "bootDevice"]);
-
-function onlyBootDevice(request: RequestOf<"start">): boolean {
-  const given = Object.entries(request).filter(
-    ([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0),
-  );
-  return given.every(([key]) => HARMLESS.has(key));
-}
-
-async function restoreWhenStopped(vm: ManagedVm, settings: VmSettings): Promise<void> {
-  await vm.whenStopped();
-  vm.settings = settings;
-}
-
-function named(vm: ManagedVm): { vm: number; name: string } {
-  return { vm: vm.id, name: vm.name };
-}
-
-function started(vm: ManagedVm): Record<string, unknown> {
-  const { engine, boot, tty, pid } = vm.status();
-  return { ...named(vm), tty, pid, engine, boot };
-}
-
-function ownerOf({ uid }: Caller): Owner {
-  return { uid };
-}
-
-function requireBoot({
-  kernel,
-  disks,
-  cdrom,
-}: {
-  kernel?: object;
-  disks: readonly object[];
-  cdrom?: object;
-}) {
-  if (kernel === undefined && disks.length === 0 && cdrom === undefined) {
-    throw new RefusalError("EINVAL", "no kernel or disk/cdrom specified");
   }
 }
 

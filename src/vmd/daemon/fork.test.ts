@@ -1,13 +1,6 @@
 /** Copies and restored VMs whose processes had a machine before anybody wanted them. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import {
-  closeSync,
-  ftruncateSync,
-  openSync,
-  readdirSync,
-  readlinkSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, ftruncateSync, openSync, readdirSync, readlinkSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { createQcow2 } from "../disk/index.ts";
 import { TestDaemon } from "./testing.ts";

@@ -69,3 +69,8 @@ export class Registry {
     return typeof reference === "number" ? this.#gone.get(reference) : undefined;
   }
 }
+
+/** A VM, as replies name it. */
+export function named(vm: ManagedVm): { vm: number; name: string } {
+  return { vm: vm.id, name: vm.name };
+}
