@@ -15,7 +15,7 @@ import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
 import { HostDevices } from "./backend/devices.ts";
 import { awaitStart } from "./await-start.ts";
 import { Channel, pollInput } from "./channel.ts";
-import { ConsoleHub, Watch } from "./console-hub.ts";
+import { Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
 import { Recorder } from "./recorder.ts";
 import type { MachineRecorder } from "./recording/machine-recorder.ts";
@@ -29,20 +29,12 @@ import { SnapshotTaker, type Taken } from "./snapshot/taker.ts";
 import { receiveLife, restoreLife, waitFor } from "./snapshot/restore-life.ts";
 import { isExpected } from "./expected.ts";
 import type { GdbServer } from "./gdb/server.ts";
-import type {
-  Ending,
-  FromVm,
-  RestoreDescription,
-  StartMessage,
-  StreamName,
-  ToVm,
-} from "./vm-messages.ts";
+import type { Ending, FromVm, RestoreDescription, StartMessage, ToVm } from "./vm-messages.ts";
 import type { VcpuOptions } from "./vm-options.ts";
+import { VmStreams } from "./vm-streams.ts";
 
 /** Where whoever started this process left the other end of its channel. */
 const CHANNEL = 3;
-/** Input that may wait for the guest, in bytes; then who types it has to. */
-const INPUT_LIMIT = 2 ** 16;
 /** How long a question may wait while the guest prints to a full debug port, ms. */
 const LOOK = 100;
 
@@ -50,8 +42,6 @@ const LOOK = 100;
 const TROUBLES = 100;
 
 const PAGE = 4096;
-/** Bytes that one reading of a stream's socket brings at most. */
-const VIRTIO_INPUT = 4096;
 
 /** Places whose counts fit into a message. */
 const COUNTS = 256;
@@ -68,9 +58,7 @@ class VmProcess {
   readonly #migration: Migration;
   readonly #trace: BootFile | undefined;
   readonly #attention: Int32Array;
-  readonly #console: ConsoleHub;
-  readonly #debug: ConsoleHub;
-  readonly #virtio: ConsoleHub;
+  readonly #streams: VmStreams;
   readonly #started = Date.now();
   readonly #devices: HostDevices;
   readonly #gdb: GdbServer | undefined;
@@ -98,7 +86,6 @@ class VmProcess {
   /** The guest said that it shuts down: it isn't told again, however often the guest says it. */
   #announced = false;
   #stopped = false;
-  #typed = 0;
 
   /** @param gdb loaded only for a VM with a debugger. @param recording absent where nothing is to be recorded */
   constructor(
@@ -146,6 +133,17 @@ class VmProcess {
         stopped: () => this.#stopped,
       });
     }
+    const watch = (descriptor: number, events: number) => {
+      watchLibrary().vmm_watch(descriptor, events);
+    };
+    this.#streams = new VmStreams({
+      attention: this.#attention,
+      recorded: this.#recording !== undefined,
+      watch,
+      life: () => this.#life,
+      typed: (stream, bytes, life) => this.#typed(stream, bytes, life),
+      sleep: () => this.#sleep(),
+    });
     const { vsock } = start.files;
     this.#devices = new HostDevices({
       disks: start.files.disks,
@@ -154,17 +152,12 @@ class VmProcess {
       next,
       balloon: start.options.devices?.includes("balloon") === true,
       console:
-        start.options.devices?.includes("console") === true
-          ? {
-              output: (bytes) => this.#print(this.#virtio, bytes),
-              blocked: () => this.#recording === undefined && this.#virtio.blocked,
-            }
-          : undefined,
+        start.options.devices?.includes("console") === true ? this.#streams.virtioPort : undefined,
       shares: start.files.shares,
-      watch: (descriptor, events) => void watchLibrary().vmm_watch(descriptor, events),
+      watch,
       vsock: vsock && {
         cid: vsock.cid,
-        watch: (descriptor, events) => void watchLibrary().vmm_watch(descriptor, events),
+        watch,
         ask: (id, port) => this.#post({ kind: "vsock-connect", id, port }),
         knock: () => this.#post({ kind: "vsock-knock" }),
         now: () => performance.now(),
@@ -173,9 +166,6 @@ class VmProcess {
       recording: this.#recording,
       failed: (why) => this.#trouble(why),
     });
-    const watch = (descriptor: number, events: number) => {
-      watchLibrary().vmm_watch(descriptor, events);
-    };
     watch(channel.descriptor, Watch.INPUT);
     this.#gdb =
       gdb &&
@@ -186,15 +176,13 @@ class VmProcess {
         kill: () => (this.#stopped = true),
       });
     this.#devices.watch();
-    this.#console = new ConsoleHub(watch);
-    this.#debug = new ConsoleHub(watch);
-    this.#virtio = new ConsoleHub(watch);
     if (start.terminal) {
-      this.#console.add(next(), { terminal: true });
+      this.#streams.hub("console").add(next(), { terminal: true });
       // The slave stays open here, so that the master has somebody at its other end.
       next();
     }
-    for (const attachment of start.attached) this.#hub(attachment.stream).add(next(), attachment);
+    for (const attachment of start.attached)
+      this.#streams.hub(attachment.stream).add(next(), attachment);
   }
 
   /** Runs the VM to its end. */
@@ -228,13 +216,7 @@ class VmProcess {
     const passed = options.virtualTime ? 0 : Date.now() - this.#started;
     const lifeOptions = { ...options, epoch: options.epoch + passed };
     const host: LifeHost = {
-      output: (bytes) => this.#print(this.#console, bytes),
-      outputBlocked: () => this.#recording === undefined && this.#console.blocked,
-      inputTaken: (bytes) => this.#taken(bytes),
-      debug: (bytes) => {
-        this.#debug.push(bytes);
-        this.#waitForReader(this.#debug);
-      },
+      ...this.#streams.ports,
       acknowledged: (command) => {
         if (command === VmmciCommand.REBOOT) this.#post({ kind: "acknowledged" });
       },
@@ -264,7 +246,7 @@ class VmProcess {
     life.vcpu.attention = this.#attention;
     this.#gdb?.begin(life);
     this.#life = life;
-    this.#typed = 0;
+    this.#streams.begin();
     return life;
   }
 
@@ -403,16 +385,12 @@ class VmProcess {
       Atomics.store(this.#attention, 0, 0);
       this.#messages();
       this.#channel.flush();
-      this.#debug.flush();
-      this.#console.flush();
-      this.#virtio.flush();
+      this.#streams.flush();
       // What comes for the guest waits until it is known where it runs.
       if (this.#migration.serve()) continue;
       this.#copy();
-      this.#debug.read(() => true);
-      this.#virtioInput(life);
+      this.#streams.read();
       this.#devices.vsock?.attend();
-      if (this.#typed < INPUT_LIMIT) this.#console.read((bytes) => this.#input(bytes));
       // The recorder does it where something came.
       if (this.#recording === undefined) life?.machine.idle();
     } while ((this.#paused || this.#migration.frozen) && !this.#stopped);
@@ -423,35 +401,13 @@ class VmProcess {
     pollInput(this.#channel.descriptor, LOOK);
   }
 
-  /** What is typed at the virtio console; without one it goes nowhere. */
-  #virtioInput(life: VmLife | undefined): void {
-    const console = life?.machine.virtioConsole;
-    this.#virtio.read((bytes) => {
-      if (console === undefined) return true;
+  #typed(stream: "console" | "virtio", bytes: Uint8Array, life: VmLife): void {
+    if (stream === "virtio") {
       this.#recording?.virtioConsole(bytes);
-      console.input(bytes);
-      // No more than it surely takes: the rest stays in the socket.
-      return console.room >= VIRTIO_INPUT;
-    });
-  }
-
-  #input(bytes: Uint8Array): boolean {
-    const life = this.#life;
-    if (life === undefined) return true;
-    this.#typed += bytes.length;
+      return;
+    }
     this.#recorder?.input(bytes, life.machine.clock.now);
     this.#recording?.console(bytes);
-    life.machine.console.input(bytes);
-    return this.#typed < INPUT_LIMIT;
-  }
-
-  // There is room again for what was left in the sockets: nobody else will say so.
-  #taken(bytes: number): void {
-    const before = this.#typed;
-    this.#typed -= bytes;
-    if (before < INPUT_LIMIT || this.#typed >= INPUT_LIMIT) return;
-    Atomics.store(this.#attention, 0, 1);
-    if (this.#recording === undefined) this.#life?.engine.kick();
   }
 
   /** @param only kinds that are obeyed; the others wait for the next call without it */
@@ -477,7 +433,7 @@ class VmProcess {
     const life = this.#life;
     switch (message.kind) {
       case "attach":
-        this.#hub(message.stream).add(descriptors[0], message);
+        this.#streams.hub(message.stream).add(descriptors[0], message);
         return;
       case "pause":
       case "unpause":
@@ -498,8 +454,7 @@ class VmProcess {
             now: life?.machine.clock.now ?? 0,
             resident: life?.image.resident ?? 0,
             exits: (life?.vcpu.exits ?? this.#exitsBefore) - this.#exitsBefore,
-            printed: this.#console.printed + this.#debug.printed + this.#virtio.printed,
-            watchers: this.#console.watchers,
+            ...this.#streams.statistics,
           },
         });
         return;
@@ -589,33 +544,11 @@ class VmProcess {
     this.#post({ kind: "exit-counts", counts: this.#counter.counts.slice(0, COUNTS) });
   }
 
-  #hub(stream: StreamName): ConsoleHub {
-    if (stream === "virtio") return this.#virtio;
-    return stream === "console" ? this.#console : this.#debug;
-  }
-
-  // How fast a reader is must be no matter to a guest whose run is to repeat.
-  #print(hub: ConsoleHub, bytes: Uint8Array): void {
-    hub.push(bytes);
-    if (this.#recording !== undefined) this.#waitForReader(hub);
-  }
-
-  // A debug port has no way to make the guest wait, so its vCPU does.
-  #waitForReader(hub: ConsoleHub): void {
-    while (hub.blocked && Atomics.load(this.#attention, 0) === 0) {
-      this.#sleep();
-      hub.flush();
-    }
-  }
-
   /** Gives the rest of the output to who is to lose nothing, unless they are gone or stop it. */
   drain(): void {
-    while (
-      (this.#console.pending || this.#debug.pending || this.#virtio.pending) &&
-      !this.#stopped
-    ) {
+    while (this.#streams.pending && !this.#stopped) {
       this.#attend(undefined);
-      if (this.#console.pending || this.#debug.pending || this.#virtio.pending) this.#sleep();
+      if (this.#streams.pending) this.#sleep();
     }
   }
 
