@@ -24,6 +24,8 @@ class Wire implements NetBackend {
   sentFrames: Uint8Array[] = [];
   /** Frames are gone at once. */
   atOnce = true;
+  /** Frames that it takes before some are gone. */
+  room = 256;
   length = 0;
   buffers = 0;
   #offered: Chain[] = [];
@@ -48,7 +50,7 @@ class Wire implements NetBackend {
   }
 
   get canSend(): boolean {
-    return this.#pending < 256;
+    return this.#pending < this.room;
   }
 
   send(header: Uint8Array, chain: Chain, skip: number): boolean {
@@ -348,7 +350,7 @@ test("a used ring that lies on the available ring ends in no endless loop", () =
   expect(d.needsReset).toBe(false);
 });
 
-test("with a limit few buffers wait, but enough for a long frame in Linux's smallest", () => {
+function limitedCard() {
   const wire = new Wire(true);
   const clock = new Clock(ClockRegisters.standalone(), new ManualTime());
   const limit = () => new RateLimit(RateLimitRegisters.standalone(), clock, {}, () => {});
@@ -357,6 +359,25 @@ test("with a limit few buffers wait, but enough for a long frame in Linux's smal
     net.limits = { send: limit(), receive: limit() };
     return net;
   }).start([MAC, STATUS, MRG]);
+  return { d, wire };
+}
+
+test("with a limit, frames for which the host had no room go once it has", () => {
+  const { d, wire } = limitedCard();
+  wire.atOnce = false;
+  wire.room = 2;
+  for (let i = 0; i < 5; i++) d.add([header(), frame()], { queue: TX });
+  d.notify(TX);
+  for (const sent of [2, 4, 5]) {
+    expect(wire.sentFrames.length).toBe(sent);
+    wire.finish();
+    d.transport.poll();
+  }
+  expect(d.used(TX)).toHaveLength(5);
+});
+
+test("with a limit few buffers wait, but enough for a long frame in Linux's smallest", () => {
+  const { d, wire } = limitedCard();
   for (let i = 0; i < 100; i++) d.add([1536], { queue: RX });
   d.notify(RX);
   expect(wire.offered).toBeGreaterThanOrEqual(Math.ceil((12 + 18 + 65_535) / 1536));

@@ -279,6 +279,7 @@ export class Net implements VirtioDevice {
     const backend = this.#backend;
     let any = false;
     let gone = false;
+    let limited = false;
     // What is given back may lie where the driver's ring is, and make chains available endlessly.
     let left = QUEUE_SIZE;
     const send = this.limits?.send;
@@ -286,6 +287,8 @@ export class Net implements VirtioDevice {
       queue.wantNotifications(false);
       for (; left > 0 && backend.canSend; left--) {
         if (send !== undefined && !send.isOpen) {
+          // It tells when there is room again.
+          limited = true;
           left = 0;
           break;
         }
@@ -309,7 +312,7 @@ export class Net implements VirtioDevice {
       }
       queue.wantNotifications(true);
     } while (left > 0 && queue.waiting && backend.canSend);
-    this.#more = queue.waiting && send === undefined;
+    this.#more = queue.waiting && !limited;
     if (any) backend.flush();
     if (gone) this.#transport.notifyUsed(queue);
   }
