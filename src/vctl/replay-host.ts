@@ -1,0 +1,76 @@
+/**
+ * Runs again what a guest did, in a process of its own (replay-process.ts), confined as a VM's is:
+ * recordings and traces may come from anybody. That process says by itself what came of it.
+ */
+import { closeSync } from "node:fs";
+import { constants } from "node:os";
+import { ownConfinement } from "../vmd/confinement.ts";
+import { environment } from "../vmd/environment.ts";
+import type { GdbOption } from "../vmd/gdb-option.ts";
+import type { Confinement } from "../vmd/vm-messages.ts";
+import type { EngineName } from "../vmm/engine-library.ts";
+import { libraryPath } from "../vmm/native.ts";
+import { programPath } from "../vmm/root.ts";
+import { UsageError } from "./cli.ts";
+
+/** What is to be run again. Its file is the process's descriptor 3, a debugger's listening socket 4. */
+export type ReplayJob =
+  | {
+      readonly kind: "recording";
+      readonly path: string;
+      readonly until?: number;
+      readonly console?: boolean;
+      readonly registers?: boolean;
+      readonly gdb?: GdbOption;
+    }
+  | {
+      readonly kind: "trace";
+      readonly path: string;
+      /** The device models, without an engine. */
+      readonly replay?: boolean;
+      /** The guest, too. */
+      readonly crossCheck?: EngineName;
+    };
+
+/** What the process is told. */
+export interface ReplayOrder {
+  readonly job: ReplayJob;
+  /** Absent: no sandbox. */
+  readonly confine?: Confinement;
+}
+
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/**
+ * @param descriptors 3 and 4 of the process; closed here
+ * @param sandbox whether it is confined
+ * @returns its exit status
+ * @throws UsageError when it ended otherwise
+ */
+export async function runAgain(
+  job: ReplayJob,
+  descriptors: readonly number[],
+  sandbox: boolean,
+): Promise<number> {
+  const order: ReplayOrder = { job, confine: sandbox ? ownConfinement() : undefined };
+  const source = programPath("vctl/replay-process.ts");
+  const program = [process.execPath, source, JSON.stringify(order)];
+  const child = Bun.spawn(sandbox ? [libraryPath("vmd-launch"), ...program] : program, {
+    stdio: ["ignore", "inherit", "inherit", ...descriptors],
+    env: environment(),
+  });
+  for (const descriptor of descriptors) closeSync(descriptor);
+  // This process has still to take away what it made.
+  let signalled = false;
+  for (const signal of SIGNALS) {
+    process.on(signal, () => {
+      signalled = true;
+      child.kill(signal);
+    });
+  }
+  await child.exited;
+  const { exitCode, signalCode } = child;
+  if (signalCode === null) return exitCode ?? 1;
+  if (signalled) return 128 + constants.signals[signalCode as NodeJS.Signals];
+  throw new UsageError(`${job.path}: the process that ran it ended with ${signalCode}`);
+}
