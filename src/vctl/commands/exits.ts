@@ -17,10 +17,10 @@ interface ExitsOptions {
 /** Runs again what it is of, in a process of its own. */
 async function check(path: string, options: ExitsOptions): Promise<void> {
   const { openTrace } = await import("../../vmm/trace.ts");
-  const { runAgain } = await import("../replay-host.ts");
+  const { runConfined } = await import("../guest-host.ts");
   const { replay, crossCheck, sandbox } = options;
   const job = { kind: "trace", path, replay, crossCheck } as const;
-  process.exitCode = await runAgain(job, [openTrace(path)], sandbox);
+  process.exitCode = await runConfined(job, [openTrace(path)], sandbox);
 }
 
 /** A running VM's exits, for a while. */

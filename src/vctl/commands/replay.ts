@@ -46,9 +46,13 @@ Examples:
 async function replay(path: string, { sandbox, ...options }: ReplayOptions): Promise<void> {
   const { openBootFile, openPlainly } = await import("../../vmd/boot-files.ts");
   const { GdbHost } = await import("../../vmd/gdb-host.ts");
-  const { runAgain } = await import("../replay-host.ts");
+  const { runConfined } = await import("../guest-host.ts");
   const { descriptor } = openBootFile(path, openPlainly);
   using host = options.gdb === undefined ? undefined : new GdbHost(options.gdb);
   const descriptors = host === undefined ? [descriptor] : [descriptor, host.take()];
-  process.exitCode = await runAgain({ kind: "recording", path, ...options }, descriptors, sandbox);
+  process.exitCode = await runConfined(
+    { kind: "recording", path, ...options },
+    descriptors,
+    sandbox,
+  );
 }

@@ -1,9 +1,12 @@
 /**
- * The process that runs a recording or a trace again. It opens what it needs, confines itself, and then
- * reads what may come from anybody, and runs its guest. It ends when vctl is gone.
+ * The process in which a guest runs for vctl itself. It opens what it needs, confines itself, and then
+ * reads what may come from anybody, and runs it. It ends when vctl is gone.
  */
-import { openBootFiles } from "../vmd/boot-files.ts";
+import { writeSync } from "node:fs";
+import { type BootSet, openBootFiles } from "../vmd/boot-files.ts";
+import { BootFiles } from "../vmd/boot-load.ts";
 import { confine } from "../vmd/confine.ts";
+import { crossCheck } from "../vmd/cross-check.ts";
 import { follow, followLimits } from "../vmd/follow.ts";
 import { serveReplay } from "../vmd/gdb/replay-server.ts";
 import { waitsForGdb } from "../vmd/gdb-option.ts";
@@ -11,21 +14,35 @@ import { Divergence } from "../vmd/recording/player.ts";
 import { replayRecording } from "../vmd/recording/replay.ts";
 import { ReplaySession } from "../vmd/recording/replay-session.ts";
 import { replay, traceOptions } from "../vmd/replay.ts";
+import type { SandboxOptions } from "../vmd/sandbox.ts";
 import { ATTEMPTS, type Attempt, prepareProbe } from "../vmd/sandbox-probe.ts";
+import type { VcpuOptions } from "../vmd/vm-options.ts";
+import { ENGINES } from "../vmm/engine-library.ts";
 import { daemonLibrary } from "../vmm/native.ts";
 import { selectEngine } from "../vmm/select.ts";
 import { Trace } from "../vmm/trace.ts";
 import { complain, fail, printBytes, say, UsageError } from "./cli.ts";
-import type { ReplayJob, ReplayOrder } from "./replay-host.ts";
+import type { GuestJob, GuestOrder } from "./guest-host.ts";
 
 const FILE = 3;
 const LISTENER = 4;
 
-type RecordingJob = ReplayJob & { kind: "recording" };
-type TraceJob = ReplayJob & { kind: "trace" };
+type RecordingJob = GuestJob & { kind: "recording" };
+type TraceJob = GuestJob & { kind: "trace" };
 
-/** Opens and loads what a job needs. @returns what is left to do, and the sandbox that it can be done in */
-function prepare(job: ReplayJob): { profile: "kvm" | "unicorn" | "control"; work: () => void } {
+interface Work {
+  /** The sandbox that it can be done in. */
+  readonly profile: SandboxOptions["profile"];
+  readonly work: () => void;
+}
+
+/** Opens and loads what a job needs. @returns what is left to do */
+function prepare(job: GuestJob): Work {
+  if (job.kind === "both") {
+    for (const engine of ENGINES) selectEngine(engine);
+    const files = openBootFiles(job.options);
+    return { profile: "fuzzer", work: () => compare(job.options, files) };
+  }
   if (job.kind === "recording") {
     const { engine } = selectEngine("unicorn");
     if (job.gdb === undefined) return { profile: engine, work: () => again(job) };
@@ -73,11 +90,7 @@ function debug({ path, until, console, gdb }: RecordingJob): void {
   }
 }
 
-function check(
-  trace: Trace,
-  job: TraceJob,
-  files: ReturnType<typeof openBootFiles> | undefined,
-): void {
+function check(trace: Trace, job: TraceJob, files: BootSet | undefined): void {
   if (job.replay) {
     const { exits, difference } = replay(trace);
     if (difference !== undefined) throw new UsageError(difference);
@@ -93,8 +106,27 @@ function check(
   say(result);
 }
 
+function compare(options: VcpuOptions, set: BootSet): void {
+  const { name, memory, epoch, debugExit } = options;
+  using files = new BootFiles(options, set);
+  const result = crossCheck({
+    engines: ENGINES,
+    memory,
+    epoch,
+    debugExit: debugExit === true,
+    output: printBytes,
+    debug: (bytes) => void writeSync(2, bytes),
+    rom: files.rom,
+    load: (machine) => files.load(machine),
+  });
+  say(`${name}: ${result.equal} exits are equal on ${ENGINES.join(" and ")}`);
+  if (result.difference !== undefined) complain(`${result.difference}\n`);
+  say(`${name}: ${result.ending}`);
+  if (result.failed || result.difference !== undefined) process.exitCode = 1;
+}
+
 function main(): void {
-  const { job, confine: confinement } = JSON.parse(process.argv[2]) as ReplayOrder;
+  const { job, confine: confinement } = JSON.parse(process.argv[2]) as GuestOrder;
   const attempt = ATTEMPTS.find((one): one is Attempt => one === process.env.VMD_PROBE);
   const probe = attempt === undefined ? undefined : prepareProbe();
   try {

@@ -1,4 +1,4 @@
-/** What the process that runs a recording or a trace again can't do, seen from inside and from outside. */
+/** What the process in which vctl runs a guest can't do, seen from inside and from outside. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -6,21 +6,23 @@ import { join } from "node:path";
 import { Vm } from "../index.ts";
 import { ownConfinement } from "../vmd/confinement.ts";
 import { ATTEMPTS, type Attempt } from "../vmd/sandbox-probe.ts";
+import { probe } from "../vmm/engine.ts";
 import { firmware, VCTL } from "./testing.ts";
 
 setDefaultTimeout(60_000);
 
 let folder = "";
+let kernel = "";
 let recording = "";
 let trace = "";
 const REGISTERS = "rax    0000000000000015";
 
 beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), "replay-process-"));
+  folder = mkdtempSync(join(tmpdir(), "guest-process-"));
   recording = join(folder, "recording");
   trace = join(folder, "trace");
-  const kernel = firmware(folder, "exit.bin", "b015 baf400 ee f4"); // mov al,15; mov dx,f4; out dx,al
-  const machine = { kernel, memory: "1M", engine: "unicorn", virtualTime: true, debugExit: true };
+  kernel = firmware(folder, "exit.bin", "b015 baf400 ee f4"); // mov al,15; mov dx,f4; out dx,al
+  const machine = { kernel, memory: "1M", virtualTime: true, debugExit: true };
   for (const more of [{ record: recording }, { traceExits: trace }]) {
     const vm = await Vm.start({ ...machine, engine: "unicorn", ...more });
     expect((await vm.ended).code).toBe(43);
@@ -59,6 +61,11 @@ const COMMANDS: [string, () => string[]][] = [
   ["exits --replay", () => ["exits", "--replay", trace]],
   ["exits --cross-check", () => ["exits", "--cross-check", "unicorn", trace]],
 ];
+const kvm = probe("kvm");
+if (kvm.available) {
+  const args = ["start", "-c", "--cross-check", "--debug-exit", "-m", "1M"];
+  COMMANDS.push(["start --cross-check", () => [...args, "-b", kernel, "fw"]]);
+} else console.log(`start --cross-check skipped: ${kvm.why}`);
 
 describe.each(COMMANDS)("from inside, %s", (_, args) => {
   test("nothing that an attacker would want can be done", () => {

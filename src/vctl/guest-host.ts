@@ -1,6 +1,7 @@
 /**
- * Runs again what a guest did, in a process of its own (replay-process.ts), confined as a VM's is:
- * recordings and traces may come from anybody. That process says by itself what came of it.
+ * Has a guest run for vctl itself, to be compared with what it did: in a process of its own
+ * (guest-process.ts), confined as a VM's is, since recordings and traces may come from anybody. That
+ * process says by itself what came of it.
  */
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
@@ -8,13 +9,14 @@ import { ownConfinement } from "../vmd/confinement.ts";
 import { environment } from "../vmd/environment.ts";
 import type { GdbOption } from "../vmd/gdb-option.ts";
 import type { Confinement } from "../vmd/vm-messages.ts";
+import type { VcpuOptions } from "../vmd/vm-options.ts";
 import type { EngineName } from "../vmm/engine-library.ts";
 import { libraryPath } from "../vmm/native.ts";
 import { programPath } from "../vmm/root.ts";
 import { UsageError } from "./cli.ts";
 
-/** What is to be run again. Its file is the process's descriptor 3, a debugger's listening socket 4. */
-export type ReplayJob =
+/** What is to be run. Its file is the process's descriptor 3, a debugger's listening socket 4. */
+export type GuestJob =
   | {
       readonly kind: "recording";
       readonly path: string;
@@ -30,11 +32,13 @@ export type ReplayJob =
       readonly replay?: boolean;
       /** The guest, too. */
       readonly crossCheck?: EngineName;
-    };
+    }
+  /** On both engines at once; no descriptors. */
+  | { readonly kind: "both"; readonly options: VcpuOptions };
 
 /** What the process is told. */
-export interface ReplayOrder {
-  readonly job: ReplayJob;
+export interface GuestOrder {
+  readonly job: GuestJob;
   /** Absent: no sandbox. */
   readonly confine?: Confinement;
 }
@@ -47,13 +51,13 @@ const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
  * @returns its exit status
  * @throws UsageError when it ended otherwise
  */
-export async function runAgain(
-  job: ReplayJob,
+export async function runConfined(
+  job: GuestJob,
   descriptors: readonly number[],
   sandbox: boolean,
 ): Promise<number> {
-  const order: ReplayOrder = { job, confine: sandbox ? ownConfinement() : undefined };
-  const source = programPath("vctl/replay-process.ts");
+  const order: GuestOrder = { job, confine: sandbox ? ownConfinement() : undefined };
+  const source = programPath("vctl/guest-process.ts");
   const program = [process.execPath, source, JSON.stringify(order)];
   const child = Bun.spawn(sandbox ? [libraryPath("vmd-launch"), ...program] : program, {
     stdio: ["ignore", "inherit", "inherit", ...descriptors],
@@ -72,5 +76,6 @@ export async function runAgain(
   const { exitCode, signalCode } = child;
   if (signalCode === null) return exitCode ?? 1;
   if (signalled) return 128 + constants.signals[signalCode as NodeJS.Signals];
-  throw new UsageError(`${job.path}: the process that ran it ended with ${signalCode}`);
+  const name = job.kind === "both" ? job.options.name : job.path;
+  throw new UsageError(`${name}: the process that ran it ended with ${signalCode}`);
 }
