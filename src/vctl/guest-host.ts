@@ -43,7 +43,8 @@ export interface GuestOrder {
   readonly confine?: Confinement;
 }
 
-const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+/** Not SIGHUP, which `nohup` has ignored. */
+const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
 /**
  * @param descriptors 3 and 4 of the process; closed here
@@ -65,17 +66,13 @@ export async function runConfined(
   });
   for (const descriptor of descriptors) closeSync(descriptor);
   // This process has still to take away what it made.
-  let signalled = false;
-  for (const signal of SIGNALS) {
-    process.on(signal, () => {
-      signalled = true;
-      child.kill(signal);
-    });
-  }
+  for (const signal of SIGNALS) process.on(signal, () => child.kill(signal));
   await child.exited;
   const { exitCode, signalCode } = child;
   if (signalCode === null) return exitCode ?? 1;
-  if (signalled) return 128 + constants.signals[signalCode as NodeJS.Signals];
+  // A terminal's ^C goes to both.
+  const stopped = SIGNALS.find((signal) => signal === signalCode);
+  if (stopped !== undefined) return 128 + constants.signals[stopped];
   const name = job.kind === "both" ? job.options.name : job.path;
   throw new UsageError(`${name}: the process that ran it ended with ${signalCode}`);
 }
