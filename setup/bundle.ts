@@ -7,6 +7,7 @@ import { dirname, join, relative, resolve } from "node:path";
 const root = resolve(import.meta.dir, "..");
 const programs = [
   "vctl/main.ts",
+  "vctl/guest-process.ts",
   "vmd/daemon/control.ts",
   "vmd/daemon/main.ts",
   "vmd/net/switch-process.ts",

@@ -56,14 +56,17 @@ export function minimiseCorpus<T extends { readonly input: Uint8Array }>(
 
 /**
  * Takes inputs out of a campaign's queue that aren't needed for its edges.
+ * @param open called when no campaign can begin to work there any more; the executor is closed here
  * @throws FolderError if a campaign is at work there; an Error if the executor can't go on
  */
-export function minimiseFolder(
+export async function minimiseFolder(
   folder: CampaignFolder,
-  executor: Executor,
-): { readonly before: number; readonly after: number } {
+  open: () => Promise<Executor>,
+): Promise<{ readonly before: number; readonly after: number }> {
   const unlock = folder.lock();
+  let executor: Executor | undefined;
   try {
+    executor = await open();
     const entries = folder.arrived();
     const kept = new Set(minimiseCorpus(executor, entries));
     // An executor that can't go on says nothing about the rest.
@@ -71,6 +74,7 @@ export function minimiseFolder(
     for (const entry of entries) if (!kept.has(entry)) folder.remove(entry.name);
     return { before: entries.length, after: kept.size };
   } finally {
+    executor?.close?.();
     unlock();
   }
 }

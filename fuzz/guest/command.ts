@@ -23,8 +23,10 @@ import {
   readBundle,
   unconfined,
 } from "../campaign/index.ts";
+import { confine } from "../campaign/confine.ts";
 import { type Executor, Verdict } from "../executor.ts";
 import { compareEngines } from "./compare.ts";
+import { coveredBlocks } from "./covered.ts";
 import { openGuest } from "./index.ts";
 import { linesOf } from "./lines.ts";
 import { FuzzError } from "./machine.ts";
@@ -66,8 +68,9 @@ export async function main(request: Request, print: Print, say: Print): Promise<
     return await compareEngines(needed(corpus), options, request.compare, print, say);
   }
   if (request.campaign.cmin === true) {
-    using executor = closing(await openGuest(options));
-    const { before, after } = minimiseFolder(new CampaignFolder(needed(corpus)), executor.value);
+    const folder = needed(corpus);
+    const open = () => openGuest(options, () => confine(folder));
+    const { before, after } = await minimiseFolder(new CampaignFolder(folder), open);
     say(`${after} of ${before} inputs are needed for all edges`);
     return 0;
   }
@@ -180,7 +183,8 @@ async function runInputs(
   print: Print,
 ): Promise<number> {
   const inputs = paths.flatMap((path) => inputsOf(path).map((input) => ({ path, input })));
-  using executor = closing(await openGuest(options));
+  // Nothing is opened from here on.
+  using executor = closing(await openGuest(options, () => confine()));
   const { value } = executor;
   let status = 0;
   for (const { path, input } of inputs) {
@@ -198,24 +202,6 @@ async function runInputs(
     if (verdict !== Verdict.DONE) status = FOUND;
   }
   return status;
-}
-
-/** Which blocks a corpus enters, each with how many inputs do. */
-async function coveredBlocks(folder: string, options: GuestOptions) {
-  using executor = closing(await openGuest(options));
-  const { value } = executor;
-  const blocks = new Map<bigint, { size: number; count: number }>();
-  for (const { input } of new CampaignFolder(folder).arrived()) {
-    const entered = new Map<bigint, number>();
-    for (const { address, size } of value.blocks(input, Math.min(input.length, value.maxInput))) {
-      entered.set(address, size);
-    }
-    for (const [address, size] of entered) {
-      blocks.set(address, { size, count: (blocks.get(address)?.count ?? 0) + 1 });
-    }
-  }
-  if (blocks.size === 0) throw new FuzzError(`${folder}: no inputs there`);
-  return blocks;
 }
 
 async function writeCoverage(

@@ -1,7 +1,8 @@
 /** Inputs that a campaign kept, run on another engine, too: do both say the same of them? */
+import { confine } from "../campaign/confine.ts";
 import { CampaignFolder } from "../campaign/index.ts";
 import { type Executor, Verdict } from "../executor.ts";
-import { openGuest } from "./index.ts";
+import { encoderOf, GuestExecutor } from "./index.ts";
 import { FuzzError } from "./machine.ts";
 import type { GuestOptions } from "./options.ts";
 
@@ -17,6 +18,21 @@ function endingOf(executor: Executor, input: Uint8Array): string {
   return crash === undefined ? NAMES[verdict] : `${NAMES[verdict]} (${crash.kind}: ${crash.text})`;
 }
 
+/** Neither guest runs before both are open: nothing is opened from then on. */
+async function openBoth(options: GuestOptions, engine: "kvm" | "unicorn") {
+  let second: GuestExecutor | undefined;
+  const encode = await encoderOf(options);
+  try {
+    const first = new GuestExecutor(options, encode, () => {
+      second = new GuestExecutor({ ...options, engine }, encode, () => confine());
+    });
+    return { first, second: second as unknown as GuestExecutor };
+  } catch (error) {
+    second?.close();
+    throw error;
+  }
+}
+
 /**
  * @returns 0 when all inputs end alike, else 2
  * @throws FuzzError, and what an executor's opening throws
@@ -30,8 +46,7 @@ export async function compareEngines(
 ): Promise<number> {
   const entries = new CampaignFolder(folder).arrived();
   if (entries.length === 0) throw new FuzzError(`${folder}: no inputs there`);
-  const first = await openGuest(options);
-  const second = await openGuest({ ...options, engine: other });
+  const { first, second } = await openBoth(options, other);
   try {
     let differ = 0;
     for (const { name, input } of entries) {

@@ -9,6 +9,11 @@ export { type GuestOptions } from "./options.ts";
 export { Command, FUZZ_PORT } from "./port.ts";
 export { Symbols } from "./symbols.ts";
 
+/** What makes a guest's input of a campaign's bytes; absent: they are it. @throws FuzzError */
+export async function encoderOf({ structure }: GuestOptions) {
+  return structure === undefined ? undefined : await openStructure(structure);
+}
+
 /**
  * @param opened called when all files are open and the guest has not run yet
  * @throws FuzzError and other errors with a sentence for the user
@@ -17,7 +22,5 @@ export async function openGuest(
   options: GuestOptions,
   opened?: () => void,
 ): Promise<GuestExecutor> {
-  const encode =
-    options.structure === undefined ? undefined : await openStructure(options.structure);
-  return new GuestExecutor(options, encode, opened);
+  return new GuestExecutor(options, await encoderOf(options), opened);
 }

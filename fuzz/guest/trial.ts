@@ -1,51 +1,28 @@
-/**
- * Whether a guest can be fuzzed, found out before any campaign begins: in a process of its own, which is
- * confined like a worker. Run as a program, it reads GuestOptions as JSON, and prints a Trial.
- */
+/** Whether a guest can be fuzzed, found out before any campaign begins, in a process of its own. */
+import * as v from "valibot";
 import { confine } from "../campaign/confine.ts";
+import { answer, ask } from "./ask.ts";
 import { openGuest } from "./index.ts";
 import { FuzzError } from "./machine.ts";
 import type { GuestOptions } from "./options.ts";
 
-type Trial =
-  | { readonly engine: string; readonly hasCoverage: boolean }
-  /** A sentence. */
-  | { readonly failure: string };
+const schema = v.object({ engine: v.picklist(["kvm", "unicorn"]), hasCoverage: v.boolean() });
 
 /** @returns its engine's name @throws FuzzError: why it can't */
 export async function tryGuest(options: GuestOptions): Promise<string> {
-  const child = Bun.spawn([process.execPath, import.meta.path], {
-    stdin: new TextEncoder().encode(JSON.stringify(options)),
-    stdout: "pipe",
-    stderr: "inherit",
-  });
-  const text = await child.stdout.text();
-  await child.exited;
-  let trial: Trial;
-  try {
-    trial = JSON.parse(text) as Trial;
-  } catch {
-    const { signalCode, exitCode } = child;
-    const how = signalCode === null ? `status ${exitCode}` : `signal ${signalCode}`;
-    throw new FuzzError(`${options.file}: the process that tried it ended with ${how}`);
-  }
-  if ("failure" in trial) throw new FuzzError(trial.failure);
-  if (trial.hasCoverage) return trial.engine;
-  throw new FuzzError(`engine ${trial.engine} has to be told where blocks of code begin: --blocks`);
+  const trial = v.safeParse(schema, await ask(import.meta.path, options.file, options));
+  if (!trial.success) throw new FuzzError(`${options.file}: what tried it said what can't be`);
+  const { engine, hasCoverage } = trial.output;
+  if (hasCoverage) return engine;
+  throw new FuzzError(`engine ${engine} has to be told where blocks of code begin: --blocks`);
 }
 
-async function attempt(options: GuestOptions): Promise<Trial> {
-  try {
-    const executor = await openGuest(options, () => confine());
-    const { machine, hasCoverage } = executor;
-    const engine = machine.life.engine.name;
-    executor.close();
-    return { engine, hasCoverage };
-  } catch (error) {
-    return { failure: error instanceof Error ? error.message : String(error) };
-  }
+async function attempt(options: GuestOptions): Promise<v.InferOutput<typeof schema>> {
+  const executor = await openGuest(options, () => confine());
+  const { machine, hasCoverage } = executor;
+  const engine = machine.life.engine.name;
+  executor.close();
+  return { engine, hasCoverage };
 }
 
-if (import.meta.main) {
-  console.log(JSON.stringify(await attempt(JSON.parse(await Bun.stdin.text()) as GuestOptions)));
-}
+if (import.meta.main) await answer(attempt);

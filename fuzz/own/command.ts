@@ -124,8 +124,8 @@ async function campaign(target: Target, flags: Flags): Promise<number> {
   let keep = false;
   try {
     if (flags.cmin === true) {
-      const executor = await openExecutor(opening);
-      const { before, after } = minimiseFolder(new CampaignFolder(folder), executor);
+      const open = () => openExecutor(opening);
+      const { before, after } = await minimiseFolder(new CampaignFolder(folder), open);
       console.log(`${after} of ${before} inputs are needed for all edges.`);
       return 0;
     }

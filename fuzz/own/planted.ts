@@ -60,6 +60,8 @@ export const PLANTED: Record<string, PlantedBug> = {
     target: "virtio-rng",
     edits: [
       { file: QUEUE, find: "if (waiting > size)", replace: "if (waiting > 65536)" },
+      // With none out, this finds it, too.
+      { file: QUEUE, find: "if (out > size)", replace: "if (out > 65536)" },
       {
         file: "src/vmd/virtio/serve.ts",
         find: "let left = size;",

@@ -36,7 +36,7 @@ const UNTIL = 500;
 const INTERVALS = { poll: 5000, check: 80_000 };
 /** Polls from key to key. */
 const KEY_POLLS = 8;
-const EVENTS_MAX = 64;
+const CHANGES_MAX = 16;
 const LETTERS = "vmdq";
 const SENTENCE = 400;
 
@@ -85,7 +85,8 @@ function recorded(): Uint8Array {
   });
   const stop = life.vcpu.run();
   recorder.end(`fuzz: ${stop.kind}`, false);
-  return readFileSync(file);
+  // A Buffer's slices are no copies: what an input changes would stay so.
+  return new Uint8Array(readFileSync(file));
 }
 
 /** A record as it lies in a file. */
@@ -165,8 +166,25 @@ function number(choices: Choices, was: number): number {
   return was + (how < 128 ? how - 64 : choices.u32() * (how - 128));
 }
 
+/** Other data: some bytes of it, all of it, or its length alone. */
+function changedData(data: Uint8Array, choices: Choices): Uint8Array {
+  switch (choices.below(3)) {
+    case 0:
+      return changed(data, new Choices(choices.take(choices.u8())));
+    case 1:
+      return choices.take(choices.u8()).slice();
+    default: {
+      const how = choices.u8();
+      const length = how < 128 ? how % (data.length + 1) : data.length + how - 127;
+      const resized = new Uint8Array(length);
+      resized.set(data.subarray(0, length));
+      return resized;
+    }
+  }
+}
+
 function changedEvent(event: RecordedEvent, choices: Choices): RecordedEvent {
-  switch (choices.below(7)) {
+  switch (choices.below(8)) {
     case 0:
       return { ...event, kind: choices.below(12) as EventKind };
     case 1:
@@ -180,58 +198,69 @@ function changedEvent(event: RecordedEvent, choices: Choices): RecordedEvent {
     case 5:
       return { ...event, value: number(choices, event.value) };
     default:
-      return { ...event, data: choices.take(choices.u8()).slice() };
+      return { ...event, data: changedData(event.data, choices) };
   }
 }
 
-const Op = { NEXT: 0, CHANGED: 1, SKIP: 2, AGAIN: 3, CUT: 4, BYTES: 5, END: 6 } as const;
+const Op = { CHANGED: 0, SKIP: 1, AGAIN: 2, CUT: 3, BYTES: 4, END: 5 } as const;
+const LAST = RECORDED.length - 1;
 
-/** The recorded events with changes, in records. */
+/** What stands in an event's place. */
+interface Slot {
+  events: RecordedEvent[];
+  /** A record ends behind it. */
+  cut: boolean;
+  /** The payload of a record behind that. */
+  bytes?: Uint8Array;
+}
+
+/**
+ * The recorded events with a few changes, in records. A change says which event it is of: the others are as
+ * they were, so that the machine runs up to there.
+ */
 function eventRecords(choices: Choices): Written[] {
-  const records: Written[] = [];
-  let list: RecordedEvent[] = [];
-  let next = 0;
-  const cut = () => {
-    if (list.length > 0) records.push(eventsRecord(encodeEvents(list)));
-    list = [];
-  };
-  for (let count = 0; count < EVENTS_MAX && !choices.ended; count++) {
-    const event = RECORDED[Math.min(next, RECORDED.length - 1)];
-    switch (choices.u8() & 7) {
+  let slots = RECORDED.map((event): Slot => ({ events: [event], cut: false }));
+  for (let count = 0; count < CHANGES_MAX && !choices.ended; count++) {
+    const index = choices.below(RECORDED.length);
+    const event = RECORDED[index];
+    const slot = slots[Math.min(index, slots.length - 1)];
+    switch (choices.below(6)) {
       case Op.CHANGED:
-        next++;
-        list.push(changedEvent(event, choices));
+        slot.events.push(changedEvent(slot.events.pop() ?? event, choices));
         break;
       case Op.SKIP:
-        next++;
+        slot.events = [];
         break;
       case Op.AGAIN: {
-        const { poll, exits, now } = list.at(-1) ?? event;
-        const some = { ...RECORDED[choices.below(RECORDED.length - 1)], poll, exits, now };
-        list.push(changedEvent(some, choices));
+        const { poll, exits, now } = event;
+        const some = { ...RECORDED[choices.below(LAST)], poll, exits, now };
+        slot.events.push(changedEvent(some, choices));
         break;
       }
       case Op.CUT:
-        cut();
+        slot.cut = true;
         break;
       case Op.BYTES:
-        cut();
-        records.push(eventsRecord(choices.take(choices.u8()).slice()));
+        slot.cut = true;
+        slot.bytes = choices.take(choices.u8()).slice();
         break;
       case Op.END: {
-        const text = choices.take(choices.u8());
-        const data = changed(RECORDED[RECORDED.length - 1].data, new Choices(text));
-        list.push({ ...RECORDED[RECORDED.length - 1], data });
-        next = RECORDED.length;
-        break;
+        const changes = new Choices(choices.take(choices.u8()));
+        const data = changed(RECORDED[LAST].data, changes);
+        slot.events = [{ ...RECORDED[LAST], data }];
+        slots = slots.slice(0, slots.indexOf(slot) + 1);
       }
-      default:
-        list.push(RECORDED[next++ % RECORDED.length]);
     }
   }
-  // Short inputs have the rest as it was.
-  list.push(...RECORDED.slice(next));
-  cut();
+  const records: Written[] = [];
+  let list: RecordedEvent[] = [];
+  for (const { events, cut, bytes } of [...slots, { events: [], cut: true, bytes: undefined }]) {
+    list.push(...events);
+    if (!cut) continue;
+    if (list.length > 0) records.push(eventsRecord(encodeEvents(list)));
+    if (bytes !== undefined) records.push(eventsRecord(bytes));
+    list = [];
+  }
   return records;
 }
 
@@ -310,23 +339,21 @@ export const target: Target = {
   dictionary: WORDS.map((word) => encoder.encode(word)),
   *seeds() {
     yield Uint8Array.of(0);
-    // A checkpoint first: other changes are noticed where one is, and are like it then.
-    const checks = [...RECORDED.keys()].filter((index) => RECORDED[index].kind === EventKind.CHECK);
-    for (const index of [...checks, ...RECORDED.keys()]) {
-      const before = Array.from({ length: index }, () => Op.NEXT);
-      yield Uint8Array.from([0, ...before, Op.CHANGED, 6, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
-      yield Uint8Array.from([0, ...before, Op.SKIP]);
+    for (const index of RECORDED.keys()) {
+      yield Uint8Array.from([0, index, Op.CHANGED, 6, 1, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+      yield Uint8Array.from([0, index, Op.SKIP]);
     }
     for (const field of [0, 1, 2, 3, 4, 5]) {
-      const before = Array.from({ length: INPUT }, () => Op.NEXT);
-      yield Uint8Array.from([0, ...before, Op.CHANGED, field, 70]);
-      yield Uint8Array.from([0, ...before, Op.AGAIN, INPUT, field, 65]);
+      yield Uint8Array.from([0, INPUT, Op.CHANGED, field, 70]);
+      yield Uint8Array.from([0, INPUT, Op.AGAIN, INPUT, field, 65]);
     }
+    // What is typed is more.
+    yield Uint8Array.from([0, INPUT, Op.CHANGED, 6, 2, 130]);
     for (const kind of [1, 3, 4, 5, 6, 7, 8, 9, 10]) {
-      yield Uint8Array.from([0, Op.NEXT, Op.AGAIN, INPUT, 0, kind, Op.CUT]);
+      yield Uint8Array.from([0, 1, Op.AGAIN, INPUT, 0, kind, 1, Op.CUT]);
     }
-    yield Uint8Array.from([0, Op.SKIP, Op.CUT, Op.BYTES, 40, 2, 0, 0, 0, 9]);
-    yield Uint8Array.from([0, Op.END, 4, 90, 0, 0, 27]);
+    yield Uint8Array.from([0, 0, Op.SKIP, 1, Op.BYTES, 40, 2, 0, 0, 0, 9]);
+    yield Uint8Array.from([0, LAST, Op.END, 4, 90, 0, 0, 27]);
     for (let word = 0; word < 60; word += 3) {
       yield Uint8Array.from([How.CONFIG, 1, word, 0, word % WORDS.length]);
     }

@@ -28,6 +28,7 @@ const EXPECTED = new Set([
   "TraceError",
   "SnapshotError",
   "RecordingError",
+  "SandboxError",
 ]);
 
 /** A VM as users name it: an id, or a name. @throws UsageError */

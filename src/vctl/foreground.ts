@@ -1,10 +1,8 @@
 /** A VM in the foreground: it needs no daemon, and ends with this command. */
-import { writeSync } from "node:fs";
 import { type Ending, Vm, type VmOptions } from "../vmd/vm.ts";
 import { checkVmOptions } from "../vmd/vm-options.ts";
 import type { OpenedInterface } from "../vmd/descriptions.ts";
 import type { PortForward } from "../vmd/net/port-forward.ts";
-import { ENGINES } from "../vmm/engine-library.ts";
 import { complain, say, UsageError } from "./cli.ts";
 import { attach } from "./console.ts";
 import { type GdbOption, waitsForGdb } from "../vmd/gdb-option.ts";
@@ -78,7 +76,10 @@ export async function startInForeground(vm: number | string, options: StartOptio
   if (options.crossCheck) {
     const not = ALONE.find((option) => given(options[option]));
     if (not !== undefined) throw new UsageError(`--cross-check doesn't go with ${flag(not)}`);
-    return await checkOnBothEngines(settings);
+    const { runConfined } = await import("./guest-host.ts");
+    const job = { kind: "both", options: checkVmOptions(settings) } as const;
+    process.exitCode = await runConfined(job, [], options.sandbox);
+    return;
   }
   if (options.local) settings.interfaces = [await userInterface(vm, options.forward)];
   await run(settings, options.registers === true);
@@ -123,28 +124,6 @@ function given(value: unknown): boolean {
 
 function flag(option: string): string {
   return `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-}
-
-async function checkOnBothEngines(settings: VmOptions): Promise<void> {
-  const { BootFiles } = await import("../vmd/boot-load.ts");
-  const { crossCheck } = await import("../vmd/cross-check.ts");
-  const checked = checkVmOptions(settings);
-  const { memory, epoch } = checked;
-  using files = BootFiles.open(checked);
-  const result = crossCheck({
-    engines: ENGINES,
-    memory,
-    epoch,
-    debugExit: settings.debugExit === true,
-    output: (bytes) => void writeSync(1, bytes),
-    debug: (bytes) => void writeSync(2, bytes),
-    rom: files.rom,
-    load: (machine) => files.load(machine),
-  });
-  say(`${settings.name}: ${result.equal} exits are equal on ${ENGINES.join(" and ")}`);
-  if (result.difference !== undefined) complain(`${result.difference}\n`);
-  say(`${settings.name}: ${result.ending}`);
-  process.exit(result.failed || result.difference !== undefined ? 1 : 0);
 }
 
 function report(ending: Ending, registers: boolean): void {

@@ -9,8 +9,7 @@ export function confine(
   tree?: SandboxOptions["tree"],
 ): string {
   if (confinement === undefined) {
-    const whose = profile === "switch" || profile === "share" ? profile : "VM";
-    return `no sandbox: the ${whose}'s process keeps its user, namespaces, files and system calls`;
+    return "no sandbox: the process keeps its user, namespaces, files and system calls";
   }
   const { landlock } = enterSandbox({ profile, tree, ...confinement });
   const namespaces = process.env.VMD_NAMESPACES;

@@ -12,6 +12,7 @@ import type { EngineName } from "../vmm/engine.ts";
 import { ExitReason, exitName } from "../vmm/exit.ts";
 import { ignoreMsrWrite, readMsr } from "../vmm/msr.ts";
 import type { ExitRecord, Trace } from "../vmm/trace.ts";
+import type { BootSet } from "./boot-files.ts";
 import { BootFiles } from "./boot-load.ts";
 import type { CrossCheckResult } from "./cross-check.ts";
 import { memoryRanges } from "./machine.ts";
@@ -27,9 +28,12 @@ export function followLimits(trace: Trace, engine: EngineName): string | undefin
   return `${time}: a guest that reads the TSC, or is interrupted as it runs, can't be followed further`;
 }
 
-/** @throws TraceError, FileError, BootError, EngineError */
-export function follow(trace: Trace, engine: EngineName): CrossCheckResult {
-  using following = new Following(trace, engine);
+/**
+ * @param files what the guest booted from, open; without them, the files that the trace names are opened
+ * @throws TraceError, FileError, BootError, EngineError
+ */
+export function follow(trace: Trace, engine: EngineName, files?: BootSet): CrossCheckResult {
+  using following = new Following(trace, engine, files);
   return following.run();
 }
 
@@ -52,10 +56,12 @@ class Following implements Disposable {
   readonly #options: VcpuOptions;
   readonly #engine: EngineName;
   readonly #virtual: boolean;
+  readonly #files: BootSet | undefined;
   #life: Life;
   #equal = 0;
 
-  constructor(trace: Trace, engine: EngineName) {
+  constructor(trace: Trace, engine: EngineName, files: BootSet | undefined) {
+    this.#files = files;
     this.#trace = trace;
     this.#options = traceOptions(trace);
     this.#engine = engine;
@@ -66,7 +72,9 @@ class Following implements Disposable {
   // As after power-on, booted.
   #begin(epoch: number): Life {
     const virtual = this.#virtual;
-    using files = BootFiles.open(this.#options);
+    const options = this.#options;
+    using files =
+      this.#files === undefined ? BootFiles.open(options) : new BootFiles(options, this.#files);
     using stack = new DisposableStack();
     const ranges = memoryRanges(this.#options.memory, files.rom);
     const side = stack.use(new Side(this.#engine, ranges, { virtual }));

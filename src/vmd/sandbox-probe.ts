@@ -46,10 +46,10 @@ export function prepareProbe(): (what: Attempt) => string {
     strerrorname_np: { args: [i32], returns: cstring },
   });
   const path = (text: string) => ptr(Buffer.from(`${text}\0`));
-  const errno = () => {
-    const at = c.__errno_location();
-    return at === null ? 0 : new Int32Array(toArrayBuffer(at, 0, 4))[0];
-  };
+  // This thread's: what is called, or allocated, to find it later may change it.
+  const at = c.__errno_location();
+  if (at === null) throw new TypeError("no errno");
+  const errno = new Int32Array(toArrayBuffer(at, 0, 4));
   const parent = process.ppid;
   const attempts: Record<Attempt, () => number | bigint> = {
     open: () => c.open(path("/etc/passwd"), 0, 0),
@@ -68,5 +68,9 @@ export function prepareProbe(): (what: Attempt) => string {
     unshare: () => c.unshare(0x10000000),
     io_uring: () => c.syscall(425, 1, 0, 0),
   };
-  return (what) => (Number(attempts[what]()) >= 0 ? "done" : `${c.strerrorname_np(errno())}`);
+  return (what) => {
+    const result = attempts[what]();
+    const error = errno[0];
+    return Number(result) >= 0 ? "done" : `${c.strerrorname_np(error)}`;
+  };
 }

@@ -110,18 +110,19 @@ export function sentence(path: string, error: unknown): string {
 export class Trace {
   readonly path: string;
   readonly header: TraceHeader;
-  readonly #bytes: Uint8Array | undefined;
+  readonly #content: Uint8Array | number | undefined;
   readonly #start: number;
 
   /**
    * Reads the header.
-   * @param bytes the file's content; without it, the file is read, piece by piece.
+   * @param content the file's content, or its descriptor, which stays the caller's; without it, the
+   * file is opened. It is read piece by piece.
    * @throws TraceError
    */
-  constructor(path: string, bytes?: Uint8Array) {
+  constructor(path: string, content?: Uint8Array | number) {
     this.path = path;
-    this.#bytes = bytes;
-    using pieces = new Pieces(path, bytes);
+    this.#content = content;
+    using pieces = new Pieces(path, content);
     if (!pieces.have(0, 16) || new TextDecoder().decode(pieces.take(0, 8)) !== MAGIC) {
       throw new TraceError(`${path}: not an exit trace`);
     }
@@ -144,7 +145,7 @@ export class Trace {
 
   /** What it yields is whole and within the bounds that a machine has. @throws TraceError */
   *records(): Generator<TraceRecord> {
-    using pieces = new Pieces(this.path, this.#bytes);
+    using pieces = new Pieces(this.path, this.#content);
     let last = 0;
     for (let offset = this.#start; pieces.have(offset, 1);) {
       if (!pieces.have(offset, HEAD)) throw this.#damaged(offset);
@@ -263,26 +264,16 @@ class Pieces implements Disposable {
   view: DataView;
   readonly #path: string;
   readonly #file: number | undefined;
+  readonly #opened: boolean;
   #bytes: Uint8Array;
 
-  constructor(path: string, bytes: Uint8Array | undefined) {
+  constructor(path: string, content: Uint8Array | number | undefined) {
     this.#path = path;
-    this.#bytes = bytes ?? new Uint8Array();
+    this.#bytes = typeof content === "object" ? content : new Uint8Array();
     this.view = viewOf(this.#bytes);
-    if (bytes !== undefined) return;
-    let file: number | undefined;
-    try {
-      // Not to wait for the other end of a pipe.
-      file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-      const status = fstatSync(file);
-      if (status.isDirectory()) throw new TraceError(`${path}: is a directory`);
-      if (!status.isFile()) throw new TraceError(`${path}: not a regular file`);
-      this.#file = file;
-    } catch (error) {
-      if (file !== undefined) closeSync(file);
-      if (error instanceof TraceError) throw error;
-      throw new TraceError(sentence(path, error));
-    }
+    this.#opened = content === undefined;
+    if (typeof content === "number") this.#file = content;
+    else if (content === undefined) this.#file = openTrace(path);
   }
 
   /** Are there `length` bytes at `offset`? They are at hand then. Offsets never go back. */
@@ -312,7 +303,24 @@ class Pieces implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    if (this.#file !== undefined) closeSync(this.#file);
+    if (this.#opened && this.#file !== undefined) closeSync(this.#file);
+  }
+}
+
+/** Opens one to be read. @throws TraceError */
+export function openTrace(path: string): number {
+  let file: number | undefined;
+  try {
+    // Not to wait for the other end of a pipe.
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    const status = fstatSync(file);
+    if (status.isDirectory()) throw new TraceError(`${path}: is a directory`);
+    if (!status.isFile()) throw new TraceError(`${path}: not a regular file`);
+    return file;
+  } catch (error) {
+    if (file !== undefined) closeSync(file);
+    if (error instanceof TraceError) throw error;
+    throw new TraceError(sentence(path, error));
   }
 }
 

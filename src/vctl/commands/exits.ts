@@ -2,8 +2,7 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { existsSync } from "node:fs";
 import { ENGINES, type EngineName } from "../../vmm/engine-library.ts";
-import type { Trace } from "../../vmm/trace.ts";
-import { print, say, UsageError, vmReference } from "../cli.ts";
+import { print, say, vmReference } from "../cli.ts";
 import { Client } from "../client.ts";
 import type { ExitStatistic } from "../exit-statistics.ts";
 
@@ -12,25 +11,16 @@ interface ExitsOptions {
   json?: boolean;
   replay?: boolean;
   crossCheck?: EngineName;
+  sandbox: boolean;
 }
 
-async function check(trace: Trace, options: ExitsOptions): Promise<void> {
-  if (options.replay) {
-    const { replay } = await import("../../vmd/replay.ts");
-    const { exits, difference } = replay(trace);
-    if (difference !== undefined) throw new UsageError(difference);
-    say(`${exits} exits replayed: every answer is the recorded one`);
-  }
-  if (options.crossCheck !== undefined) {
-    const { follow, followLimits } = await import("../../vmd/follow.ts");
-    const limits = followLimits(trace, options.crossCheck);
-    if (limits !== undefined) say(limits);
-    const { equal, difference, ending, failed } = follow(trace, options.crossCheck);
-    if (difference !== undefined) throw new UsageError(difference);
-    const result = `${equal} exits are equal on engine ${options.crossCheck}: ${ending}`;
-    if (failed) throw new UsageError(result);
-    say(result);
-  }
+/** Runs again what it is of, in a process of its own. */
+async function check(path: string, options: ExitsOptions): Promise<void> {
+  const { openTrace } = await import("../../vmm/trace.ts");
+  const { runConfined } = await import("../guest-host.ts");
+  const { replay, crossCheck, sandbox } = options;
+  const job = { kind: "trace", path, replay, crossCheck } as const;
+  process.exitCode = await runConfined(job, [openTrace(path)], sandbox);
 }
 
 /** A running VM's exits, for a while. */
@@ -79,6 +69,10 @@ export function exitsCommand(): Command {
         "run the guest again on this engine, against the trace",
       ).choices(ENGINES),
     )
+    .option(
+      "--no-sandbox",
+      "with these two: the process keeps this user, its files and system calls",
+    )
     .addHelpText(
       "after",
       "\nExamples:\n  vctl exits web\n  vctl exits -t 10 --json 3\n  vctl exits boot.trace --replay",
@@ -89,11 +83,9 @@ export function exitsCommand(): Command {
       if (!checking && !existsSync(file) && isReference(file)) {
         return live(file, options, printStatistics);
       }
+      if (checking) return await check(file, options);
       const { Trace } = await import("../../vmm/trace.ts");
       const trace = Trace.open(file);
-      if (options.replay || options.crossCheck !== undefined) {
-        return await check(trace, options);
-      }
       const { runs, exits } = exitStatistics(trace);
       if (options.json) {
         print(`${JSON.stringify({ ...trace.header, runs, exits })}\n`);

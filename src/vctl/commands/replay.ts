@@ -1,7 +1,6 @@
 /** vctl replay: runs again what start --record has recorded. */
 import { Command, InvalidArgumentError, Option } from "commander";
-import { type GdbOption, waitsForGdb } from "../../vmd/gdb-option.ts";
-import { complain, printBytes, say, UsageError } from "../cli.ts";
+import type { GdbOption } from "../../vmd/gdb-option.ts";
 import { gdb } from "../start-options.ts";
 
 interface ReplayOptions {
@@ -9,6 +8,7 @@ interface ReplayOptions {
   console?: boolean;
   registers?: boolean;
   gdb?: GdbOption;
+  sandbox: boolean;
 }
 
 function exit(text: string): number {
@@ -30,6 +30,7 @@ export function replayCommand(): Command {
         "gdb goes through it, forwards and backwards, from here or from behind --until",
       ).argParser(gdb),
     )
+    .option("--no-sandbox", "the guest's process keeps this user, its files and system calls")
     .addHelpText(
       "after",
       `
@@ -42,43 +43,16 @@ Examples:
     .action(replay);
 }
 
-async function replay(path: string, options: ReplayOptions): Promise<void> {
-  const { until, console, registers } = options;
-  if (options.gdb !== undefined) return await debug(path, options, options.gdb);
-  const { replayRecording } = await import("../../vmd/recording/replay.ts");
-  const result = replayRecording(path, {
-    until,
-    console: console ? printBytes : undefined,
-  });
-  const { exits, now, end, image, isCut, difference } = result;
-  if (until !== undefined || registers) complain(`${result.registers}\n`);
-  if (difference !== undefined) {
-    throw new UsageError(`${path}: not the same: ${difference}`);
-  }
-  const time = `${(now / 1e9).toFixed(6)} s of the guest's time`;
-  if (isCut) {
-    throw new UsageError(`${path}: it ends too early: the same up to exit ${exits}, ${time}`);
-  }
-  if (end !== undefined) say(end.message);
-  say(`${exits} exits, ${time}`);
-  say(end === undefined ? `image: ${image}` : `final image: ${image}, the same`);
-}
-
-async function debug(path: string, options: ReplayOptions, address: GdbOption): Promise<void> {
-  const { ReplaySession } = await import("../../vmd/recording/replay-session.ts");
-  const { Divergence } = await import("../../vmd/recording/player.ts");
-  const { serveReplay } = await import("../../vmd/gdb/replay-server.ts");
+async function replay(path: string, { sandbox, ...options }: ReplayOptions): Promise<void> {
+  const { openBootFile, openPlainly } = await import("../../vmd/boot-files.ts");
   const { GdbHost } = await import("../../vmd/gdb-host.ts");
-  const output = { console: options.console ? printBytes : undefined };
-  using session = new ReplaySession(path, output);
-  using host = new GdbHost(address);
-  try {
-    if (options.until !== undefined) session.seekExit(options.until);
-    const listener = host.take();
-    say(waitsForGdb(path, address));
-    serveReplay(session, listener);
-  } catch (error) {
-    if (!(error instanceof Divergence)) throw error;
-    throw new UsageError(`${path}: not the same: ${error.message}`);
-  }
+  const { runConfined } = await import("../guest-host.ts");
+  const { descriptor } = openBootFile(path, openPlainly);
+  using host = options.gdb === undefined ? undefined : new GdbHost(options.gdb);
+  const descriptors = host === undefined ? [descriptor] : [descriptor, host.take()];
+  process.exitCode = await runConfined(
+    { kind: "recording", path, ...options },
+    descriptors,
+    sandbox,
+  );
 }

@@ -5,7 +5,7 @@ import { EngineError } from "../../vmm/engine.ts";
 import { RecordType, SnapshotError, TruncatedError } from "../../vmm/snapshot/format.ts";
 import { type ReaderPlace, type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
-import { openBootFile, openPlainly } from "../boot-files.ts";
+import { type BootFile, openBootFile, openPlainly } from "../boot-files.ts";
 import { parseConfig, type SnapshotConfig } from "../snapshot/config.ts";
 import {
   decodeEvents,
@@ -74,10 +74,11 @@ export class RecordingReader implements Disposable {
   #at = 0;
   #ended = false;
 
-  /** @throws RecordingError, FileError */
-  constructor(path: string) {
+  /** @param file its path; or open, which is closed here. @throws RecordingError, FileError */
+  constructor(file: string | BootFile) {
+    const { path, descriptor } = typeof file === "string" ? openBootFile(file, openPlainly) : file;
     this.path = path;
-    this.#descriptor = openBootFile(path, openPlainly).descriptor;
+    this.#descriptor = descriptor;
     try {
       const source = new FileSource(this.#descriptor);
       if (source.size >= 4 && type(new FileSource(this.#descriptor)) !== RecordType.CONFIG) {

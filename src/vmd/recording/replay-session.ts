@@ -6,6 +6,7 @@ import { CPU_LAYOUT } from "../../vmm/cpu-codec.ts";
 import type { Breakpoint } from "../../vmm/engine.ts";
 import type { MachineImage } from "../../vmm/image.ts";
 import type { PageSet } from "../../vmm/snapshot/page-set.ts";
+import type { BootFile } from "../boot-files.ts";
 import { type LoadedState, loadSnapshots } from "../snapshot/load.ts";
 import type { Stop } from "../vcpu.ts";
 import type { VmLife } from "../vm-life.ts";
@@ -93,14 +94,14 @@ export class ReplaySession implements Disposable {
   /** What was printed up to here is not printed again. */
   #farthest: Position = { exits: 0, blocks: 0 };
 
-  /** @throws RecordingError, FileError, EngineError */
-  constructor(path: string, output: ReplayOutput = {}, limits: CheckpointLimits = {}) {
+  /** @param file its path; or open, which is closed here. @throws RecordingError, FileError, EngineError */
+  constructor(file: string | BootFile, output: ReplayOutput = {}, limits: CheckpointLimits = {}) {
     this.#checkpoints = new Checkpoints(limits);
     this.#output = {
       console: (bytes) => this.#isNew && output.console?.(bytes),
       virtioConsole: (bytes) => this.#isNew && output.virtioConsole?.(bytes),
     };
-    this.#reader = new RecordingReader(path);
+    this.#reader = new RecordingReader(file);
     this.#player = new Player(this.#reader);
     this.#player.onCheckpoint = (dirty) => this.#keep(dirty);
     let first!: Omit<Checkpoint, "backends">;

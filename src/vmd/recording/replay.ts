@@ -1,4 +1,5 @@
 /** Runs a recording again, to its end or to an exit. */
+import type { BootFile } from "../boot-files.ts";
 import type { Stop } from "../vcpu.ts";
 import type { EndRecord } from "./events.ts";
 import { Divergence, Player } from "./player.ts";
@@ -29,11 +30,15 @@ export interface ReplayResult {
 }
 
 /**
- * Runs a recording again. Nothing but the file is needed.
+ * Runs a recording again, in this process. Nothing but the file is needed.
+ * @param file its path; or open, which is closed here
  * @throws RecordingError, FileError, EngineError
  */
-export function replayRecording(path: string, options: ReplayOptions = {}): ReplayResult {
-  using reader = new RecordingReader(path);
+export function replayRecording(
+  file: string | BootFile,
+  options: ReplayOptions = {},
+): ReplayResult {
+  using reader = new RecordingReader(file);
   const player = new Player(reader);
   using machine = new ReplayedMachine(reader, player, options, [reader.snapshot]);
   const { until = Infinity } = options;

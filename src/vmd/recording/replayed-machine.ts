@@ -128,14 +128,14 @@ export class ReplayedMachine implements Disposable {
   }
 
   #backends(memory: GuestMemory): VirtioBackends {
-    const { machine, config } = this.#reader;
+    const { machine, config, path } = this.#reader;
     const { devices = [], disks = [], cdrom } = machine.options;
     const expected = disks.length + (cdrom === undefined ? 0 : 1);
     if (
       config.disks.length !== expected ||
       config.interfaces.length !== machine.interfaces.length
     ) {
-      throw new RecordingError("its devices are not those of its machine");
+      throw new RecordingError(`${path}: its devices are not those of its machine`);
     }
     return {
       random: this.#random.fill,
