@@ -1,12 +1,13 @@
 /** What a confined process can't do, seen from inside it and from outside. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { root } from "../vmm/root.ts";
 import { openBootFiles } from "./boot-files.ts";
 import { ownConfinement } from "./confinement.ts";
 import { ATTEMPTS, type Attempt } from "./sandbox-probe.ts";
+import { expectConfined, REFUSED } from "./sandbox-testing.ts";
 import type { Confinement } from "./vm-messages.ts";
 import { VmHost } from "./vm-host.ts";
 import { checkVmOptions } from "./vm-options.ts";
@@ -52,23 +53,6 @@ async function attempt(what: Attempt): Promise<string> {
   }
 }
 
-const REFUSED: Record<Attempt, string> = {
-  open: "EACCES",
-  create: "EACCES",
-  socket: "EPERM",
-  connect: "EPERM",
-  fork: "EPERM",
-  execve: "SIGSYS",
-  ptrace: "SIGSYS",
-  kill: "EPERM",
-  mount: "SIGSYS",
-  setuid: "EPERM",
-  mprotect: "EPERM",
-  chroot: "SIGSYS",
-  unshare: "SIGSYS",
-  io_uring: "SIGSYS",
-};
-
 describe("from inside a VM process", () => {
   test.each([...ATTEMPTS])("%s is refused", async (what) => {
     expect(await attempt(what)).toBe(REFUSED[what]);
@@ -89,29 +73,7 @@ test("every thread is confined, and the process is nobody in namespaces of its o
   const { unconfined } = await host.running;
   expect(unconfined).toBe("");
   const { pid } = host;
-  const threads = readdirSync(`/proc/${pid}/task`);
-  expect(threads.length).toBeGreaterThan(2);
-  for (const thread of threads) {
-    const status = readFileSync(`/proc/${pid}/task/${thread}/status`, "utf8");
-    expect(status).toMatch(/^Seccomp:\t2$/m);
-    expect(status).toMatch(/^NoNewPrivs:\t1$/m);
-    for (const set of ["Inh", "Prm", "Eff", "Amb"]) {
-      expect(status).toMatch(new RegExp(`^Cap${set}:\t0+$`, "m"));
-    }
-    if (process.geteuid!() === 0) {
-      expect(status).toMatch(/^CapBnd:\t0+$/m);
-      const { uid } = ownConfinement();
-      expect(status).toMatch(new RegExp(`^Uid:\t${uid}\t${uid}\t${uid}\t${uid}$`, "m"));
-      expect(status).toMatch(/^Groups:\s*$/m);
-    }
-  }
-  if (process.geteuid!() === 0) {
-    const namespace = (id: string, kind: string) =>
-      Bun.spawnSync(["readlink", `/proc/${id}/ns/${kind}`]).stdout.toString();
-    for (const kind of ["net", "ipc", "uts", "mnt", "cgroup"]) {
-      expect(namespace(`${pid}`, kind)).not.toBe(namespace("self", kind));
-    }
-  }
+  expectConfined(pid);
   expect(readFileSync(`/proc/${pid}/limits`, "utf8")).toMatch(/^Max core file size +0 +0 /m);
   host.stop();
   await host.ended;
