@@ -67,6 +67,8 @@ static const struct {
 	{ "helper_wrmsr_x86_64", (void **)&original.wrmsr },
 	{ "helper_pcmpestri_xmm_x86_64", (void **)&original.pcmpestri },
 	{ "helper_pcmpestrm_xmm_x86_64", (void **)&original.pcmpestrm },
+	{ "helper_pcmpistri_xmm_x86_64", (void **)&original.pcmpistri },
+	{ "helper_pcmpistrm_xmm_x86_64", (void **)&original.pcmpistrm },
 	{ "helper_cmpxchg8b_x86_64", (void **)&original.cmpxchg8b },
 	{ "helper_cmpxchg8b_unlocked_x86_64", (void **)&original.cmpxchg8b_unlocked },
 	{ "helper_cmpxchg16b_x86_64", (void **)&original.cmpxchg16b },

@@ -231,6 +231,8 @@ struct originals {
 	void (*wrmsr)(void *);
 	void (*pcmpestri)(void *, void *, void *, u32);
 	void (*pcmpestrm)(void *, void *, void *, u32);
+	void (*pcmpistri)(void *, void *, void *, u32);
+	void (*pcmpistrm)(void *, void *, void *, u32);
 	void (*cmpxchg8b)(void *, u64);
 	void (*cmpxchg8b_unlocked)(void *, u64);
 	void (*cmpxchg16b)(void *, u64);

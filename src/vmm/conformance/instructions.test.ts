@@ -288,6 +288,36 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     }
   });
 
+  // Intel SDM vol. 1, 4.1: what begins in the operand and would go on behind it counts as found.
+  onProcessor.each([
+    // Control, what is looked for, where in; RCX or XMM0's low half; CF, ZF, SF and OF.
+    ["PCMPISTRI", "66 0f 3a 63 c1 0c", "abc", "0123456789abcdef", 10, 0x81],
+    ["PCMPISTRI, begun", "66 0f 3a 63 c1 0c", "efg", "0123456789abcdef", 14, 0x81],
+    ["PCMPISTRI, ended before", "66 0f 3a 63 c1 0c", "efg", "0123456789abcde", 16, 0xc0],
+    ["PCMPISTRI of words", "66 0f 3a 63 c1 0d", "efgh", "0123456789abcdef", 7, 0x81],
+    ["PCMPISTRI, the last", "66 0f 3a 63 c1 4c", "aa", "aaaaaaaaaaaaaaaa", 15, 0x881],
+    ["PCMPISTRI, nothing", "66 0f 3a 63 c1 0c", "", "012", 0, 0x8c1],
+    ["PCMPISTRM", "66 0f 3a 62 c1 0c", "cac", "0ca456789abcdeca", 0x4000, 0x81],
+    ["PCMPISTRM, negated", "66 0f 3a 62 c1 1c", "ca", "0ca456789abcdeca", 0xbffd, 0x881],
+    ["PCMPISTRM, negated in it", "66 0f 3a 62 c1 3c", "b", "abc", 0x5, 0x8c1],
+    ["PCMPESTRI", "66 0f 3a 61 c1 0c", "efg", "0123456789abcdef", 14, 0x81],
+    ["PCMPESTRM", "66 0f 3a 60 c1 0c", "f0", "0123456789abcdef", 0x8000, 0x81],
+  ])("%s finds a substring", (_, comparison, part, whole, expected, flags) => {
+    // PUSHF, POP RBX; MOVQ RDX, XMM0
+    const program = `0f 10 07 0f 10 0e ${comparison} 9c 5b 66 48 0f 7e c2 f4`;
+    using m = machine(name, program);
+    mapLow(m.image);
+    m.image.memory.write(0x9000, new TextEncoder().encode(part.padEnd(16, "\0")));
+    m.image.memory.write(0x9010, new TextEncoder().encode(whole.padEnd(16, "\0")));
+    const cr4 = CR4.PAE | CR4.OSFXSR;
+    const [rax, rdx] = [part.length, whole.length];
+    m.engine.setCpu(longState({ rdi: 0x9000, rsi: 0x9010, rax, rdx, rcx: 77, cr4 }));
+    expect(next(m.engine)).toBe("HLT");
+    const cpu = m.engine.getCpu();
+    expect(cpu.rbx & 0x8d5).toBe(flags);
+    expect(/STRM/.test(_) ? cpu.rdx : cpu.rcx).toBe(expected);
+  });
+
   // The flags that a fault pushes are those that the instruction is done again with.
   instruction.each([
     ["SETL of a sum", "b0 7f 04 01", "0f 9c 03", 0x890],
