@@ -289,7 +289,7 @@ onEachEngine("instructions", ({ name, weak, full }) => {
   });
 
   // Intel SDM vol. 1, 4.1: what begins in the operand and would go on behind it counts as found.
-  onProcessor.each([
+  test.skipIf(inLab || weak).each([
     // Control, what is looked for, where in; RCX or XMM0's low half; CF, ZF, SF and OF.
     ["PCMPISTRI", "66 0f 3a 63 c1 0c", "abc", "0123456789abcdef", 10, 0x81],
     ["PCMPISTRI, begun", "66 0f 3a 63 c1 0c", "efg", "0123456789abcdef", 14, 0x81],
@@ -302,7 +302,7 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     ["PCMPISTRM, negated in it", "66 0f 3a 62 c1 3c", "b", "abc", 0x5, 0x8c1],
     ["PCMPESTRI", "66 0f 3a 61 c1 0c", "efg", "0123456789abcdef", 14, 0x81],
     ["PCMPESTRM", "66 0f 3a 60 c1 0c", "f0", "0123456789abcdef", 0x8000, 0x81],
-  ])("%s finds a substring", (_, comparison, part, whole, expected, flags) => {
+  ])("%s finds a substring", (what, comparison, part, whole, expected, flags) => {
     // PUSHF, POP RBX; MOVQ RDX, XMM0
     const program = `0f 10 07 0f 10 0e ${comparison} 9c 5b 66 48 0f 7e c2 f4`;
     using m = machine(name, program);
@@ -315,7 +315,7 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     expect(next(m.engine)).toBe("HLT");
     const cpu = m.engine.getCpu();
     expect(cpu.rbx & 0x8d5).toBe(flags);
-    expect(/STRM/.test(_) ? cpu.rdx : cpu.rcx).toBe(expected);
+    expect(what.startsWith("PCMPISTRM") || what === "PCMPESTRM" ? cpu.rdx : cpu.rcx).toBe(expected);
   });
 
   // The flags that a fault pushes are those that the instruction is done again with.
