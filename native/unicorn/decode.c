@@ -24,9 +24,8 @@
  *    restores them then takes them for what they were before.
  */
 #define _GNU_SOURCE
+#include "decode.h"
 #include "engine.h"
-
-#define LONGEST 15
 
 /* enum CCOp */
 enum {
@@ -53,11 +52,6 @@ enum { ACCESS_LOAD, ACCESS_STORE }; /* MMUAccessType */
  * first kind. By /digit where only some of a group do. */
 enum kind { KIND_NONE, KIND_LOCKABLE, KIND_CHANGES };
 
-struct code {
-	u8 bytes[LONGEST];
-	u32 length;
-};
-
 struct found {
 	bool locked;
 	enum kind kind;
@@ -76,7 +70,7 @@ struct found {
 	u8 rex;		/* right before the opcode */
 };
 
-static void read_code(struct vmm *vm, u64 va, struct code *code)
+void read_code(struct vmm *vm, u64 va, struct code *code)
 {
 	const u8 *page = NULL;
 
@@ -93,7 +87,7 @@ static void read_code(struct vmm *vm, u64 va, struct code *code)
 	}
 }
 
-static bool is_prefix(u8 byte, bool wide)
+bool is_prefix(u8 byte, bool wide)
 {
 	switch (byte) {
 	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
@@ -217,36 +211,6 @@ static struct found look(const struct code *code, bool wide)
 	return found;
 }
 
-/* Of two-byte opcodes, a bit each, those that can't write a vector register. */
-static const u16 never_vector[16] = {
-	0x3fff, 0xff00, 0x000f, 0x00ff, /* 00: system, but for 3DNow!; 18: hints; CR, DR; MSRs, time */
-	0xffff, 0x0000, 0x0000, 0x0000, /* CMOVcc */
-	0xffff, 0xffff, 0xbbff, 0xffff, /* Jcc; SETcc; a0, b0: but for RSM and AE, FXRSTOR's */
-	0xff8b, 0x0000, 0x0000, 0x0000, /* XADD, MOVNTI, CMPXCHG8B, BSWAP */
-};
-
-/* May an instruction write a register of SSE? So may what VEX is before. */
-static bool may_be_vector(const struct code *code, bool wide)
-{
-	u32 at = 0;
-
-	while (at < code->length && is_prefix(code->bytes[at], wide))
-		at++;
-	if (at + 1 >= code->length)
-		return true; /* who knows */
-	if (code->bytes[at] == 0xc4 || code->bytes[at] == 0xc5)
-		return true;
-	if (code->bytes[at] != 0x0f)
-		return false;
-	return !(never_vector[code->bytes[at + 1] >> 4] >> (code->bytes[at + 1] & 15) & 1);
-}
-
-/* By its first byte. */
-static bool may_begin_vector(u8 byte, bool wide)
-{
-	return byte == 0x0f || byte == 0xc4 || byte == 0xc5 || is_prefix(byte, wide);
-}
-
 /* By its first byte at `pc`, and the second where that is on the same page. */
 static bool needs_look(const u8 *at, u64 pc, bool wide)
 {
@@ -282,23 +246,6 @@ static const u8 *code_at(struct vmm *vm, u64 pc)
 		page_host = slot ? slot->host + (gpa - slot->gpa) : NULL;
 	}
 	return page_host ? page_host + (pc & 0xfff) : NULL;
-}
-
-/* The block that is translated has such an instruction. */
-static HOT_TLS bool has_vector;
-
-/* A reset has to know (point.c). Once a block is enough: it is entered at its start. */
-static void note_vector(struct vmm *vm, u64 pc, const u8 *at, bool wide)
-{
-	struct code code;
-
-	if (has_vector || (at && !may_begin_vector(*at, wide)))
-		return;
-	read_code(vm, pc, &code);
-	if (!may_be_vector(&code, wide))
-		return;
-	has_vector = true;
-	lines_note(vm, &vm->vector_written);
 }
 
 /* The next four bytes of code that are read at once are of an address that is one more. */
@@ -337,7 +284,7 @@ static void translate(void *db, void *cs)
 		is_one_less = found.shifts_relative;
 	}
 	if (vm->point)
-		note_vector(vm, pc, at, wide);
+		vector_note(vm, pc, at, wide);
 	library_translate(db, cs);
 	*flags = was;
 }
@@ -395,7 +342,7 @@ struct translator_ops decode_ops(const struct translator_ops *ops)
 	struct translator_ops ours = *ops;
 
 	page_va = ~0ull;
-	has_vector = false;
+	vector_begin();
 	library_translate = ops->translate_insn;
 	library_insn_start = ops->insn_start;
 	ours.translate_insn = translate;
