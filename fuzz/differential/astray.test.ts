@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { probe } from "../../src/vmm/engine.ts";
-import { beginsDisplaced, hasStrayed, isDisplaced } from "./astray.ts";
+import { beginsDisplaced, hasStrayed, isDisplaced, leadsInside } from "./astray.ts";
 import { type Case, STATE } from "./case.ts";
 import { decode } from "./decode.ts";
 import { Generator } from "./generate.ts";
@@ -41,6 +41,18 @@ describe.skipIf(!probe("unicorn").available)("what runs", () => {
     if (hex.startsWith("ea")) new DataView(it.code.buffer).setUint32(1, it.at + 7, true);
     using target = ran(it, length);
     expect(hasStrayed(target, it, decode(it.code, bitness(it.mode), it.at))).toBe(strayed);
+  });
+
+  // EB FF leads to its own second byte: what runs there depends on what follows.
+  test.each([
+    ["itself", "eb ff d7", true],
+    ["the next one", "eb 00 d7", false],
+    ["another one", "eb 01 b8 90 90 90 90", true],
+    ["elsewhere", "eb 40 d7", false],
+  ])("leads inside of an instruction by a branch to %s", (_, hex, inside) => {
+    const it = caseOf("prot32", hex);
+    const decoded = decode(it.code, bitness(it.mode), it.at);
+    expect(leadsInside(decoded[0], it, decoded)).toBe(inside);
   });
 
   const descriptor = (0x1000 + SELECTOR.USER_DATA).toString(16).slice(2);

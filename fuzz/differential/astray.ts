@@ -23,6 +23,17 @@ function viewOf({ buffer, byteOffset, byteLength }: Uint8Array): DataView {
   return new DataView(buffer, byteOffset, byteLength);
 }
 
+/** Whether an instruction is a near branch into another of the sequence. */
+export function leadsInside({ target }: Decoded, it: Case, decoded: readonly Decoded[]): boolean {
+  return target > it.at && target < it.at + it.code.length && !endsAt(target, it, decoded);
+}
+
+// Where an instruction begins or the last one ends. How long a reserved encoding is nobody knows.
+function endsAt(at: number, it: Case, decoded: readonly Decoded[]): boolean {
+  const ends = decoded.filter((one) => one.mnemonic !== "INVALID").map((one) => one.end);
+  return [0, it.code.length, ...ends].some((end) => it.at + end === at);
+}
+
 /**
  * Whether a run of a sequence's beginning has stopped at no beginning of an instruction of it, or in
  * another code segment.
@@ -38,9 +49,7 @@ export function hasStrayed(target: Target, it: Case, decoded: readonly Decoded[]
       : pushed(target, it);
   if (stop === undefined) return false;
   if (stop.cs !== first.getUint16(cs, true)) return true;
-  // How long a reserved encoding is nobody knows.
-  const ends = decoded.filter((one) => one.mnemonic !== "INVALID").map((one) => one.end);
-  return ![0, it.code.length, ...ends].some((end) => it.at + end === stop.rip);
+  return !endsAt(stop.rip, it, decoded);
 }
 
 /**

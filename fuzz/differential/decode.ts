@@ -33,6 +33,8 @@ export interface Decoded {
   /** Bits of RFLAGS that the architecture leaves undefined. */
   readonly undefinedFlags: number;
   readonly bytes: Uint8Array;
+  /** Where a near branch leads; 0 of others. */
+  readonly target: number;
 }
 
 /**
@@ -59,6 +61,7 @@ export function decode(code: Uint8Array, bits: number, at: number): Decoded[] {
       end,
       undefinedFlags,
       bytes: padded.slice(from, end),
+      target: Number(instruction.nearBranchTarget),
     });
     const isInvalid = instruction.isInvalid;
     instruction.free();

@@ -3,7 +3,7 @@
  * with that instruction.
  */
 import type { EngineName } from "../../src/vmm/engine.ts";
-import { beginsDisplaced, hasStrayed, isDisplaced } from "./astray.ts";
+import { beginsDisplaced, hasStrayed, isDisplaced, leadsInside } from "./astray.ts";
 import { type Case, segmentAt } from "./case.ts";
 import type { Cause } from "./cause.ts";
 import { stateCauseOf } from "./causes.ts";
@@ -59,7 +59,8 @@ export function explain(
     progress.carried = ofInstructions(before).length > 0;
     progress.displaced ||= isDisplaced(a, it) || isDisplaced(b, it);
     if (here.length > 0) return finding(a, b, it, engines, one, here, progress);
-    progress.strayed ||= hasStrayed(a, it, decoded) || hasStrayed(b, it, decoded);
+    progress.strayed ||=
+      leadsInside(one, it, decoded) || hasStrayed(a, it, decoded) || hasStrayed(b, it, decoded);
     before = found;
   }
   // Whatever it is, it isn't of this case alone where the same again doesn't show it.

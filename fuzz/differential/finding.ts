@@ -23,7 +23,10 @@ export interface Finding {
   readonly carried: boolean;
   /** The instructions before it, as hexadecimal digits. */
   readonly earlier: readonly string[];
-  /** What came before it has stopped at no instruction of the sequence, or in another code segment. */
+  /**
+   * What came before it branches into an instruction, or has stopped at none of the sequence or in
+   * another code segment.
+   */
   readonly strayed: boolean;
   /** Vectors, descriptors, page tables, mode or stack aren't those of the beginning any more. */
   readonly displaced: boolean;
