@@ -90,8 +90,17 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
     matches: (found) =>
       found.mode === "real" &&
       endingOf(found, "unicorn") === "SHUTDOWN" &&
-      /^(halt|#\d+)$/.test(endingOf(found, "kvm")) &&
+      (/^(halt|#\d+)$/.test(endingOf(found, "kvm")) || found.mnemonic === "LIDT") &&
       [...found.earlier, found.bytes.toHex()].some((bytes) => /0f01/.test(bytes)),
+  },
+  {
+    name: "INT 1Ah and 1Bh",
+    by: "kvm_pvm",
+    explanation: "Outside of real mode they do nothing.",
+    matches: (found) =>
+      found.mode !== "real" &&
+      /cd1[ab]$/.test(found.bytes.toHex()) &&
+      endingOf(found, "kvm") === "halt",
   },
   {
     name: "order of checks of segment loads",
@@ -219,7 +228,12 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
       found.cpl === 3 &&
       found.mode !== "real" &&
       (/\b[c-gs]s$/.test(found.text) ||
-        (/^mov [c-gs]s,/.test(found.text) && only(found, /^[c-gs]s\.selector$/)) ||
+        (/^(mov [c-gs]s,|l[fg]s )/.test(found.text) && only(found, /^[c-gs]s\.selector$/)) ||
+        // The host has a segment there.
+        (/^mov [d-g]s,/.test(found.text) &&
+          faultOf(found, "kvm") === -1 &&
+          faultOf(found, "unicorn") === 13 &&
+          only(found, /^([d-g]s\.(selector|base)|frame\.(code|rip))$/)) ||
         /^(LSL|LAR|VER|SLDT|STR|SMSW|SGDT|SIDT|PUSH)/.test(found.mnemonic)),
   },
   {
@@ -236,8 +250,31 @@ export const EMULATOR_CAUSES: readonly InstructionCause[] = [
     matches: (found) =>
       found.mnemonic === "STATE" &&
       found.cpl === 3 &&
-      only(found, /^vector$/) &&
-      found.differences[0][found.engines[0] === "kvm" ? "a" : "b"] === "#6",
+      (only(found, /^vector$/)
+        ? found.differences[0][found.engines[0] === "kvm" ? "a" : "b"] === "#6"
+        : endingOf(found, "kvm") === "#6" && only(found, /^frame\.rip$/)),
+  },
+  {
+    name: "what the case before has left",
+    by: "kvm_pvm",
+    explanation:
+      "The case alone doesn't show it: a debug exception under TF that a shutdown came before is raised in the next case, and FNSAVE and FNSTENV store the last selectors of another.",
+    matches: (found) =>
+      !found.alone &&
+      found.mnemonic === "STATE" &&
+      (found.differences.some(({ a, b }) => a === "#1" || b === "#1") ||
+        (only(found, /^memory\./) &&
+          found.earlier.some((bytes) => /(d9|dd)([37b][0-7])/.test(bytes)))),
+  },
+  {
+    name: "upper half of ESP",
+    by: "kvm_pvm",
+    explanation: "An exception on a stack of 16 bits clears it; a processor leaves it.",
+    matches: (found) => {
+      const [a, b] = [valueOf(found, "rsp", "kvm"), valueOf(found, "rsp", "unicorn")];
+      if (a === undefined || b === undefined || found.mode !== "prot16") return false;
+      return a === (b & 0xffff) && only(found, /^(rsp|memory\.stack)$/);
+    },
   },
   {
     name: "tables that a string overwrote",

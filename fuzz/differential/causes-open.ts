@@ -1,6 +1,6 @@
 /** Causes that are nobody's fault: what the manuals leave open, and what only hosts differ in. */
 import type { InstructionCause } from "./cause.ts";
-import { isBranch, only } from "./finding.ts";
+import { endingOf, faultOf, isBranch, only } from "./finding.ts";
 
 const REGISTERS = /^(r[a-ds][xip]|r[sbd][pi]|r\d+)$/;
 const RESULT = /^(r[a-ds][xip]|r[sbd][pi]|r\d+|(frame\.)?rflags\..F|memory\..*)$/;
@@ -13,11 +13,13 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     by: "the manuals",
     explanation:
       "An instruction before this one left flags undefined, and they differed; this one reads or stores them (SDM vol. 1, appendix A).",
-    matches: ({ carried, mnemonic }) =>
-      carried &&
-      /^(J|SET|CMOV|LOOP|ADC|SBB|RC[LR]|LAHF|PUSHF|INTO|SALC|AAA|AAS|DAA|DAS|FCMOV|CMC|SYSCALL|INT|CALL|IRET|INVALID)/.test(
-        mnemonic,
-      ),
+    matches: (found) =>
+      found.carried &&
+      (/^(J|SET|CMOV|LOOP|ADC|SBB|RC[LR]|LAHF|PUSHF|INTO|SALC|AAA|AAS|DAA|DAS|FCMOV|CMC|SYSCALL|INT|CALL|IRET|INVALID)/.test(
+        found.mnemonic,
+      ) ||
+        // An exception pushes them, and where its handler is overwritten nobody takes them for flags.
+        (/^I?DIV$/.test(found.mnemonic) && only(found, /^memory\./))),
   },
   {
     name: "code that changed itself",
@@ -107,8 +109,10 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     name: "far pointers of 64 bits",
     by: "the manuals",
     explanation:
-      "LSS, LFS and LGS behind REX.W load 64 bits on Intel's processors (SDM vol. 2A, LDS), 32 on AMD's and in libunicorn.",
-    matches: (found) => /^L[SFG]S$/.test(found.mnemonic) && only(found, REGISTERS),
+      "LSS, LFS and LGS behind REX.W load 64 bits and the selector behind them on Intel's processors (SDM vol. 2A, LDS), 32 bits and the selector behind those on AMD's and in libunicorn.",
+    matches: (found) =>
+      /^L[SFG]S$/.test(found.mnemonic) &&
+      (only(found, REGISTERS) || /^L[sfg]s_r64_m1664$/.test(found.form)),
   },
   {
     name: "BSF and BSR of zero",
@@ -123,6 +127,29 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
       "LZCNT, TZCNT, POPCNT, TPAUSE and what there is of AVX and others in ring 3 run where the host's processor has them, whatever CPUID says; else they are BSR, BSF or undefined.",
     matches: (found) =>
       /^(LZCNT|TZCNT|POPCNT|CLDEMOTE|ADCX|ADOX|ENDBR|RDSSP|TPAUSE)/.test(found.mnemonic) ||
-      (/^(VP[A-Z]+|XGETBV|UMONITOR|UMWAIT)$/.test(found.mnemonic) && found.cpl === 3),
+      (/^(VP[A-Z]+|XGETBV|UMONITOR|UMWAIT)$/.test(found.mnemonic) && found.cpl === 3) ||
+      (/^(RDTSCP|CLZERO|MONITORX|MWAITX)$/.test(found.mnemonic) &&
+        found.cpl === 3 &&
+        faultOf(found, "unicorn") === 6),
+  },
+  {
+    name: "stores of no byte",
+    by: "the manuals",
+    explanation:
+      "Whether MASKMOVQ and MASKMOVDQU fault with a mask that selects nothing is the processor's (SDM vol. 2B).",
+    matches: (found) =>
+      /^MASKMOV(Q|DQU)$/.test(found.mnemonic) &&
+      endingOf(found, "kvm") === "#14" &&
+      endingOf(found, "unicorn") !== "#14",
+  },
+  {
+    name: "the end of FXSAVE's area",
+    by: "the manuals",
+    explanation:
+      "Whether FXSAVE faults on the bytes of its area that it doesn't write isn't said (SDM vol. 1, 10.5.1).",
+    matches: (found) =>
+      /^FXSAVE(64)?$/.test(found.mnemonic) &&
+      endingOf(found, "kvm") === "#14" &&
+      endingOf(found, "unicorn") !== "#14",
   },
 ];

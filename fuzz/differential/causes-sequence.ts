@@ -1,5 +1,6 @@
 /** Causes that lie before the instruction that shows them: looked for last, as they fit whatever it is. */
 import type { InstructionCause } from "./cause.ts";
+import { only } from "./finding.ts";
 
 const isNarrowBranch = (bytes: string) =>
   /^(..)*66/.test(bytes) && /^(66|67|2e|3e|26|36|64|65|f[023]|4.)*(0f8.|e8|e9)/.test(bytes);
@@ -27,14 +28,22 @@ export const SEQUENCE_CAUSES: readonly InstructionCause[] = [
       "MOV to CR0 that changes the mode leaves the processor in another one than it tells, so what follows is decoded or delivered by the wrong one.",
     matches: (found) =>
       found.mode !== "real" &&
-      found.earlier.some((bytes) => /^(66|67|4.|f[023])*0f22([048c][0-7])$/.test(bytes)),
+      found.earlier.some((bytes) =>
+        /^(26|2e|36|3e|6[4-7]|4.|f[023])*0f22([048c][0-7])$/.test(bytes),
+      ),
   },
   {
     name: "branches into instructions",
     by: "the sequence",
     explanation:
-      "A branch leads into the middle of an instruction of the sequence, or to code of other size, so others run than were looked at: one of the other causes.",
-    matches: ({ landsInside, earlier }) =>
-      landsInside || earlier.some((bytes) => /^(66|67)*(9a|ea|cb|ca|cf)/.test(bytes)),
+      "A branch leads into the middle of an instruction of the sequence, to other memory, or to another code segment, so others run than were looked at: one of the other causes.",
+    matches: ({ strayed }) => strayed,
+  },
+  {
+    name: "tables and stacks that changed",
+    by: "the sequence",
+    explanation:
+      "Vectors, descriptors, page tables, mode or stack aren't those of the beginning any more. So an exception that one engine raises ends elsewhere than in its handler, and a translation may be from before: one of the other causes.",
+    matches: (found) => found.displaced && only(found, /^(ending|vector)$/),
   },
 ];

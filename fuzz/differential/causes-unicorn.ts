@@ -1,7 +1,15 @@
 /** Causes of libunicorn 2.0.1, that are known and left as they are. */
 import type { InstructionCause } from "./cause.ts";
 import type { Finding } from "./finding.ts";
-import { endingOf, faultOf, only, prefixedBase, prefixesOf, usesMemory } from "./finding.ts";
+import {
+  difference,
+  endingOf,
+  faultOf,
+  only,
+  prefixedBase,
+  prefixesOf,
+  usesMemory,
+} from "./finding.ts";
 
 const by = "libunicorn";
 
@@ -26,6 +34,16 @@ function hasVoidRex(bytes: Uint8Array): boolean {
 // String instructions and XLAT say so without brackets of their own, LEA's aren't an access.
 function usesDataOf(found: Finding): boolean {
   return usesMemory(found) && found.mnemonic !== "LEA";
+}
+
+// "0xad0f: 001038b460d41e92".
+function isZeroBeforeInput(found: Finding): boolean {
+  const zero = found.engines[0] === "unicorn" ? "a" : "b";
+  return (
+    found.endings[0] === found.endings[1] &&
+    found.endings[0].startsWith("in ") &&
+    found.differences.every((one) => one.what.startsWith("memory.") && one[zero].includes(": 00"))
+  );
 }
 
 const IS_FLOATING =
@@ -81,8 +99,10 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     by,
     explanation: "INS stores a zero first, to fault before the port is read; the exit shows it.",
     matches: (found) =>
-      found.mnemonic.startsWith("INS") &&
-      (only(found, /^memory\./) || /^(in|write) /.test(endingOf(found, "unicorn"))),
+      (found.mnemonic.startsWith("INS") &&
+        (only(found, /^memory\./) || /^(in|write) /.test(endingOf(found, "unicorn")))) ||
+      // What came before led to one.
+      ((found.strayed || found.displaced) && isZeroBeforeInput(found)),
   },
   {
     name: "accessed bit of code",
@@ -98,13 +118,36 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     matches: (found) => /^(CLFLUSH|PREFETCH)/.test(found.mnemonic),
   },
   {
+    name: "loads in parts",
+    by,
+    explanation:
+      "SSE's loads of 16 bytes, FLDENV, FRSTOR and FXRSTOR load parts: what a page fault ends halfway is changed already, CR2 is the part's, and what FLDENV and FRSTOR don't need isn't read.",
+    matches: (found) =>
+      (/^(MOV(DQ|UP|AP)[AUSD]|LDDQU|FLDENV|FRSTOR|FXRSTOR(64)?)$/.test(found.mnemonic) &&
+        found.endings.every((ending) => ending === "#14") &&
+        only(found, /^(cr2|st\d|xmm\d+|fcw|fsw|ftw|mxcsr)$/)) ||
+      (/^(FLDENV|FRSTOR)$/.test(found.mnemonic) &&
+        faultOf(found, "kvm") === 14 &&
+        faultOf(found, "unicorn") !== 14),
+  },
+  {
+    name: "FXSAVE leaves the opcode",
+    by,
+    explanation:
+      "Bytes 6 and 7 of FXSAVE's area are the last x87 instruction's opcode (SDM vol. 1, table 10-2); here they stay as they were.",
+    matches: (found) =>
+      /^FXSAVE(64)?$/.test(found.mnemonic) &&
+      found.differences.every(({ what, a }) => /^memory\.\S+$/.test(what) && /[67]:/.test(a)),
+  },
+  {
     name: "floating point",
     by,
     explanation:
       "x87 stack faults and unmasked exceptions don't come, and status bits, NaN payloads and denormals differ in places.",
     matches: (found) =>
       (only(found, IS_FLOATING) && /^(F|WAIT|CVT|[A-Z]+[SP][SD]$)/.test(found.mnemonic)) ||
-      (faultOf(found, "kvm") === 19 && faultOf(found, "unicorn") !== 19),
+      (faultOf(found, "kvm") === 19 && faultOf(found, "unicorn") !== 19) ||
+      (faultOf(found, "kvm") === 16 && /^(F|WAIT)/.test(found.mnemonic)),
   },
   {
     name: "reserved encodings run",
@@ -219,24 +262,43 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
       faultOf(found, "unicorn") === 6,
   },
   {
-    name: "XBEGIN runs",
-    by,
-    explanation: "XBEGIN branches to where it falls back to, though RTM isn't offered: #UD.",
-    matches: (found) => found.mnemonic === "XBEGIN" && faultOf(found, "kvm") === 6,
-  },
-  {
     name: "66, F2 and F3 together",
     by,
     explanation:
-      "Of F2 and F3 the last counts, and either before 66 (as in iced-x86's tables); here 66 counts first, and CRC32 behind F2 and F3 is undefined.",
+      "Of F2 and F3 the last counts, and either before 66 (as in iced-x86's tables); here 66 counts first, F2 before F3 of a string, and CRC32 behind F2 and F3 is undefined.",
     matches: (found) => {
       const prefixes = prefixesOf(found);
       const [narrow, repeat, repeatNot] = [0x66, 0xf3, 0xf2].map((byte) => prefixes.includes(byte));
       if (found.mnemonic === "CRC32") {
         return repeat && repeatNot && faultOf(found, "unicorn") === 6;
       }
-      return narrow && (repeat || repeatNot) && only(found, /^(xmm\d+|rflags.*|frame.*)$/);
+      if (/^(CMPS|SCAS)[BWDQ]$/.test(found.mnemonic)) return repeat && repeatNot;
+      return (
+        [narrow, repeat, repeatNot].filter(Boolean).length > 1 &&
+        only(found, /^(xmm\d+|r[a-ds][xip]|r[sbd]p|r\d+|st\d|ftw|fsw|mxcsr|rflags.*|frame.*)$/) &&
+        /^(..)*0f/.test(found.bytes.toHex())
+      );
     },
+  },
+  {
+    name: "LOCK over its own block",
+    by,
+    explanation:
+      "A read-modify-write with LOCK that writes into the block of code that it is translated in is done twice.",
+    matches: (found) =>
+      found.text.startsWith("lock ") &&
+      difference(found, "memory.code") !== undefined &&
+      only(found, /^(memory\.code|(frame\.)?rflags\.[CPAZSO]F)$/),
+  },
+  {
+    name: "MOVBE in 16-bit code",
+    by,
+    explanation:
+      "The prefix 66 makes its operand 16 bits wide there, too, and without it there are 32 (SDM vol. 2B, MOVBE has it the other way round).",
+    matches: (found) =>
+      found.mnemonic === "MOVBE" &&
+      (found.mode === "real" || found.mode === "prot16") &&
+      !found.displaced,
   },
   {
     name: "PHADD and PHSUB of a register with itself",
@@ -246,13 +308,6 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
       const operands = /^ph(add|sub)\S+ (\S+),(\S+)$/.exec(found.text);
       return operands !== null && operands[2] === operands[3];
     },
-  },
-  {
-    name: "lengths of PCMPESTRI and PCMPESTRM behind REX.W",
-    by,
-    explanation:
-      "With REX.W the lengths are RAX and RDX (SDM vol. 2B, PCMPESTRI); here they are EAX and EDX.",
-    matches: (found) => /^PCMPESTR[IM]64$/.test(found.mnemonic),
   },
   {
     name: "LGDT and LIDT take any base",

@@ -172,31 +172,48 @@ function control(a: Target, b: Target, found: Difference[]): void {
 
 const NOWHERE: ReadonlySet<number> = new Set();
 
-/** What the handler finds on its stack. @returns where that lies, by bytes. */
-function frames(a: Target, b: Target, it: Case, found: Difference[]): ReadonlySet<number> {
-  const [va, vb] = views(a.state, b.state);
-  const [ma, mb] = views(a.memory, b.memory);
-  const width = it.mode === "real" ? 2 : isLong(it.mode) ? 8 : 4;
-  const base = isLong(it.mode) ? 0 : va.getUint32(segmentAt("ss"), true);
-  let stack = va.getUint32(STATE.rsp, true);
-  if (stack !== vb.getUint32(STATE.rsp, true)) return NOWHERE;
-  const whole = new Set<number>();
-  const next = (what: string) => {
+/** The words that a handler finds on its stack, by name, and where in memory they lie. */
+function* frameOf(target: Target, it: Case): Generator<[what: string, at: number]> {
+  const view = new DataView(target.state.buffer, target.state.byteOffset);
+  const width = frameWidth(it.mode);
+  const base = isLong(it.mode) ? 0 : view.getUint32(segmentAt("ss"), true);
+  let stack = view.getUint32(STATE.rsp, true);
+  const code = width > 2 && WITH_CODE.has(target.vector) ? ["frame.code"] : [];
+  for (const what of [...code, "frame.rip", "frame.cs", "frame.rflags"]) {
     // SP wraps in real mode.
     const at = physical(it.mode, (base + (width === 2 ? stack & 0xffff : stack)) >>> 0);
     stack += width;
-    if (at + width > MEMORY_SIZE) return;
-    const word = (view: DataView) =>
-      width === 2 ? view.getUint16(at, true) : view.getUint32(at, true);
-    const [x, y] = [word(ma), word(mb)];
+    if (at + width <= MEMORY_SIZE) yield [what, at];
+  }
+}
+
+function frameWidth(mode: Mode): number {
+  return mode === "real" ? 2 : isLong(mode) ? 8 : 4;
+}
+
+function frameWord({ memory }: Target, mode: Mode, at: number): number {
+  return frameWidth(mode) === 2 ? memory.readUInt16LE(at) : memory.readUInt32LE(at);
+}
+
+/** Where an exception that ended in its handler came from; undefined where its frame isn't in memory. */
+export function pushed(target: Target, it: Case): { rip: number; cs: number } | undefined {
+  const words = new Map<string, number>();
+  for (const [what, at] of frameOf(target, it)) words.set(what, frameWord(target, it.mode, at));
+  const [rip, cs] = [words.get("frame.rip"), words.get("frame.cs")];
+  return rip === undefined || cs === undefined ? undefined : { rip, cs: cs & 0xffff };
+}
+
+/** What the handler finds on its stack. @returns where that lies, by bytes. */
+function frames(a: Target, b: Target, it: Case, found: Difference[]): ReadonlySet<number> {
+  const [va, vb] = views(a.state, b.state);
+  if (va.getUint32(STATE.rsp, true) !== vb.getUint32(STATE.rsp, true)) return NOWHERE;
+  const whole = new Set<number>();
+  for (const [what, at] of frameOf(a, it)) {
+    const [x, y] = [a, b].map((target) => frameWord(target, it.mode, at));
     if (what === "frame.rflags") flags(x, y, what, found);
     else if (x !== y) found.push({ what, a: hex(x), b: hex(y) });
-    for (let i = 0; i < width; i++) whole.add(at + i);
-  };
-  if (width > 2 && WITH_CODE.has(a.vector)) next("frame.code");
-  next("frame.rip");
-  next("frame.cs");
-  next("frame.rflags");
+    for (let i = 0; i < frameWidth(it.mode); i++) whole.add(at + i);
+  }
   return whole;
 }
 

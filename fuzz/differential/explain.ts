@@ -3,6 +3,7 @@
  * with that instruction.
  */
 import type { EngineName } from "../../src/vmm/engine.ts";
+import { beginsDisplaced, hasStrayed, isDisplaced, leadsInside } from "./astray.ts";
 import { type Case, segmentAt } from "./case.ts";
 import type { Cause } from "./cause.ts";
 import { stateCauseOf } from "./causes.ts";
@@ -10,7 +11,7 @@ import { type Difference, differences, endingText, FLAGS, isIdentical } from "./
 import { decode, type Decoded, textOf } from "./decode.ts";
 import type { Finding } from "./finding.ts";
 import { bitness, HANDLERS } from "./layout.ts";
-import { Ending, HLT, type Target } from "./target.ts";
+import { Ending, HLT, TAIL, type Target } from "./target.ts";
 
 const FLAG_BITS = new Map(FLAGS);
 
@@ -44,25 +45,37 @@ export function explain(
   if (left.length === 0) return stateCauseOf(defined[0]);
   let mask = 0;
   let before: Difference[] = [];
+  const progress = { carried: false, strayed: false, displaced: beginsDisplaced(it) };
   if (decoded.length > 1) {
     before = run(a, b, it, 0);
     const at0 = ofInstructions(before);
-    if (at0.length > 0) return finding(a, b, it, engines, undefined, at0, false);
+    if (at0.length > 0) return finding(a, b, it, engines, undefined, at0, progress);
   }
   for (const one of decoded) {
     mask |= one.undefinedFlags;
     // The whole has been run already.
-    // How long a reserved encoding is nobody knows: all that is left is its.
-    const end = one.mnemonic === "INVALID" ? it.code.length : one.end;
-    const found = decoded.length === 1 ? all : run(a, b, it, end);
+    const found = decoded.length === 1 ? all : run(a, b, it, endOf(one, it));
     const here = ofInstructions(masked(found, mask));
-    const carried = ofInstructions(before).length > 0;
-    if (here.length > 0) return finding(a, b, it, engines, one, here, carried);
+    progress.carried = ofInstructions(before).length > 0;
+    progress.displaced ||= isDisplaced(a, it) || isDisplaced(b, it);
+    if (here.length > 0) return finding(a, b, it, engines, one, here, progress);
+    progress.strayed ||=
+      leadsInside(one, it, decoded) || hasStrayed(a, it, decoded) || hasStrayed(b, it, decoded);
     before = found;
   }
-  run(a, b, it, it.code.length);
-  return finding(a, b, it, engines, undefined, left, false);
+  // Whatever it is, it isn't of this case alone where the same again doesn't show it.
+  const again = run(a, b, it, it.code.length);
+  const alone = ofInstructions(masked(again, union)).length > 0;
+  return { ...finding(a, b, it, engines, undefined, left, progress), alone };
 }
+
+/** How much runs up to it. How long a reserved encoding is nobody knows: all that is left is its. */
+function endOf(one: Decoded | undefined, it: Case): number {
+  return one === undefined || one.mnemonic === "INVALID" ? it.code.length : one.end;
+}
+
+/** What has happened before the instruction to blame. */
+type Progress = Pick<Finding, "carried" | "strayed" | "displaced">;
 
 function ofInstructions(found: readonly Difference[]): Difference[] {
   return found.filter((one) => stateCauseOf(one) === undefined);
@@ -89,7 +102,7 @@ function finding(
   engines: readonly [EngineName, EngineName],
   one: Decoded | undefined,
   found: readonly Difference[],
-  carried: boolean,
+  progress: Progress,
 ): Finding {
   const decoded = decode(it.code, bitness(it.mode), it.at);
   // All of it where none is to blame: what they lead to is.
@@ -106,19 +119,12 @@ function finding(
     cpl: it.cpl,
     differences: found,
     endings: [endingText(a), endingText(b)],
-    carried,
+    ...progress,
+    alone: true,
     earlier: before.map(({ bytes }) => bytes.toHex()),
-    landsInside: landsInside(it, decoded, before),
     bases: basesOf(it),
-    changedItself: [a, b].some(({ memory }) => changed(memory, it, one?.end ?? it.code.length)),
+    changedItself: [a, b].some(({ memory }) => changed(memory, it, endOf(one, it))),
   };
-}
-
-function landsInside(it: Case, decoded: readonly Decoded[], branches: readonly Decoded[]): boolean {
-  const starts = new Set([it.at, ...decoded.map(({ end }) => it.at + end)]);
-  return branches.some(
-    ({ target }) => target > it.at && target < it.at + it.code.length && !starts.has(target),
-  );
 }
 
 function basesOf({ state }: Case): number[] {
@@ -128,8 +134,11 @@ function basesOf({ state }: Case): number[] {
 
 function changed(memory: Uint8Array, it: Case, length: number): boolean {
   const handlers = memory.subarray(HANDLERS, HANDLERS + 0x100);
+  const code = it.code.subarray(0, length);
+  const end = it.at + it.code.length + TAIL;
   return (
-    it.code.subarray(0, length).some((byte, i) => memory[it.at + i] !== byte) ||
+    code.some((byte, i) => memory[it.at + i] !== byte) ||
+    memory.subarray(it.at + code.length, end).some((byte) => byte !== HLT) ||
     handlers.some((byte) => byte !== HLT)
   );
 }

@@ -23,8 +23,15 @@ export interface Finding {
   readonly carried: boolean;
   /** The instructions before it, as hexadecimal digits. */
   readonly earlier: readonly string[];
-  /** A branch before it leads into the middle of an instruction of the sequence. */
-  readonly landsInside: boolean;
+  /**
+   * What came before it branches into an instruction, or has stopped at none of the sequence or in
+   * another code segment.
+   */
+  readonly strayed: boolean;
+  /** Vectors, descriptors, page tables, mode or stack aren't those of the beginning any more. */
+  readonly displaced: boolean;
+  /** The case by itself shows it; false: only behind the cases before it. */
+  readonly alone: boolean;
   /** Bases of ES, CS, SS and DS at the beginning: by the order of their prefixes. */
   readonly bases: readonly number[];
   /** The code in memory is no longer the sequence, or a handler no longer HLT. */

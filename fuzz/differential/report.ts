@@ -54,7 +54,7 @@ export function report(campaign: Campaign, options: RunOptions): Report {
 }
 
 /** What reports of before don't tell of a finding. */
-const UNTOLD = { earlier: [], landsInside: false, bases: [] };
+const UNTOLD = { earlier: [], strayed: false, displaced: false, alone: true, bases: [] };
 
 /** Looks again for causes, as the table is now. */
 function explained(group: ReportGroup): ReportGroup {

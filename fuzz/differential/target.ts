@@ -31,7 +31,8 @@ const EVENTS_VALID = 5;
 const EVENTS_FLAGS = 20;
 
 export const HLT = 0xf4;
-const TAIL = 16;
+/** HLTs behind a sequence, bytes. */
+export const TAIL = 16;
 const SWAPGS = Buffer.of(0x0f, 0x01, 0xf8);
 
 /** How a case ended. */

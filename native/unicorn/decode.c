@@ -9,19 +9,23 @@
  *  - Far calls and jumps through a register: #UD. The library reads memory.
  *  - MOVNTI, FXSAVE and their group, the fences behind a prefix that they don't have
  *    (NP in SDM vol. 2): #UD. The library runs them.
+ *  - XBEGIN and XABORT, as there are no transactions: #UD. The library runs them.
+ *  - MOVBE and CRC32 are of general registers, whatever CR0.EM, CR0.TS and CR4.OSFXSR
+ *    say. The library asks as for SSE's.
+ *  - SHLD and SHRD by an immediate, of memory relative to RIP: the library forgets
+ *    the immediate's byte, so takes the address for one less.
+ *  - LOOPE and LOOPNE that end by their count: the library loses flags that it hasn't
+ *    written back yet, but has none at a block's start.
  *  - SSSE3's instructions on MMX registers behind REX.R: the library takes MM8 to
  *    MM15, which don't exist, and writes to what lies behind MM7.
  *  - LAHF and SAHF behind REX: the library takes SPL for AH.
  *  - LOCK NEG: the library sets flags by the operand, not by the result.
  *  - SETcc, RCL and RCR bring the flags to another form before they fault; what
  *    restores them then takes them for what they were before.
- *  - CMPXCHG8B and 16B keep all flags but ZF. The library takes them from before
- *    the last instruction that set some.
  */
 #define _GNU_SOURCE
+#include "decode.h"
 #include "engine.h"
-
-#define LONGEST 15
 
 /* enum CCOp */
 enum {
@@ -32,21 +36,21 @@ enum {
 	CC_OP_ADOX = 47,
 };
 
-/* Of DisasContextBase: the linear address of the instruction to translate. */
+/* Of DisasContextBase: the linear addresses of the block and of the instruction to
+ * translate, and whether that ends the block. */
+#define DB_PC_FIRST 8
 #define DB_PC_NEXT 16
-/* Of DisasContext: in which form the flags are. */
+#define DB_IS_JMP 24
+#define TOO_MANY 1u /* ... before it */
+/* Of DisasContext: in which form the flags are; the mode, as HFLAGS. */
 #define DB_CC_OP 0x74
+#define DB_FLAGS 0xa8
 #define PF_WRITE 2u
-#define ACCESS_LOAD 0 /* MMUAccessType */
+enum { ACCESS_LOAD, ACCESS_STORE }; /* MMUAccessType */
 
 /* Opcodes with a ModRM byte that change their operand, as bits; LOCK may be before the
  * first kind. By /digit where only some of a group do. */
 enum kind { KIND_NONE, KIND_LOCKABLE, KIND_CHANGES };
-
-struct code {
-	u8 bytes[LONGEST];
-	u32 length;
-};
 
 struct found {
 	bool locked;
@@ -57,13 +61,16 @@ struct found {
 	bool sets;    /* SETcc to memory, */
 	u8 condition; /* ... of this one */
 	bool rotates; /* through carry, in memory */
+	bool loops;   /* LOOPE, LOOPNE */
+	bool general; /* MOVBE, CRC32 */
+	bool shifts_relative; /* SHLD, SHRD by an immediate, of memory relative to RIP */
 	u32 skip; /* prefixes that are to be left out */
 	bool narrowed;	/* behind 66 */
 	bool repeated;	/* behind F2 or F3 */
 	u8 rex;		/* right before the opcode */
 };
 
-static void read_code(struct vmm *vm, u64 va, struct code *code)
+void read_code(struct vmm *vm, u64 va, struct code *code)
 {
 	const u8 *page = NULL;
 
@@ -80,7 +87,7 @@ static void read_code(struct vmm *vm, u64 va, struct code *code)
 	}
 }
 
-static bool is_prefix(u8 byte, bool wide)
+bool is_prefix(u8 byte, bool wide)
 {
 	switch (byte) {
 	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
@@ -134,7 +141,9 @@ static bool has_no_prefix(u8 opcode, u8 modrm, const struct found *found)
 	case 0xc3: /* MOVNTI */
 		return modrm >> 6 != 3 && (found->narrowed || found->repeated);
 	case 0xae: /* FXSAVE FXRSTOR LDMXCSR STMXCSR XSAVE XRSTOR; LFENCE MFENCE SFENCE */
-		return found->narrowed && !found->repeated && (modrm >> 6 == 3 || digit < 6);
+		if (modrm >> 6 != 3)
+			return found->repeated || (found->narrowed && digit < 6);
+		return found->narrowed && !found->repeated;
 	}
 	return false;
 }
@@ -168,6 +177,7 @@ static struct found look(const struct code *code, bool wide)
 	if (!escaped && at < code->length &&
 	    (code->bytes[at] == 0x9e || code->bytes[at] == 0x9f))
 		found.skip = at;
+	found.loops = !escaped && at < code->length && (code->bytes[at] & 0xfe) == 0xe0;
 	if (at + 1 >= code->length)
 		return found;
 
@@ -183,6 +193,11 @@ static struct found look(const struct code *code, bool wide)
 			(digit == 2 || digit == 3);
 	if (!escaped && opcode == 0xff && (digit == 3 || digit == 5))
 		found.undefined = modrm >> 6 == 3;
+	if (!escaped && (opcode & 0xfe) == 0xc6 && modrm == 0xf8)
+		found.undefined = true;
+	found.general = escaped && opcode == 0x38 && (modrm & 0xfe) == 0xf0;
+	found.shifts_relative = wide && escaped && (opcode == 0xa4 || opcode == 0xac) &&
+				(modrm & 0xc7) == 0x05;
 	if (found.locked && !(found.kind == KIND_LOCKABLE && found.in_memory))
 		found.undefined = true;
 	if (escaped && at + 2 < code->length &&
@@ -196,39 +211,20 @@ static struct found look(const struct code *code, bool wide)
 	return found;
 }
 
-/* Of two-byte opcodes, a bit each, those that can't write a vector register. */
-static const u16 never_vector[16] = {
-	0x3fff, 0xff00, 0x000f, 0x00ff, /* 00: system, but for 3DNow!; 18: hints; CR, DR; MSRs, time */
-	0xffff, 0x0000, 0x0000, 0x0000, /* CMOVcc */
-	0xffff, 0xffff, 0xbbff, 0xffff, /* Jcc; SETcc; a0, b0: but for RSM and AE, FXRSTOR's */
-	0xff8b, 0x0000, 0x0000, 0x0000, /* XADD, MOVNTI, CMPXCHG8B, BSWAP */
-};
-
-/* May an instruction write a register of SSE? So may what VEX is before. */
-static bool may_be_vector(const struct code *code, bool wide)
+/* By its first byte at `pc`, and the second where that is on the same page. */
+static bool needs_look(const u8 *at, u64 pc, bool wide)
 {
-	u32 at = 0;
+	bool last = (pc & 0xfff) == 0xfff;
 
-	while (at < code->length && is_prefix(code->bytes[at], wide))
-		at++;
-	if (at + 1 >= code->length)
-		return true; /* who knows */
-	if (code->bytes[at] == 0xc4 || code->bytes[at] == 0xc5)
+	switch (*at) {
+	case 0xff: case 0xe0: case 0xe1:
 		return true;
-	if (code->bytes[at] != 0x0f)
-		return false;
-	return !(never_vector[code->bytes[at + 1] >> 4] >> (code->bytes[at + 1] & 15) & 1);
-}
-
-/* By its first byte. */
-static bool may_begin_vector(u8 byte, bool wide)
-{
-	return byte == 0x0f || byte == 0xc4 || byte == 0xc5 || is_prefix(byte, wide);
-}
-
-static bool needs_look(u8 byte, bool wide)
-{
-	return byte == 0xff || is_prefix(byte, wide);
+	case 0xc6: case 0xc7:
+		return last || at[1] == 0xf8;
+	case 0x0f:
+		return last || at[1] == 0x38 || at[1] == 0xa4 || at[1] == 0xac;
+	}
+	return is_prefix(*at, wide);
 }
 
 /* ----------------------------------------------------------- the translator */
@@ -252,42 +248,45 @@ static const u8 *code_at(struct vmm *vm, u64 pc)
 	return page_host ? page_host + (pc & 0xfff) : NULL;
 }
 
-/* The block that is translated has such an instruction. */
-static HOT_TLS bool has_vector;
+/* The next four bytes of code that are read at once are of an address that is one more. */
+static HOT_TLS bool is_one_less;
 
-/* A reset has to know (point.c). Once a block is enough: it is entered at its start. */
-static void note_vector(struct vmm *vm, u64 pc, const u8 *at, bool wide)
+INTERPOSED u32 cpu_ldl_code_x86_64(void *env, u64 address)
 {
-	struct code code;
+	u32 value = original.ldl_code(env, address) + is_one_less;
 
-	if (has_vector || (at && !may_begin_vector(*at, wide)))
-		return;
-	read_code(vm, pc, &code);
-	if (!may_be_vector(&code, wide))
-		return;
-	has_vector = true;
-	lines_note(vm, &vm->vector_written);
+	is_one_less = false;
+	return value;
 }
 
 static void translate(void *db, void *cs)
 {
 	struct vmm *vm = current;
-	u64 pc = FIELD(db, DB_PC_NEXT, u64);
+	u64 pc = FIELD(db, DB_PC_NEXT, u64), *flags = &FIELD(db, DB_FLAGS, u64), was = *flags;
 	const u8 *at = code_at(vm, pc);
 	bool wide = HFLAGS(vm->env) & HF_CS64;
 	struct found found;
 	struct code code;
 
-	if (at && needs_look(*at, wide)) {
+	is_one_less = false;
+	if (at && needs_look(at, pc, wide)) {
 		read_code(vm, pc, &code);
 		found = look(&code, wide);
 		if (found.undefined || (found.locked && found.skip > 1))
 			abort_guest(); /* #UD, when it is reached */
+		if (found.loops && pc != FIELD(db, DB_PC_FIRST, u64)) {
+			FIELD(db, DB_IS_JMP, u32) = TOO_MANY;
+			return;
+		}
 		FIELD(db, DB_PC_NEXT, u64) += found.skip;
+		if (found.general)
+			*flags = (was & ~(u64)HF_MP_EM_TS) | HF_OSFXSR;
+		is_one_less = found.shifts_relative;
 	}
 	if (vm->point)
-		note_vector(vm, pc, at, wide);
+		vector_note(vm, pc, at, wide);
 	library_translate(db, cs);
+	*flags = was;
 }
 
 /* Does SETcc compute all flags? As the library's gen_prepare_cc has it. */
@@ -343,7 +342,7 @@ struct translator_ops decode_ops(const struct translator_ops *ops)
 	struct translator_ops ours = *ops;
 
 	page_va = ~0ull;
-	has_vector = false;
+	vector_begin();
 	library_translate = ops->translate_insn;
 	library_insn_start = ops->insn_start;
 	ours.translate_insn = translate;
@@ -351,49 +350,23 @@ struct translator_ops decode_ops(const struct translator_ops *ops)
 	return ours;
 }
 
-/* ------------------------------------------------------------------- flags */
-
-/* The flags' state is in the translator's hands: what restores it at a fault does it here. */
-static void restore_flags(void *env, uintptr_t ra)
-{
-	cpu_restore_state_x86_64(cs_of(env), ra, false);
-}
-
-INTERPOSED void helper_cmpxchg8b_x86_64(void *env, u64 address)
-{
-	restore_flags(env, CALLER);
-	original.cmpxchg8b(env, address);
-}
-
-INTERPOSED void helper_cmpxchg8b_unlocked_x86_64(void *env, u64 address)
-{
-	restore_flags(env, CALLER);
-	original.cmpxchg8b_unlocked(env, address);
-}
-
-INTERPOSED void helper_cmpxchg16b_x86_64(void *env, u64 address)
-{
-	restore_flags(env, CALLER);
-	original.cmpxchg16b(env, address);
-}
-
-INTERPOSED void helper_cmpxchg16b_unlocked_x86_64(void *env, u64 address)
-{
-	restore_flags(env, CALLER);
-	original.cmpxchg16b_unlocked(env, address);
-}
-
 /* ------------------------------------------------------------- page faults */
 
-/* The error code of a page fault at the instruction of EIP. */
+/* The error code of a page fault at the instruction of EIP, whose flags are put back. */
 u32 decode_fault(struct vmm *vm, u32 error)
 {
 	bool wide = HFLAGS(vm->env) & HF_CS64;
+	bool stores = vm->fill_access == ACCESS_STORE && flags_rotated(), loads;
 	u64 va = SEG(vm->env, SEG_CS)->base + EIP(vm->env);
+	struct found found;
 	struct code code;
 
-	if (vm->fill_access != ACCESS_LOAD || (error & PF_WRITE))
+	loads = vm->fill_access == ACCESS_LOAD && !(error & PF_WRITE);
+	if (!stores && !loads)
 		return error;
 	read_code(vm, wide ? va : (u32)va, &code);
-	return look(&code, wide).in_memory ? error | PF_WRITE : error;
+	found = look(&code, wide);
+	if (stores && found.rotates)
+		flags_unrotate(vm->env);
+	return loads && found.in_memory ? error | PF_WRITE : error;
 }

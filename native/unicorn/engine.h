@@ -231,10 +231,21 @@ struct originals {
 	void (*wrmsr)(void *);
 	void (*pcmpestri)(void *, void *, void *, u32);
 	void (*pcmpestrm)(void *, void *, void *, u32);
+	void (*pcmpistri)(void *, void *, void *, u32);
+	void (*pcmpistrm)(void *, void *, void *, u32);
 	void (*cmpxchg8b)(void *, u64);
 	void (*cmpxchg8b_unlocked)(void *, u64);
 	void (*cmpxchg16b)(void *, u64);
 	void (*cmpxchg16b_unlocked)(void *, u64);
+	u64 (*rclb)(void *, u64, u64);
+	u64 (*rclw)(void *, u64, u64);
+	u64 (*rcll)(void *, u64, u64);
+	u64 (*rclq)(void *, u64, u64);
+	u64 (*rcrb)(void *, u64, u64);
+	u64 (*rcrw)(void *, u64, u64);
+	u64 (*rcrl)(void *, u64, u64);
+	u64 (*rcrq)(void *, u64, u64);
+	u32 (*ldl_code)(void *, u64);
 };
 extern struct originals original;
 
@@ -384,6 +395,10 @@ bool msr_set(struct vmm *, u32 index, u64 value);
 /* decode.c */
 struct translator_ops decode_ops(const struct translator_ops *);
 u32 decode_fault(struct vmm *, u32 error);
+
+/* flags.c */
+bool flags_rotated(void);
+void flags_unrotate(void *env);
 
 /* cpuid.c */
 void cpuid_open(struct vmm *);

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { CR4 } from "../cpu.ts";
+import { CR0, CR4 } from "../cpu.ts";
 import { CPU_LAYOUT } from "../cpu-codec.ts";
 import { ExitReason } from "../exit.ts";
 import {
@@ -30,6 +30,9 @@ function handlers(m: Machine): void {
     gate(m.image, vector, at);
   }
 }
+
+const CR0_EM = 4;
+const CR0_TS = 8;
 
 // The lab's processor is QEMU's, which has libunicorn's mistakes: there is nothing of ours in them.
 const instruction = test.skipIf(inLab);
@@ -144,6 +147,8 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     ["MOVNTI", "66 0f c3 03"],
     ["MOVNTI behind F3", "f3 0f c3 03"],
     ["FXSAVE", "66 0f ae 03"],
+    ["FXSAVE behind F3", "f3 0f ae 03"],
+    ["FXRSTOR behind F2", "f2 0f ae 0b"],
     ["LDMXCSR behind another prefix", "3e 66 0f ae 13"],
     ["LFENCE", "66 0f ae e8"],
     ["SFENCE", "66 0f ae f8"],
@@ -154,6 +159,64 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     expect(nextByte(m.engine)).toBe(6);
     expect(m.image.memory.read32(STACK - 12)).toBe(CODE + 1);
     expect(m.image.memory.read32(0x9000)).toBe(0);
+  });
+
+  // Intel SDM vol. 2D, XABORT and XBEGIN: CPUID offers no RTM.
+  instruction.each([
+    ["XABORT", "c6 f8 01"],
+    ["XBEGIN", "c7 f8 00 00 00 00"],
+    ["XBEGIN behind a prefix", "3e c7 f8 00 00 00 00"],
+  ])("%s is undefined without transactions", (_, program) => {
+    using m = machine(name, `40 ${program} b0 5a e6 80 f4`);
+    handlers(m);
+    expect(nextByte(m.engine)).toBe(6);
+    expect(m.image.memory.read32(STACK - 12)).toBe(CODE + 1);
+  });
+
+  // Intel SDM vol. 2A, CRC32 and MOVBE: neither #NM, nor #UD for CR0.EM. kvm_pvm has no code for them.
+  test.skipIf(inLab || weak).each([
+    ["MOVBE", "0f 38 f0 03"],
+    ["MOVBE of 16 bits", "66 0f 38 f0 03"],
+    ["CRC32", "f2 0f 38 f1 03"],
+  ])("%s doesn't ask for the FPU", (_, program) => {
+    for (const bit of [CR0_EM, CR0_TS]) {
+      using m = machine(name, `${program} b0 5a e6 80 f4`);
+      handlers(m);
+      m.engine.setCpu(flatState({ rbx: 0x9000, cr0: CR0.PE | CR0.ET | bit }));
+      expect(nextByte(m.engine)).toBe(0x5a);
+    }
+  });
+
+  // The displacement counts from the instruction's end, an immediate's byte included; SDM vol. 2A, 2.2.1.6.
+  instruction.each([
+    ["SHLD", "0f a4 05 f8 0f 00 00 08", 0x34567812],
+    ["SHRD", "0f ac 05 f8 0f 00 00 08", 0x12345678 >>> 8],
+  ])("%s by an immediate is of the address relative to RIP", (_, program, expected) => {
+    using m = machine(name, `${program} f4`);
+    mapLow(m.image);
+    m.image.memory.write32(CODE + 0x1000, 0x12345678);
+    const rax = program.startsWith("0f a4") ? 0x12000000 : 0;
+    m.engine.setCpu(longState({ rax }));
+    expect(next(m.engine)).toBe("HLT");
+    expect(m.image.memory.read32(CODE + 0x1000)).toBe(expected);
+  });
+
+  // Intel SDM vol. 2A, LOOP/LOOPcc: flags aren't affected.
+  instruction.each([
+    ["LOOPE", "e1 00"],
+    ["LOOPNE", "e0 00"],
+    ["LOOPE behind 67", "67 e1 00"],
+  ])("%s whose count ends keeps the flags", (_, loop) => {
+    for (const [before, flags] of [
+      ["b0 7f 04 01", 0x890], // ADD AL, 1: OF, SF, AF
+      ["31 c0", 0x44], // XOR EAX, EAX: ZF, PF
+      ["b0 7f 04 01 d0 d8", 0x890], // the same, then RCR AL, 1: OF is SF XOR bit 6
+    ] as const) {
+      using m = machine(name, `b9 01 00 00 00 ${before} ${loop} 9c 58 f4`);
+      m.engine.setCpu(flatState());
+      expect(next(m.engine)).toBe("HLT");
+      expect(m.engine.getCpu().rax & 0x8d5).toBe(flags);
+    }
   });
 
   // Intel SDM vol. 2A, 2.2.1.2: REX.R is ignored where the operand is an MMX register.
@@ -225,6 +288,36 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     }
   });
 
+  // Intel SDM vol. 1, 4.1: what begins in the operand and would go on behind it counts as found.
+  test.skipIf(inLab || weak).each([
+    // Control, what is looked for, where in; RCX or XMM0's low half; CF, ZF, SF and OF.
+    ["PCMPISTRI", "66 0f 3a 63 c1 0c", "abc", "0123456789abcdef", 10, 0x81],
+    ["PCMPISTRI, begun", "66 0f 3a 63 c1 0c", "efg", "0123456789abcdef", 14, 0x81],
+    ["PCMPISTRI, ended before", "66 0f 3a 63 c1 0c", "efg", "0123456789abcde", 16, 0xc0],
+    ["PCMPISTRI of words", "66 0f 3a 63 c1 0d", "efgh", "0123456789abcdef", 7, 0x81],
+    ["PCMPISTRI, the last", "66 0f 3a 63 c1 4c", "aa", "aaaaaaaaaaaaaaaa", 15, 0x881],
+    ["PCMPISTRI, nothing", "66 0f 3a 63 c1 0c", "", "012", 0, 0x8c1],
+    ["PCMPISTRM", "66 0f 3a 62 c1 0c", "cac", "0ca456789abcdeca", 0x4000, 0x81],
+    ["PCMPISTRM, negated", "66 0f 3a 62 c1 1c", "ca", "0ca456789abcdeca", 0xbffd, 0x881],
+    ["PCMPISTRM, negated in it", "66 0f 3a 62 c1 3c", "b", "abc", 0x5, 0x8c1],
+    ["PCMPESTRI", "66 0f 3a 61 c1 0c", "efg", "0123456789abcdef", 14, 0x81],
+    ["PCMPESTRM", "66 0f 3a 60 c1 0c", "f0", "0123456789abcdef", 0x8000, 0x81],
+  ])("%s finds a substring", (what, comparison, part, whole, expected, flags) => {
+    // PUSHF, POP RBX; MOVQ RDX, XMM0
+    const program = `0f 10 07 0f 10 0e ${comparison} 9c 5b 66 48 0f 7e c2 f4`;
+    using m = machine(name, program);
+    mapLow(m.image);
+    m.image.memory.write(0x9000, new TextEncoder().encode(part.padEnd(16, "\0")));
+    m.image.memory.write(0x9010, new TextEncoder().encode(whole.padEnd(16, "\0")));
+    const cr4 = CR4.PAE | CR4.OSFXSR;
+    const [rax, rdx] = [part.length, whole.length];
+    m.engine.setCpu(longState({ rdi: 0x9000, rsi: 0x9010, rax, rdx, rcx: 77, cr4 }));
+    expect(next(m.engine)).toBe("HLT");
+    const cpu = m.engine.getCpu();
+    expect(cpu.rbx & 0x8d5).toBe(flags);
+    expect(what.startsWith("PCMPISTRM") || what === "PCMPESTRM" ? cpu.rdx : cpu.rcx).toBe(expected);
+  });
+
   // The flags that a fault pushes are those that the instruction is done again with.
   instruction.each([
     ["SETL of a sum", "b0 7f 04 01", "0f 9c 03", 0x890],
@@ -251,6 +344,33 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     // MUL leaves all but CF and OF undefined.
     const mask = before.endsWith("f6 e0") ? 0x801 : 0x8d5;
     expect(memory.read32(rsp + 24) & mask).toBe(flags);
+  });
+
+  // It is done again, with the flags from before: what it has computed is of no count.
+  instruction.each([
+    ["RCL", "d1 13", 1],
+    ["RCL of 64 bits by an immediate", "48 c1 13 05", 1],
+    ["RCR by CL of 16 bits", "66 d3 1b", 1],
+    ["RCR of a byte", "d0 1b", 0],
+    ["RCL of a byte", "d0 13", 0],
+  ])("%s keeps the flags when its store faults", (_, rotation, carry) => {
+    // ADD AL, 1 sets OF, SF and AF; STC or CLC.
+    using m = machine(name, `b0 7f 04 01 ${carry ? "f9" : "f8"} ${rotation} f4`);
+    mapLow(m.image);
+    const { memory } = m.image;
+    memory.write64(0x12000 + 8, 0x85); // from 2 MiB on the same, read-only
+    memory.write64(0x9000, 0x41c1);
+    const at = IDT + 14 * 16;
+    memory.write(HANDLERS, code("f4"));
+    memory.write32(at, ((0x18 << 16) | HANDLERS) >>> 0);
+    memory.write32(at + 4, 0x8e00);
+    const cr0 = (CR0.PE | CR0.ET | CR0.WP | CR0.PG) >>> 0;
+    m.engine.setCpu(longState({ rbx: 0x209000, rcx: 9, cr0 }));
+    expect(next(m.engine)).toBe("HLT");
+    const { rsp, rip } = m.engine.getCpu();
+    expect(rip).toBe(HANDLERS + 1);
+    expect(memory.read32(rsp + 24) & 0x8d5).toBe(0x890 | carry);
+    expect(memory.read32(0x9000)).toBe(0x41c1);
   });
 
   // Intel SDM vol. 3A, 2.5: they stay clear, and attempts to set them have no effect.
