@@ -157,7 +157,7 @@ export class MachineImage implements Disposable {
     for (const { page, count } of runs) this.memory.written(page * PAGE, count * PAGE);
   }
 
-  /** Host addresses and bytes. */
+  /** Pairs of host address and bytes. */
   #pieces(runs: readonly Run[]): BigUint64Array {
     const pieces = new BigUint64Array(2 * runs.length);
     runs.forEach(({ page, count }, index) => {
@@ -185,14 +185,9 @@ export class MachineImage implements Disposable {
    * @returns how many they are
    */
   prefetch(runs: readonly Run[]): number {
-    let pages = 0;
-    const pieces = [...commonRuns(runs, this.#overlaid)].map(({ page, count }) => {
-      pages += count;
-      const length = count * PAGE;
-      return { address: this.memory.pointer(page * PAGE, length), length };
-    });
-    this.#prefetch ??= Prefetch.start(pieces);
-    return pages;
+    const common = [...commonRuns(runs, this.#overlaid)];
+    this.#prefetch ??= Prefetch.start(this.#pieces(common));
+    return common.reduce((pages, { count }) => pages + count, 0);
   }
 
   /** Whether what is to be prefetched is not all there. */

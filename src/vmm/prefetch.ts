@@ -10,15 +10,11 @@ export class Prefetch implements Disposable {
     this.#handle = handle;
   }
 
-  /** @param pieces host addresses and bytes, of whole pages */
-  static start(pieces: readonly { address: number; length: number }[]): Prefetch {
+  /** @param pieces pairs of host address and bytes, of whole pages */
+  static start(pieces: BigUint64Array): Prefetch {
     if (pieces.length === 0) return new Prefetch(null);
-    const pairs = new BigUint64Array(2 * pieces.length);
-    pieces.forEach(({ address, length }, index) => {
-      pairs[2 * index] = BigInt(address);
-      pairs[2 * index + 1] = BigInt(length);
-    });
-    return new Prefetch(hostLibrary().vmm_prefetch(ptr(pairs), pieces.length) as Pointer | null);
+    const handle = hostLibrary().vmm_prefetch(ptr(pieces), pieces.length / 2);
+    return new Prefetch(handle as Pointer | null);
   }
 
   get ended(): boolean {

@@ -10,8 +10,9 @@ import type { SnapshotReader, SnapshotRecord } from "./reader.ts";
 const GAP = 8;
 /** Of a template, which is mapped again and again. */
 export const TEMPLATE_GAP = 32;
-/** Of a template's later pages: when they are not more, they are read at once, in runs of fewer than so many. */
+/** So many pages at most are read at once rather than mapped, where that is wanted. */
 export const FEW = 2048;
+/** ... in records whose runs have fewer pages than that, on average. */
 const SHORT = 8;
 /** Mappings of one machine, then the rest is read: the host allows a process some 65,000. */
 const MAPPED_MAX = 16_384;
