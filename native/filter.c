@@ -216,6 +216,9 @@ static void build(struct program *program, uint32_t profile)
 	if (profile == VMM_PROFILE_VM || profile == VMM_PROFILE_VM_SOFTWARE) {
 		const int debuggers[] = { SYS_accept4 };
 
+		// What copies are made from, and whether it can't change any more.
+		for_value(program, SYS_fcntl, 1, F_ADD_SEALS);
+		for_value(program, SYS_fcntl, 1, F_GET_SEALS);
 		// What the guest takes from its tap, when it has said so.
 		for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);
 		// Debuggers, at the one listening socket that it was given; it can make none.

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -22,6 +23,7 @@
 #define ENTRIES 512u
 /* Pieces that are read at once. */
 #define VECTORS 256u
+#define SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
 
 static bool is_zero(const void *page)
 {
@@ -144,7 +146,23 @@ int vmm_memory_file(uint64_t size)
 
 int vmm_memory_seal(int32_t fd)
 {
-	const int seals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+	if (vmm_memory_sealed(fd) == 1)
+		return 0;
+	return fcntl(fd, F_ADD_SEALS, SEALS) < 0 ? -errno : 0;
+}
 
-	return fcntl(fd, F_ADD_SEALS, seals) < 0 ? -errno : 0;
+int vmm_memory_sealed(int32_t fd)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals < 0)
+		return -errno;
+	return (seals & SEALS) == SEALS;
+}
+
+int vmm_count_open(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	return fd < 0 ? -errno : fd;
 }

@@ -27,8 +27,13 @@ const encoder = new TextEncoder();
 
 /** Sleeps until a descriptor has input, for at most `timeout` ms; −1: for ever. */
 export function pollInput(descriptor: number, timeout: number): void {
-  const events = Int32Array.of(1);
-  processLibrary().vmm_poll(ptr(Int32Array.of(descriptor)), ptr(events), 1, timeout);
+  pollInputs([descriptor], timeout);
+}
+
+/** ... until one of some has. */
+export function pollInputs(descriptors: readonly number[], timeout: number): void {
+  const events = new Int32Array(descriptors.length).fill(1);
+  processLibrary().vmm_poll(ptr(Int32Array.from(descriptors)), ptr(events), events.length, timeout);
 }
 
 /** One end of a socket pair. */

@@ -72,6 +72,8 @@ export interface SnapshotRequest {
   differential?: boolean;
   /** See TakeRequest. */
   template?: boolean;
+  /** A counter that tells who reads it meanwhile how much of it is there; closed here. */
+  told?: number;
   /** The VM ends when it is written; not when it can't be. */
   stop?: boolean;
   /** Memory is copied while the guest runs, which stands still for about so long, ms. */
@@ -84,8 +86,13 @@ export interface SnapshotRequest {
 
 /** Snapshots, open. */
 export interface RestoreLaunch extends Omit<RestoreDescription, "inputs" | "later"> {
-  /** Resolves when the last of them is written; else the process is ended. Absent: all are. */
-  later?: Promise<void>;
+  /** The last of them is being written; absent: all are there. */
+  later?: {
+    /** Tells how much of it is there; closed here. See ProgressSource. */
+    counter: number;
+    /** Unless it resolves, the process is ended. */
+    written: Promise<unknown>;
+  };
   inputs: readonly ({ descriptor: number } & RestoreDescription["inputs"][number])[];
 }
 
@@ -192,6 +199,7 @@ export class VmHost {
     const inputs = restore?.inputs ?? [];
     const rest = inputs.slice(started.prepared);
     for (const { descriptor } of rest) descriptors.push(descriptor);
+    if (restore?.later !== undefined) descriptors.push(restore.later.counter);
     if (trace !== undefined) descriptors.push(trace.descriptor);
     if (record !== undefined) descriptors.push(record.descriptor);
     const discs = cdrom === undefined ? disks : [...disks, cdrom];
@@ -243,10 +251,7 @@ export class VmHost {
     };
     this.tell(start, descriptors);
     for (const { descriptor } of inputs.slice(0, started.prepared)) closeSync(descriptor);
-    restore?.later?.then(
-      () => this.tell({ kind: "written" }),
-      () => this.kill(),
-    );
+    restore?.later?.written.catch(() => this.kill());
     this.#start = start;
     this.#inputs = described(inputs);
     this.#cpuid = restore?.cpuid ?? [];
@@ -328,10 +333,11 @@ export class VmHost {
     request: SnapshotRequest = {},
   ): Promise<SnapshotResult> {
     const { compress = false, differential = false, template = false } = request;
-    const { overlays = [], stop = false } = request;
+    const { overlays = [], stop = false, told } = request;
+    const descriptors = [descriptor, ...overlays.map((overlay) => overlay.descriptor)];
+    if (told !== undefined) descriptors.push(told);
     if (this.#copying) {
-      for (const one of [descriptor, ...overlays.map((overlay) => overlay.descriptor)])
-        closeSync(one);
+      for (const one of descriptors) closeSync(one);
       throw new VmError(`${this.name}: no snapshot: one is being written already`);
     }
     const message = {
@@ -340,13 +346,13 @@ export class VmHost {
       compress,
       differential,
       template,
+      told: told !== undefined,
       overlays: overlays.map(({ place, name }) => ({ place, name })),
       stop,
       downtime: request.downtime,
       window: request.window,
     } as const;
     if (stop) this.#stopAsked = true;
-    const descriptors = [descriptor, ...overlays.map((overlay) => overlay.descriptor)];
     this.#copying = request.downtime !== undefined;
     const asked = this.ask(message, "snapshot", descriptors);
     const { result } = await asked.finally(() => (this.#copying = false));

@@ -14,7 +14,7 @@ import { SnapshotError } from "../vmm/snapshot/format.ts";
 import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
 import { HostDevices } from "./backend/devices.ts";
 import { awaitStart } from "./await-start.ts";
-import { Channel, pollInput } from "./channel.ts";
+import { Channel, pollInput, pollInputs } from "./channel.ts";
 import { Watch } from "./console-hub.ts";
 import { ExitCounter } from "./exit-counter.ts";
 import { Recorder } from "./recorder.ts";
@@ -54,6 +54,8 @@ class VmProcess {
   /** Absent: a restored guest whose kernel is no longer to be had. */
   readonly #set: BootSet | undefined;
   readonly #snapshots: number[] = [];
+  /** Says how much is there of the last of them. */
+  readonly #progress: number | undefined;
   readonly #taker: SnapshotTaker;
   readonly #migration: Migration;
   readonly #trace: BootFile | undefined;
@@ -77,9 +79,7 @@ class VmProcess {
   #counter: ExitCounter | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
-  /** The snapshots that it goes on from are all there. */
-  #written = false;
-  /** What came before that. */
+  /** What came before all is there that it goes on from. */
   readonly #deferred: { message: ToVm; descriptors: readonly number[] }[] = [];
   /** The guest was asked to go: its next reset is the end. */
   #leaving = false;
@@ -123,6 +123,7 @@ class VmProcess {
       modules: boot.modules.map((module) => ({ ...module, descriptor: next() })),
     };
     for (const _ of restore?.inputs ?? []) this.#snapshots.push(next());
+    if (restore?.later === true) this.#progress = next();
     this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
     this.#attention = preparation?.attention ?? openWatch();
     if (recording !== undefined && record !== undefined) {
@@ -261,8 +262,10 @@ class VmProcess {
     if (restore.receive === undefined) {
       const prepared = restore.prepared ? this.#preparation?.machine : undefined;
       this.#preparation = undefined;
-      const written = () => this.#waitForWritten();
-      life = restoreLife(engine, options, restore, host, files, { prepared, written });
+      const counter = this.#progress;
+      const later =
+        counter === undefined ? undefined : { counter, wait: () => this.#waitForMore(counter) };
+      life = restoreLife(engine, options, restore, host, files, { prepared, later });
     } else {
       this.#receiver = this.#migration.receive(files[0], restore.receive.answers);
       life = receiveLife(engine, options, restore, host, this.#receiver, this.#devices);
@@ -274,12 +277,10 @@ class VmProcess {
     return life;
   }
 
-  #waitForWritten(): void {
-    while (!this.#written) {
-      this.#messages(["written", "stop"]);
-      if (this.#stopped) throw new SnapshotError("stopped while its snapshot was written");
-      if (!this.#written) pollInput(this.#channel.descriptor, LOOK);
-    }
+  #waitForMore(counter: number): void {
+    this.#messages(["stop"]);
+    if (this.#stopped) throw new SnapshotError("stopped while its snapshot was written");
+    pollInputs([counter, this.#channel.descriptor], LOOK);
   }
 
   #snapshot(
@@ -472,9 +473,6 @@ class VmProcess {
         return;
       case "snapshot":
         this.#snapshot(life, message, descriptors);
-        return;
-      case "written":
-        this.#written = true;
         return;
       case "forget-template":
         this.#taker.forgetTemplate();

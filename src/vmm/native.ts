@@ -70,6 +70,8 @@ const hostFunctions = {
   vmm_file_state: { args: [i32, pointer], returns: i32 },
   vmm_memory_file: { args: [u64_fast], returns: i32 },
   vmm_memory_seal: { args: [i32], returns: i32 },
+  vmm_memory_sealed: { args: [i32], returns: i32 },
+  vmm_count_open: { args: [], returns: i32 },
   vmm_file_size: { args: [i32], returns: i64_fast },
   vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },

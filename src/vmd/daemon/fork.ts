@@ -8,6 +8,7 @@
  */
 import { closeSync, constants, openSync } from "node:fs";
 import { check, daemonLibrary, hostLibrary } from "../../vmm/native.ts";
+import { openCounter } from "../../vmm/snapshot/progress.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import type { RequestOf } from "../protocol.ts";
 import { readConfig, type SnapshotConfig } from "../snapshot/config.ts";
@@ -35,8 +36,11 @@ export interface Template extends Disposable {
   readonly written: Promise<Written>;
   /** Of a copy. */
   settings(name: string): VmSettings;
-  /** What one goes on from; the descriptor is whoever's who takes it. */
-  launch(): RestoreLaunch;
+  /**
+   * What one goes on from; its descriptors are whoever's who takes it. The first may be had before all
+   * is written. @throws RefusalError
+   */
+  launch(): Promise<RestoreLaunch>;
   /** Key of the machine that processes wait with. */
   readonly prepared: string;
   /** Has processes wait for more of them. @param copy runs */
@@ -58,8 +62,8 @@ interface Parts {
   key: string;
   /** Files that it consists of, each based on the one before; closed with it. */
   files: number[];
-  /** Resolves when the last of them is written. */
-  later?: Promise<void>;
+  /** The last of them is being written, and nobody reads it yet. */
+  later?: RestoreLaunch["later"];
 }
 
 /** A machine in a file in memory. */
@@ -104,22 +108,28 @@ export class Templates implements Disposable {
     // Another request may replace it meanwhile.
     if (before !== undefined) files.push(duplicate(before.memory));
     let memory: number;
+    let counter: number | undefined;
     try {
       memory = check("memory for copies", hostLibrary().vmm_memory_file(0));
+      files.push(memory);
+      if (before !== undefined && disks === 0) counter = openCounter();
     } catch (error) {
       for (const descriptor of files) closeSync(descriptor);
       throw error;
     }
-    files.push(memory);
     const config = describe(vm, { snapshot, overlays, base: before && { id: before.id } });
     const whole = { ...before?.config, ...config } as SnapshotConfig;
     const parts: Parts = { config: whole, key: before?.key ?? "", files };
-    const written = this.#write(vm, { overlays, config, memory }, before, parts, caller);
+    const wanted = { overlays, config, memory, counter };
+    const written = this.#write(vm, wanted, before, parts, caller);
     written.catch(() => {});
     try {
-      if (before === undefined || disks > 0) await written;
-      else parts.later = written.then(({ anew }) => (anew ? Promise.reject() : undefined));
-      parts.later?.catch(() => {});
+      if (counter === undefined) await written;
+      else {
+        const based = written.then(({ anew }) => (anew ? Promise.reject() : undefined));
+        based.catch(() => {});
+        parts.later = { counter, written: based };
+      }
       return this.#template(vm.host, parts, written, caller);
     } catch (error) {
       for (const descriptor of files) closeSync(descriptor);
@@ -143,7 +153,7 @@ export class Templates implements Disposable {
       if (error instanceof VmError) throw new RefusalError("SNAPSHOT", error.message);
       throw error;
     }
-    // Copies map it: were it to change or to end, they would.
+    // Copies map it: were it to change or to end, they would. Who tells of it, has done so.
     check("memory for copies", hostLibrary().vmm_memory_seal(wanted.memory));
     const { paused, pages } = result;
     if (!result.differential) {
@@ -156,6 +166,7 @@ export class Templates implements Disposable {
     } else if (pages > STALE * (before as Kept).pages) {
       this.#forget(host);
     }
+    if (parts.later !== undefined) closeSync(parts.later.counter);
     parts.later = undefined;
     this.#wait(host);
     return { paused, anew: !result.differential && before !== undefined };
@@ -201,14 +212,16 @@ export class Templates implements Disposable {
         const { config } = parts;
         return copySettings(restoredSettings(config, asIs(name, config), caller));
       },
-      launch: () => ({
-        ...restoreLaunch({ config: parts.config, inputs: [] }),
-        inputs: reopen(parts.files).map((descriptor, place) => {
+      launch: async () => {
+        if (parts.later === undefined) await written;
+        const inputs = reopen(parts.files).map((descriptor, place) => {
           return { descriptor, stream: false, verify: false, eager: place > 0 };
-        }),
-        later: parts.later,
-        clone: { generation: newId() },
-      }),
+        });
+        const { later } = parts;
+        parts.later = undefined;
+        const plain = restoreLaunch({ config: parts.config, inputs: [] });
+        return { ...plain, inputs, later, clone: { generation: newId() } };
+      },
       prepare: (copy) => {
         if (told) return;
         told = true;
@@ -220,6 +233,7 @@ export class Templates implements Disposable {
         this.#pool.want(WARM, config.engine, machine);
       },
       [Symbol.dispose]: () => {
+        if (parts.later !== undefined) closeSync(parts.later.counter);
         for (const descriptor of parts.files) closeSync(descriptor);
       },
     };
@@ -235,6 +249,8 @@ interface Wanted extends Pick<RequestOf<"fork">, "overlays"> {
   readonly config: Partial<SnapshotConfig>;
   /** The file that it goes into. */
   readonly memory: number;
+  /** Tells who reads it meanwhile. */
+  readonly counter: number | undefined;
 }
 
 /** @param base the template that it may be based on */
@@ -253,7 +269,7 @@ function describe(
 /** Has a VM's process write it. @throws RefusalError, VmError */
 async function write(
   vm: ManagedVm,
-  { overlays, config, memory }: Wanted,
+  { overlays, config, memory, counter }: Wanted,
   caller: Caller,
 ): Promise<SnapshotResult> {
   const images: { place: number; name: string; descriptor: number }[] = [];
@@ -263,10 +279,11 @@ async function write(
       images.push({ place, name: path, descriptor });
     }
     const out = duplicate(memory);
+    const told = counter === undefined ? undefined : duplicate(counter);
     const given = images.splice(0);
     const locked = lockImages(given);
     try {
-      const options = { overlays: given, differential: true, template: true };
+      const options = { overlays: given, differential: true, template: true, told };
       const result = await vm.host.snapshot(out, config, options);
       vm.moving.locks.rebase(locked);
       return result;

@@ -227,6 +227,7 @@ export class ManagedVm {
     } catch (error) {
       if (this.#host === undefined) {
         for (const { descriptor } of restore?.inputs ?? []) closeSync(descriptor);
+        if (restore?.later !== undefined) closeSync(restore.later.counter);
         this.#release();
         this.#state = before === "waiting" ? "stopped" : before;
       } else {

@@ -153,7 +153,7 @@ export class Starter {
       const from = performance.now();
       let copy: ManagedVm | undefined;
       const start = async (one: ManagedVm) => {
-        const launch = template.launch();
+        const launch = await template.launch();
         await one.start(ownerOf(caller), false, launch, undefined, template.prepared);
       };
       try {

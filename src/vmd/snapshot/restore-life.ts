@@ -2,9 +2,9 @@
 import { closeSync } from "node:fs";
 import type { CpuidLeaf } from "../../vmm/cpuid.ts";
 import { checkProcessor, type EngineName } from "../../vmm/engine.ts";
-import type { MachineImage } from "../../vmm/image.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import { processLibrary, ptr } from "../../vmm/native.ts";
+import { ProgressSource } from "../../vmm/snapshot/progress.ts";
 import { FileSource, StreamSource } from "../../vmm/snapshot/sources.ts";
 import type { HostDevices } from "../backend/devices.ts";
 import { Watch } from "../console-hub.ts";
@@ -13,7 +13,7 @@ import type { Receiver } from "../migration/receiver.ts";
 import { type LifeHost, type PreparedMachine, VmLife } from "../vm-life.ts";
 import type { RestoreDescription } from "../vm-messages.ts";
 import type { VcpuOptions } from "../vm-options.ts";
-import { loadSnapshots, type SnapshotInput } from "./load.ts";
+import type { SnapshotInput } from "./load.ts";
 
 /** How long the other end of a snapshot's stream may do nothing, ms. */
 const STREAM_PATIENCE = 30_000;
@@ -34,22 +34,34 @@ export function waitFor(descriptor: number, what: "input" | "room"): boolean {
   return poll(ptr(Int32Array.of(descriptor)), ptr(events), 1, STREAM_PATIENCE) > 0;
 }
 
+/** The last of some snapshots is being written. */
+export interface Later {
+  /** See ProgressSource; closed with the files. */
+  readonly counter: number;
+  /** Until it has something. */
+  readonly wait: () => void;
+}
+
 /** @param files of the snapshots, in the order in which they are described */
 export function openInputs(
   { inputs }: Pick<RestoreDescription, "inputs">,
   files: readonly number[],
+  later?: Later,
 ): SnapshotInput[] {
   return inputs.map(({ stream, verify, eager }, index): SnapshotInput => {
-    const descriptor = files[index];
-    if (stream) return { source: new StreamSource(descriptor, waitFor), verify: true };
-    return { source: new FileSource(descriptor), file: descriptor, verify, eager };
+    const file = files[index];
+    if (stream) return { source: new StreamSource(file, waitFor), verify: true };
+    const source =
+      later === undefined || index < inputs.length - 1
+        ? new FileSource(file)
+        : new ProgressSource(file, later.counter, later.wait);
+    return { source, file, verify, eager };
   });
 }
 
 /**
  * @param files of the snapshots; closed here
  * @param prepared a machine that some of its snapshots are in already; taken over
- * @param written waits for those of `later`
  * @throws what isExpected knows
  */
 export function restoreLife(
@@ -58,19 +70,14 @@ export function restoreLife(
   restore: RestoreDescription,
   host: LifeHost,
   files: readonly number[],
-  { prepared, written }: { prepared?: PreparedMachine; written?: () => void } = {},
+  { prepared, later }: { prepared?: PreparedMachine; later?: Later } = {},
 ): VmLife {
   const { rom, boot, prefetch } = restore;
-  const opened = () => openInputs(restore, files);
-  const inputs = restore.later
-    ? (image: MachineImage) => {
-        written?.();
-        return loadSnapshots(image, opened());
-      }
-    : opened();
+  const inputs = openInputs(restore, files, later);
   const restored = { rom, inputs, description: boot, prepared, prefetch, ...processorOf(restore) };
   const life = VmLife.restore(engine, options, restored, host);
   for (const descriptor of files) closeSync(descriptor);
+  if (later !== undefined) closeSync(later.counter);
   return life;
 }
 

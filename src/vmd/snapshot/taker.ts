@@ -3,6 +3,7 @@ import { closeSync } from "node:fs";
 import type { DirtyPages } from "../../vmm/dirty-log.ts";
 import { NativeError } from "../../vmm/native.ts";
 import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
+import { ProgressSink } from "../../vmm/snapshot/progress.ts";
 import { descriptorSink, type Wait } from "../../vmm/snapshot/sources.ts";
 import { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
 import type { HostDevices } from "../backend/devices.ts";
@@ -18,10 +19,13 @@ import {
   requireNoObstacle,
   saveHotPages,
   saveMemory,
+  saveRegisters,
   saveState,
 } from "./save.ts";
 
 const ETIMEDOUT = -110;
+/** Pages of a record that is read while the next one is written. */
+const PART = 48;
 
 /** What is asked for. */
 export interface TakeRequest {
@@ -38,6 +42,8 @@ export interface TakeRequest {
    * `differential` means for other snapshots has nothing to do with these.
    */
   readonly template: boolean;
+  /** Somebody reads it meanwhile, if it is a differential one; see ProgressSource. */
+  readonly told?: boolean;
   /** Which disks go on in new images. */
   readonly overlays: readonly { place: number; name: string }[];
   /** The VM ends when it is written. */
@@ -108,7 +114,8 @@ export class SnapshotTaker {
    * The guest stands still meanwhile; where a `downtime` or a `window` is given, it runs on, and
    * `step` does it.
    * @param life undefined: there is none that could be taken just now
-   * @param descriptors a file or a stream, then the overlays: they are closed here, or the disks' now
+   * @param descriptors a file or a stream, the overlays, a counter if it is `told`: they are closed here,
+   * or the disks' now
    * @returns undefined: later
    */
   take(
@@ -204,13 +211,18 @@ export class SnapshotTaker {
   #finish(pending: Pending, start: number): Taken {
     const { life, request, descriptors, devices } = pending;
     const [descriptor, ...images] = descriptors;
+    const own = [descriptor];
+    const counter = request.told ? images.pop() : undefined;
+    if (counter !== undefined) own.push(counter);
+    let progress: ProgressSink | undefined;
     const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0, differential: false };
     let stopped = false;
     quiesce(life);
     try {
       devices.flush();
-      if (pending.copying === undefined) this.#write(pending, descriptor, result);
-      else this.#writeRest(pending, pending.copying, result);
+      if (pending.copying === undefined) {
+        progress = this.#write(pending, descriptor, counter, result);
+      } else this.#writeRest(pending, pending.copying, result);
       devices.rebase(
         request.overlays.map(({ place, name }, index) => {
           return { place, name, format: "qcow2", descriptor: images[index] };
@@ -219,12 +231,13 @@ export class SnapshotTaker {
       images.length = 0;
       stopped = request.stop;
       this.#taken(life, request, result);
+      progress?.done();
     } catch (error) {
-      return failure(error, [descriptor, ...images]);
+      return failure(error, [...own, ...images]);
     } finally {
       if (!stopped) life.machine.proceed();
     }
-    closeSync(descriptor);
+    for (const one of own) closeSync(one);
     result.paused = performance.now() - start;
     return { result, stopped };
   }
@@ -270,13 +283,19 @@ export class SnapshotTaker {
   #write(
     { life, request, devices, hot }: Pending,
     descriptor: number,
+    counter: number | undefined,
     result: SnapshotResult,
-  ): void {
+  ): ProgressSink | undefined {
     const { config, compress, differential, stop, template } = request;
     const { base, ...rest } = JSON.parse(config) as Config;
     const since = this.#since(life, template);
     const based = differential && since !== undefined && since.id === base?.id;
-    const writer = new SnapshotWriter(descriptorSink(descriptor, this.#wait), { compress });
+    const sink = descriptorSink(descriptor, this.#wait);
+    // Who reads it has what it is based on, and no other.
+    const progress =
+      based && counter !== undefined ? new ProgressSink(sink, descriptor, counter) : undefined;
+    const recordPages = progress && PART;
+    const writer = new SnapshotWriter(progress?.write ?? sink, { compress, recordPages });
     writer.json(RecordType.CONFIG, {
       ...rest,
       ...machineConfig(life),
@@ -286,10 +305,13 @@ export class SnapshotTaker {
     const changed = based ? since.dirty.collect() : undefined;
     saveMemory(life, writer, { pagemap: this.#pagemap, changed, template });
     this.#writeHot(life, writer, hot);
-    saveState(life, writer);
+    saveRegisters(life, writer);
+    progress?.hold();
+    writer.end();
     result.bytes = writer.written;
     result.pages = writer.pages;
     result.differential = based;
+    return progress;
   }
 
   /** The guest still stands: nothing came between. What failed before here, changed nothing. */

@@ -1,11 +1,12 @@
 /** Templates of copies: with what changed since, one is what its machine is, whoever wrote. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { closeSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MachineImage } from "../../vmm/image.ts";
-import { hostLibrary } from "../../vmm/native.ts";
+import { check, daemonLibrary, hostLibrary, NativeError } from "../../vmm/native.ts";
 import { PAGE } from "../../vmm/snapshot/format.ts";
+import { openCounter, ProgressSource } from "../../vmm/snapshot/progress.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import { openBootFiles } from "../boot-files.ts";
 import { random } from "../disk/testing.ts";
@@ -89,11 +90,14 @@ function expectSame(life: VmLife, parts: readonly Taken[]): void {
     image,
     parts.map((part) => ({ source: new FileSource(part.file), file: part.file, verify: false })),
   );
-  const whole = (memory: typeof image.memory) =>
-    memory.ranges.flatMap(({ base, size }) =>
-      [...memory.bytes(base, size)].map((bytes) => Bun.hash.xxHash3(bytes)),
-    );
-  expect(whole(image.memory)).toEqual(whole(life.image.memory));
+  expect(digest(image)).toEqual(digest(life.image));
+}
+
+/** Of its memory, by ranges. */
+function digest({ memory }: MachineImage): bigint[] {
+  return memory.ranges.flatMap(({ base, size }) =>
+    [...memory.bytes(base, size)].map((bytes) => Bun.hash.xxHash3(bytes)),
+  );
 }
 
 test("a template and what changed since are the machine, after any writes", () => {
@@ -139,6 +143,71 @@ test("a template and what changed since are the machine, after any writes", () =
   expect(based).toBeGreaterThan(ROUNDS / 2);
   base?.[Symbol.dispose]();
   last?.[Symbol.dispose]();
+});
+
+describe("who reads while it is written", () => {
+  const never = () => {
+    throw new Error("waits");
+  };
+  const ask = (taker: SnapshotTaker, life: VmLife, base?: string, more = {}) => {
+    const { out, again } = file();
+    const counter = openCounter();
+    const own = check("a counter", daemonLibrary().vmm_duplicate(counter));
+    const config = JSON.stringify({ id: newId(), base: base && { id: base } });
+    const request = { config, compress: false, differential: true, template: true, told: true };
+    const given = { ...request, overlays: [], stop: false };
+    const taken = taker.take(life, given, [out, counter], { ...devices, ...more });
+    const source = new ProgressSource(again, own, never);
+    return { source, file: again, own, result: taken!.result };
+  };
+  const close = ({ file, own }: ReturnType<typeof ask>) => {
+    closeSync(file);
+    closeSync(own);
+  };
+
+  test("is told all of a template that is based on another", () => {
+    const taker = new SnapshotTaker(-1, waitFor);
+    using life = boot();
+    using base = new Taken(taker, life);
+    for (let round = 0; round < 3; round++) {
+      run(life, 200);
+      const told = ask(taker, life, base.id);
+      expect(told.result).toMatchObject({ differential: true });
+      expect(told.result.pages).toBeGreaterThan(50);
+      using image = new MachineImage(memoryRanges(options.memory, life.rom));
+      const first = { source: new FileSource(base.file), file: base.file, verify: false };
+      loadSnapshots(image, [first, { ...told, verify: false, eager: true }]);
+      expect(digest(image)).toEqual(digest(life.image));
+      close(told);
+    }
+  });
+
+  test("is told nothing of one that stands alone", () => {
+    const taker = new SnapshotTaker(-1, waitFor);
+    using life = boot();
+    using base = new Taken(taker, life);
+    taker.forgetTemplate();
+    const told = ask(taker, life, base.id);
+    expect(told.result.differential).toBe(false);
+    expect(() => told.source.read(new Uint8Array(1))).toThrow("waits");
+    close(told);
+  });
+
+  test("never hears of its end where that failed", () => {
+    const taker = new SnapshotTaker(-1, waitFor);
+    using life = boot();
+    using base = new Taken(taker, life);
+    const open = readdirSync("/proc/self/fd").length;
+    const rebase = () => {
+      throw new NativeError("another image", -5);
+    };
+    const told = ask(taker, life, base.id, { rebase });
+    expect(told.result.failure).toContain("another image");
+    using image = new MachineImage(memoryRanges(options.memory, life.rom));
+    expect(() => loadSnapshots(image, [{ ...told, verify: false }])).toThrow("waits");
+    close(told);
+    expect(readdirSync("/proc/self/fd").length).toBe(open);
+  });
 });
 
 test("of a machine that stands still only registers are written", () => {
