@@ -126,7 +126,10 @@ function runForNothing(
     machineOptions(options, { ...quiet, backends }),
   );
   using written = new DirtyLog(engine, image.memory).follow();
-  for (let i = 0; i < OFTEN; i++) takeOn({ image, engine, machine }, state);
+  for (let i = 0; i < OFTEN; i++) {
+    machine.reset();
+    takeOn({ image, engine, machine }, state);
+  }
   const vcpu = new Vcpu(engine, machine);
   vcpu.halted = state.host.halted;
   const { clock } = machine;

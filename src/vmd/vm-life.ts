@@ -101,8 +101,7 @@ export class VmLife implements Disposable {
     const image = stack.use(new MachineImage(memoryRanges(options.memory, files.rom)));
     const { virtualTime: virtual, portable, tscKhz } = options;
     const engine = stack.use(Engine.open(engineName, image, { virtual }, { portable, tscKhz }));
-    const machine = new ClassicMachine(image, engine, machineOptions(options, host));
-    machine.reset();
+    const machine = powerOn(image, engine, options, host);
     const boot = files.load(machine);
     engine.setCpu(boot.cpu);
     const { rom } = files;
@@ -126,8 +125,7 @@ export class VmLife implements Disposable {
     const image = stack.use(prepared?.image ?? new MachineImage(ranges));
     if (prepared !== undefined) stack.use(prepared.engine);
     // Its chips may be made while its snapshots are still written.
-    let machine =
-      prepared && new ClassicMachine(image, prepared.engine, machineOptions(options, host));
+    const made = prepared && powerOn(image, prepared.engine, options, host);
     const state =
       typeof inputs === "function"
         ? inputs(image)
@@ -145,7 +143,7 @@ export class VmLife implements Disposable {
     const engine =
       prepared?.engine ?? stack.use(Engine.open(engineName, image, { virtual }, processor));
     if (prepared !== undefined && !virtual) engine.startClock();
-    machine ??= new ClassicMachine(image, engine, machineOptions(options, host));
+    const machine = made ?? powerOn(image, engine, options, host);
     takeOn({ image, engine, machine }, state, applied);
     const life = new VmLife(stack, options, { image, engine, machine, rom }, description);
     life.vcpu.halted = state.host.halted;
@@ -197,13 +195,23 @@ export class VmLife implements Disposable {
   }
 }
 
-/** A machine takes on a state. @throws SnapshotError */
+function powerOn(
+  image: MachineImage,
+  engine: Engine,
+  options: VcpuOptions,
+  host: LifeHost,
+): ClassicMachine {
+  const machine = new ClassicMachine(image, engine, machineOptions(options, host));
+  machine.reset();
+  return machine;
+}
+
+/** A machine that was reset takes on a state. @throws SnapshotError */
 export function takeOn(
   { image, engine, machine }: Pick<VmLife, "image" | "engine" | "machine">,
   state: LoadedState,
   applied?: Restored["applied"],
 ): void {
-  machine.reset();
   machine.restore(() => {
     applyBlocks(image, state.blocks);
     applyCpu(image, state.cpu);
