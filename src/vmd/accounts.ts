@@ -1,5 +1,5 @@
 /** Users and groups of this host, from passwd(5) and group(5) files. */
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 
 /** A user. */
 export interface User {
@@ -64,6 +64,33 @@ export class Accounts {
     const named = user === undefined ? [] : this.#groups.filter(isMember(user.name));
     const own = user === undefined ? [gid] : [gid, user.gid];
     return [...new Set([...own, ...named.map((group) => group.gid)])];
+  }
+}
+
+/** What a host's files say, which may change while a daemon runs for months. */
+export class HostAccounts {
+  readonly #paths: readonly [passwd: string, group: string];
+  #read: { state: string; accounts: Accounts } | undefined;
+
+  constructor(passwd = "/etc/passwd", group = "/etc/group") {
+    this.#paths = [passwd, group];
+  }
+
+  /** As they are now: they are read again where they are others. */
+  now(): Accounts {
+    const state = this.#paths.map(stateOf).join(" ");
+    if (this.#read?.state !== state)
+      this.#read = { state, accounts: Accounts.read(...this.#paths) };
+    return this.#read.accounts;
+  }
+}
+
+function stateOf(path: string): string {
+  try {
+    const { ino, size, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
+    return [ino, size, mtimeNs, ctimeNs].join(":");
+  } catch {
+    return "";
   }
 }
 

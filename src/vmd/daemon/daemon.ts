@@ -2,7 +2,7 @@
  * The daemon: it holds the VMs, and answers what clients ask. It opens files and starts processes;
  * it reads nothing that a guest wrote.
  */
-import { Accounts } from "../accounts.ts";
+import { HostAccounts } from "../accounts.ts";
 import { type Request, type RequestOf, type VmStatus } from "../protocol.ts";
 import { countExits } from "../exit-counts.ts";
 import { Networks } from "../net/index.ts";
@@ -54,8 +54,7 @@ export class Daemon {
   readonly #uid = process.geteuid!();
   readonly #ended = Promise.withResolvers<number>();
   #configuration: Configuration;
-  #accounts = Accounts.read();
-  #accountsAt = performance.now();
+  readonly #accounts = new HostAccounts();
   #closing = false;
   #idleSince = performance.now();
 
@@ -83,7 +82,7 @@ export class Daemon {
     });
     const context: VmContext = {
       log,
-      accounts: () => this.#accountsNow(),
+      accounts: () => this.#accounts.now(),
       confine,
       networks: this.#networks,
       pool: this.#pool,
@@ -149,7 +148,7 @@ export class Daemon {
 
   async #handle(request: Request, client: Client): Promise<Answer> {
     if (this.#closing) throw new RefusalError("EAGAIN", "vmd is ending");
-    const accounts = this.#accountsNow();
+    const accounts = this.#accounts.now();
     const groups = accounts.groupsOf(client.uid, client.gid);
     const caller: Caller = { uid: client.uid, gid: client.gid, groups };
     const administrator = isAdministrator(caller, this.#uid);
@@ -357,15 +356,6 @@ export class Daemon {
     const busy = this.#door.clients > 0 || this.#registry.all.some((vm) => vm.isUp);
     if (busy || this.#stagger.length > 0) this.#idleSince = performance.now();
     if (performance.now() - this.#idleSince > idle * 1000) void this.close();
-  }
-
-  // The files may change while a daemon runs for months.
-  #accountsNow(): Accounts {
-    if (performance.now() - this.#accountsAt > 5000) {
-      this.#accounts = Accounts.read();
-      this.#accountsAt = performance.now();
-    }
-    return this.#accounts;
   }
 }
 
