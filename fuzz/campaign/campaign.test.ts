@@ -71,6 +71,31 @@ describe("a campaign", () => {
     expect(crash.minimised!.toHex()).toBe("0503c10000");
   });
 
+  test("can be stopped while it makes a crash small, and is the same in the end", () => {
+    const whole = found();
+    const entries: Entry[] = [];
+    const crashes: Crash[] = [];
+    const campaign = new Campaign({
+      executor: new TlvExecutor(),
+      finds: {
+        kept: (entry) => void entries.push(entry),
+        minimised: (crash) => void crashes.push(crash),
+      },
+    });
+    let amid = 0;
+    while (!campaign.begin(campaign.runs + 7));
+    for (let until = campaign.runs; campaign.runs < 60_000;) {
+      until = Math.min(60_000, until + 100);
+      campaign.step(until);
+      // What is kept is run again and trimmed at once.
+      expect(campaign.runs).toBeLessThan(until + 300);
+      if (!campaign.finish(0)) amid++;
+    }
+    campaign.finish();
+    expect(summary({ campaign, entries, crashes })).toEqual(summary(whole));
+    expect(amid).toBeGreaterThan(3);
+  });
+
   test("tells a hang from a crash, once", () => {
     const { campaign, crashes } = found({ seeds: [tlv([4, [0x5b]])], runs: 200_000 });
     const hangs = crashes.filter(({ verdict }) => verdict === Verdict.TIMEOUT);

@@ -9,7 +9,7 @@ import { Corpus, type Entry } from "./corpus.ts";
 import { type Crash, crashKey, inputName } from "./crash.ts";
 import { Dictionary } from "./dictionary.ts";
 import { type Inflight, privateInflight } from "./inflight.ts";
-import { minimise } from "./minimise.ts";
+import { minimise, minimising, type Steps } from "./minimise.ts";
 import { Mutator } from "./mutator.ts";
 import { Random } from "./random.ts";
 
@@ -53,6 +53,9 @@ export interface CampaignOptions {
   /** Where the input of each run is, for others to see. */
   readonly inflight?: Inflight;
 }
+
+/** Told of the smallest input; undefined if not even the first one does it any more. */
+type Shrunk = (small: Uint8Array | undefined) => void;
 
 /** Counts of a campaign, without a clock's. */
 export interface Counts {
@@ -105,6 +108,8 @@ export class Campaign {
   private suggestions: Iterator<Substitution> | undefined;
   private coloured: Uint8Array = new Uint8Array(0);
   private suggestionsLeft = 0;
+  /** What is made small, one after the other. */
+  private readonly shrinking: { steps: Steps<Uint8Array | undefined>; done: Shrunk }[] = [];
 
   constructor(options: CampaignOptions) {
     this.executor = options.executor;
@@ -128,7 +133,7 @@ export class Campaign {
    */
   begin(until = Infinity): boolean {
     while (this.failure === undefined && this.began < this.waiting.length) {
-      if (this.runs >= until) return false;
+      if (this.runs >= until || !this.finish(until)) return false;
       const { input, depth } = this.waiting[this.began++];
       this.offer(input, depth);
     }
@@ -141,9 +146,16 @@ export class Campaign {
 
   /** Runs until there were `until` runs in all (a little more: a find is worked on to its end), or it failed. */
   advance(until: number): void {
+    this.step(until);
+    this.finish();
+  }
+
+  /** ... and a crash may be left as it is meanwhile: `finish`, or the next step, goes on with it. */
+  step(until: number): void {
     const { executor, mutator } = this;
     this.begin();
     while (this.runs < until && this.failure === undefined) {
+      if (!this.finish(until)) return;
       if (this.suggestions !== undefined) {
         this.suggested();
         continue;
@@ -174,12 +186,23 @@ export class Campaign {
     if (!found.has(key)) found.set(key, undefined);
   }
 
-  /** The smallest input that still does what a known crash or hang did; undefined if it doesn't any more. */
-  shrink(verdict: Verdict, key: string, input: Uint8Array): Uint8Array | undefined {
-    const begun = input.subarray(0, this.executor.maxInput);
-    return this.does(verdict, key, begun, begun.length)
-      ? this.minimised(verdict, key, begun)
-      : undefined;
+  /** Has `finish` look for the smallest input that still does what a known crash or hang did. */
+  shrink(verdict: Verdict, key: string, input: Uint8Array, done: Shrunk): void {
+    const begun = input.slice(0, this.executor.maxInput);
+    this.shrinking.push({ steps: this.again(verdict, key, begun), done });
+  }
+
+  /** Makes crashes small, until there were `until` runs in all. True when there is nothing left to make small. */
+  finish(until = Infinity): boolean {
+    for (let first; (first = this.shrinking.at(0)) !== undefined;) {
+      if (this.failure !== undefined) break;
+      if (this.runs >= until) return false;
+      const { done, value } = first.steps.next();
+      if (!done) continue;
+      this.shrinking.shift();
+      first.done(value as Uint8Array | undefined);
+    }
+    return true;
   }
 
   counts(): Counts {
@@ -312,8 +335,8 @@ export class Campaign {
     const crash: Crash = { key, verdict, report, input, seed, run, parent: parent?.name };
     found.set(key, crash);
     if (this.finds.crashed?.(crash) === false) return;
-    const minimised = this.minimised(verdict, key, input);
-    this.finds.minimised?.({ ...crash, minimised });
+    const done: Shrunk = (minimised) => this.finds.minimised?.({ ...crash, minimised });
+    this.shrinking.push({ steps: this.minimised(verdict, key, input), done });
   }
 
   /** Whether a run ends in this crash or hang. */
@@ -323,8 +346,14 @@ export class Campaign {
     return report !== undefined && crashKey(verdict, report) === key;
   }
 
-  private minimised(verdict: Verdict, key: string, input: Uint8Array): Uint8Array {
-    return minimise(input, {
+  private *again(verdict: Verdict, key: string, input: Uint8Array): Steps<Uint8Array | undefined> {
+    const does = this.does(verdict, key, input, input.length);
+    yield;
+    return does ? yield* this.minimised(verdict, key, input) : undefined;
+  }
+
+  private minimised(verdict: Verdict, key: string, input: Uint8Array): Steps<Uint8Array> {
+    return minimising(input, {
       holds: (candidate, length) => this.does(verdict, key, candidate, length),
       maxRuns: verdict === Verdict.TIMEOUT ? HANG_RUNS : CRASH_RUNS,
       unit: this.unit,

@@ -99,15 +99,14 @@ function know(campaign: Campaign, folder: CampaignFolder): void {
   for (const key of hangs) campaign.knows(key, true);
 }
 
-/** Minimises what a session that was killed left as it was found. */
-async function shrinkRest(campaign: Campaign, parent: string, going: () => boolean): Promise<void> {
+/** Has what a session that was killed left as it was found be made small. */
+function shrinkRest(campaign: Campaign, parent: string): void {
   for (const { report, input, minimised } of readBundles(parent)) {
-    await turn();
-    if (!going()) return;
     if (minimised !== undefined || [DEATH, NO_END].includes(report.kind)) continue;
     const verdict = report.ending === "hang" ? Verdict.TIMEOUT : Verdict.CRASH;
-    const small = campaign.shrink(verdict, report.key, input);
-    if (small !== undefined) writeMinimised(parent, report.key, small);
+    campaign.shrink(verdict, report.key, input, (small) => {
+      if (small !== undefined) writeMinimised(parent, report.key, small);
+    });
   }
 }
 
@@ -145,14 +144,15 @@ export async function drive(
     return result;
   };
   while (going() && !(await work((until) => campaign.begin(until))));
-  for (const parent of [folder.crashes, folder.hangs]) await shrinkRest(campaign, parent, going);
+  for (const parent of [folder.crashes, folder.hangs]) shrinkRest(campaign, parent);
   let shared = performance.now();
   while (going() && campaign.runs < limit) {
-    await work((until) => campaign.advance(Math.min(limit, until)));
+    await work((until) => campaign.step(Math.min(limit, until)));
     const now = performance.now();
     if (job.shared && now - shared >= SHARE_EVERY) {
       share(campaign, folder);
       shared = performance.now();
     }
   }
+  while (going() && !(await work((until) => campaign.finish(until))));
 }

@@ -14,6 +14,9 @@ export interface MinimiseOptions {
   readonly simplify?: boolean;
 }
 
+/** Work that can be left between two runs. */
+export type Steps<T> = Generator<void, T, void>;
+
 /** What can still be asked, and the buffers to ask with. */
 class Trial {
   best: Uint8Array;
@@ -35,10 +38,12 @@ class Trial {
     return this.runs >= this.options.maxRuns;
   }
 
-  private ask(length: number): boolean {
+  private *ask(length: number): Steps<boolean> {
     if (this.spent) return false;
     this.runs++;
-    if (!this.options.holds(this.scratch, length)) return false;
+    const held = this.options.holds(this.scratch, length);
+    yield;
+    if (!held) return false;
     [this.best, this.scratch] = [this.scratch, this.best];
     this.length = length;
     this.changes++;
@@ -46,24 +51,24 @@ class Trial {
   }
 
   /** Without the bytes from `start` to `end`. */
-  without(start: number, end: number): boolean {
+  without(start: number, end: number): Steps<boolean> {
     this.scratch.set(this.best.subarray(0, start));
     this.scratch.set(this.best.subarray(end, this.length), start);
     return this.ask(this.length - (end - start));
   }
 
   /** As if the byte at `at` were the length of what follows it: less by `size`, and so many bytes fewer. */
-  shortened(at: number, size: number): boolean {
+  *shortened(at: number, size: number): Steps<boolean> {
     const end = at + 1 + this.best[at];
     if (this.best[at] < size || end > this.length) return false;
     this.scratch.set(this.best.subarray(0, end - size));
     this.scratch.set(this.best.subarray(end, this.length), end - size);
     this.scratch[at] -= size;
-    return this.ask(this.length - size);
+    return yield* this.ask(this.length - size);
   }
 
   /** With all bytes from `start` to `end` being `value`. */
-  filled(start: number, end: number, value: number): boolean {
+  filled(start: number, end: number, value: number): Steps<boolean> {
     this.scratch.set(this.best.subarray(0, this.length));
     this.scratch.fill(value, start, end);
     return this.ask(this.length);
@@ -71,12 +76,12 @@ class Trial {
 }
 
 /** From the end, because a parser reads its input from the beginning. */
-function remove(trial: Trial, smallest: number): void {
+function* remove(trial: Trial, smallest: number): Steps<void> {
   let size = Math.max(smallest, 2 ** Math.ceil(Math.log2(Math.max(1, trial.length / 2))));
   while (!trial.spent && trial.length > 0) {
     let removed = false;
     for (let end = trial.length; end > 0 && !trial.spent; end -= size) {
-      removed = trial.without(Math.max(0, end - size), end) || removed;
+      removed = (yield* trial.without(Math.max(0, end - size), end)) || removed;
     }
     // Something that couldn't go may be able to now.
     if (size > smallest) size = Math.max(smallest, size >> 1);
@@ -88,59 +93,68 @@ function allAre(bytes: Uint8Array, value: number): boolean {
   return bytes.every((byte) => byte === value);
 }
 
-function simplify(trial: Trial): void {
+function* simplify(trial: Trial): Steps<void> {
   let size = Math.max(1, 2 ** Math.ceil(Math.log2(Math.max(1, trial.length / 2))));
   for (; size >= 1 && !trial.spent; size = Math.floor(size / 2)) {
     for (let start = 0; start < trial.length; start += size) {
       const end = Math.min(trial.length, start + size);
-      if (!allAre(trial.best.subarray(start, end), 0)) trial.filled(start, end, 0);
+      if (!allAre(trial.best.subarray(start, end), 0)) yield* trial.filled(start, end, 0);
     }
   }
   // What couldn't be 0 loses its bits, highest first, and gets less.
   for (let at = 0; at < trial.length; at++) {
     for (let bit = 0x80; bit > 0; bit >>= 1) {
       const byte = trial.best[at];
-      if ((byte & bit) !== 0 && byte !== bit) trial.filled(at, at + 1, byte & ~bit);
+      if ((byte & bit) !== 0 && byte !== bit) yield* trial.filled(at, at + 1, byte & ~bit);
     }
     for (let step = 0x40; step > 0; step >>= 1) {
-      if (trial.best[at] > step) trial.filled(at, at + 1, trial.best[at] - step);
+      if (trial.best[at] > step) yield* trial.filled(at, at + 1, trial.best[at] - step);
     }
   }
 }
 
 /** Takes out short blocks wherever they begin: a record of which no half can go. */
-function slide(trial: Trial): void {
+function* slide(trial: Trial): Steps<void> {
   for (const size of [2, 3, 4, 8]) {
     for (let at = trial.length - size; at >= 0; at--) {
       if (trial.spent) return;
-      if (at + size <= trial.length) trial.without(at, at + size);
+      if (at + size <= trial.length) yield* trial.without(at, at + size);
     }
   }
 }
 
 /** Takes bytes out together with their count. */
-function shorten(trial: Trial): void {
+function* shorten(trial: Trial): Steps<void> {
   for (let at = 0; at < trial.length; at++) {
-    for (let size = 128; size >= 1; size >>= 1) while (trial.shortened(at, size));
+    for (let size = 128; size >= 1; size >>= 1) while (yield* trial.shortened(at, size));
   }
 }
 
 /**
- * The smallest input found. With enough runs, no single unit of it can be left out. The input itself is
- * taken to hold.
+ * The smallest input found, in steps of one run each. With enough runs, no single unit of it can be left
+ * out. The input itself is taken to hold.
  */
-export function minimise(input: Uint8Array, options: MinimiseOptions): Uint8Array {
+export function* minimising(input: Uint8Array, options: MinimiseOptions): Steps<Uint8Array> {
   const trial = new Trial(input, options);
   let changes = -1;
   // Simpler bytes may let others go.
   while (trial.changes !== changes && !trial.spent) {
     changes = trial.changes;
-    remove(trial, options.unit ?? 1);
+    yield* remove(trial, options.unit ?? 1);
     if (!options.simplify) break;
-    simplify(trial);
+    yield* simplify(trial);
     if ((options.unit ?? 1) > 1) continue;
-    slide(trial);
-    shorten(trial);
+    yield* slide(trial);
+    yield* shorten(trial);
   }
   return trial.best.slice(0, trial.length);
+}
+
+/** ... at once. */
+export function minimise(input: Uint8Array, options: MinimiseOptions): Uint8Array {
+  const steps = minimising(input, options);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
 }
