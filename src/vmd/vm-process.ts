@@ -11,13 +11,12 @@ import { libraryPathOf } from "../vmm/engine-library.ts";
 import type { EngineName } from "../vmm/engine.ts";
 import { hostLibrary, ioLibrary, type Pointer, ptr, watchLibrary } from "../vmm/native.ts";
 import { SnapshotError } from "../vmm/snapshot/format.ts";
-import { type BootFile, type BootSet, FileError } from "./boot-files.ts";
+import { type BootSet, FileError } from "./boot-files.ts";
 import { HostDevices } from "./backend/devices.ts";
 import { awaitStart } from "./await-start.ts";
 import { Channel, pollInput, pollInputs } from "./channel.ts";
 import { Watch } from "./console-hub.ts";
-import { ExitCounter } from "./exit-counter.ts";
-import { Recorder } from "./recorder.ts";
+import { ExitObservers } from "./exit-observers.ts";
 import type { MachineRecorder } from "./recording/machine-recorder.ts";
 import { openWatch, type Preparation, settle } from "./preparation.ts";
 import type { Attempt } from "./sandbox-probe.ts";
@@ -43,9 +42,6 @@ const TROUBLES = 100;
 
 const PAGE = 4096;
 
-/** Places whose counts fit into a message. */
-const COUNTS = 256;
-
 type RecordingModule = typeof import("./recording/machine-recorder.ts");
 
 class VmProcess {
@@ -58,7 +54,7 @@ class VmProcess {
   readonly #progress: number | undefined;
   readonly #taker: SnapshotTaker;
   readonly #migration: Migration;
-  readonly #trace: BootFile | undefined;
+  readonly #observers: ExitObservers;
   readonly #attention: Int32Array;
   readonly #streams: VmStreams;
   readonly #started = Date.now();
@@ -72,11 +68,9 @@ class VmProcess {
   /** Pages; the guest's resets don't change what the host wants. */
   #balloonTarget = 0;
   #life: VmLife | undefined;
-  #recorder: Recorder | undefined;
   #receiver: Receiver | undefined;
   /** Input is let in by it alone. */
   readonly #recording: MachineRecorder | undefined;
-  #counter: ExitCounter | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
   /** What came before all is there that it goes on from. */
@@ -124,7 +118,8 @@ class VmProcess {
     };
     for (const _ of restore?.inputs ?? []) this.#snapshots.push(next());
     if (restore?.later === true) this.#progress = next();
-    this.#trace = trace === undefined ? undefined : { path: trace, descriptor: next() };
+    const traced = trace === undefined ? undefined : { path: trace, descriptor: next() };
+    this.#observers = new ExitObservers(traced, start);
     this.#attention = preparation?.attention ?? openWatch();
     if (recording !== undefined && record !== undefined) {
       const file = { path: record.path, descriptor: next() };
@@ -142,7 +137,7 @@ class VmProcess {
       recorded: this.#recording !== undefined,
       watch,
       life: () => this.#life,
-      typed: (stream, bytes, life) => this.#typed(stream, bytes, life),
+      typed: (stream, bytes) => this.#typed(stream, bytes),
       sleep: () => this.#sleep(),
     });
     const { vsock } = start.files;
@@ -229,7 +224,7 @@ class VmProcess {
       backends: (memory) => this.#devices.connect(memory),
       broke: (device, why) => this.#trouble(`${device}: its driver broke a rule: ${why}`),
       // Runs that repeat, and such as are to be replayed, know no time but their own.
-      hostTime: options.virtualTime || this.#trace !== undefined ? undefined : Date.now,
+      hostTime: options.virtualTime || files.trace !== undefined ? undefined : Date.now,
     };
     let life: VmLife;
     if (first && files.restore !== undefined) {
@@ -311,8 +306,7 @@ class VmProcess {
 
   #live(life: VmLife): Ending {
     const { options } = this.#start;
-    const recorder = this.#record(life);
-    life.vcpu.observer = recorder ?? this.#counter;
+    this.#observers.begin(life);
     const path = Buffer.from(`${libraryPathOf(life.engine.name)}\0`);
     const target = (handle: number) =>
       watchLibrary().vmm_watch_target(ptr(path), (handle || null) as Pointer);
@@ -329,8 +323,7 @@ class VmProcess {
         }
         if (this.#stopped) {
           life.machine.flush();
-          recorder?.flush();
-          const why = recorder?.failure;
+          const why = this.#observers.flush();
           if (why !== undefined) return life.ending({ kind: "crash", why });
           const message = `${options.name}: stopped`;
           return this.#recorded({ kind: "stopped", code: 0, message, registers: "" });
@@ -338,14 +331,14 @@ class VmProcess {
         const stop = this.#gdb === undefined ? life.vcpu.run() : this.#gdb.run();
         if (stop.kind === "attention" || stop.kind === "debug") continue;
         life.machine.flush();
-        recorder?.flush();
-        const why = recorder?.failure;
+        const why = this.#observers.flush();
         return this.#recorded(life.ending(why === undefined ? stop : { kind: "crash", why }));
       }
     } finally {
       this.#migration.abandon();
       this.#tell(this.#taker.abandon("the guest reset its machine, ended, or was sent"));
       this.#devices.abandon();
+      this.#observers.end();
       this.#life = undefined;
     }
   }
@@ -360,22 +353,6 @@ class VmProcess {
     const why = recording.failure;
     if (why === undefined) return { ...ending, image };
     return { ...ending, kind: "crash", code: 1, message: why };
-  }
-
-  // A trace holds every life.
-  #record({ machine, engine }: VmLife): Recorder | undefined {
-    if (this.#trace === undefined) return undefined;
-    if (this.#recorder === undefined) {
-      const { options, files } = this.#start;
-      const { disks, interfaces, shares, cdrom, vsock } = files;
-      const more = disks.length + interfaces.length + shares.length;
-      const backed =
-        more > 0 || cdrom !== undefined || vsock !== undefined || options.devices !== undefined;
-      this.#recorder = new Recorder(this.#trace, machine, engine, options, backed);
-    } else {
-      this.#recorder.reset(machine, engine);
-    }
-    return this.#recorder;
   }
 
   /** Looks at everything that may have come. */
@@ -402,12 +379,12 @@ class VmProcess {
     pollInput(this.#channel.descriptor, LOOK);
   }
 
-  #typed(stream: "console" | "virtio", bytes: Uint8Array, life: VmLife): void {
+  #typed(stream: "console" | "virtio", bytes: Uint8Array): void {
     if (stream === "virtio") {
       this.#recording?.virtioConsole(bytes);
       return;
     }
-    this.#recorder?.input(bytes, life.machine.clock.now);
+    this.#observers.input(bytes);
     this.#recording?.console(bytes);
   }
 
@@ -490,9 +467,11 @@ class VmProcess {
         if (message.kind === "send") this.#tell(this.#taker.hurry());
         this.#migration.obey(message, descriptors, life);
         return;
-      case "count-exits":
-        this.#count(message.on);
+      case "count-exits": {
+        const answer = this.#observers.count(message.on);
+        if (answer !== undefined) this.#post({ kind: "exit-counts", ...answer });
         return;
+      }
       case "probe":
         this.#post({ kind: "probe", result: this.#probe?.(message.what) ?? "no probe" });
         return;
@@ -524,22 +503,10 @@ class VmProcess {
     const asked = life?.machine.vmmci.request(VmmciCommand.REBOOT) ?? false;
     if (asked) {
       this.#leaving = !reset;
-      this.#recorder?.request(VmmciCommand.REBOOT, life!.machine.clock.now);
+      this.#observers.request(VmmciCommand.REBOOT);
       this.#recording?.request(VmmciCommand.REBOOT);
     }
     this.#post({ kind: "shutdown", asked });
-  }
-
-  // An exit costs more while it is counted, so it is only while somebody looks.
-  #count(on: boolean): void {
-    if (this.#recorder !== undefined) {
-      if (on) this.#post({ kind: "exit-counts" });
-      return;
-    }
-    this.#counter = on ? (this.#counter ?? new ExitCounter()) : undefined;
-    if (this.#life !== undefined) this.#life.vcpu.observer = this.#counter;
-    if (this.#counter === undefined) return;
-    this.#post({ kind: "exit-counts", counts: this.#counter.counts.slice(0, COUNTS) });
   }
 
   /** Gives the rest of the output to who is to lose nothing, unless they are gone or stop it. */

@@ -22,7 +22,7 @@ export interface StreamsHost {
   /** The guest's life, while there is one. */
   life(): VmLife | undefined;
   /** What is typed goes to the guest: told to recorders. */
-  typed(stream: "console" | "virtio", bytes: Uint8Array, life: VmLife): void;
+  typed(stream: "console" | "virtio", bytes: Uint8Array): void;
   /** Sleeps until something comes, for a moment at most. */
   sleep(): void;
 }
@@ -115,11 +115,10 @@ export class VmStreams {
 
   /** What is typed at the virtio console; without one it goes nowhere. */
   #readVirtio(): void {
-    const life = this.#host.life();
-    const console = life?.machine.virtioConsole;
+    const console = this.#host.life()?.machine.virtioConsole;
     this.#virtio.read((bytes) => {
-      if (life === undefined || console === undefined) return true;
-      this.#host.typed("virtio", bytes, life);
+      if (console === undefined) return true;
+      this.#host.typed("virtio", bytes);
       console.input(bytes);
       // No more than it surely takes: the rest stays in the socket.
       return console.room >= VIRTIO_INPUT;
@@ -130,7 +129,7 @@ export class VmStreams {
     const life = this.#host.life();
     if (life === undefined) return true;
     this.#typed += bytes.length;
-    this.#host.typed("console", bytes, life);
+    this.#host.typed("console", bytes);
     life.machine.console.input(bytes);
     return this.#typed < INPUT_LIMIT;
   }
