@@ -17,7 +17,7 @@ describe.skipIf(missing !== undefined)("Linux", () => {
     const guest = await deviceGuest({
       name: "balloon",
       modules: ["virtio_balloon"],
-      // All of memory is touched first: what the balloon takes had pages behind it.
+      // Most of memory is touched first: what the balloon takes had pages behind it.
       script: `
 mount -t tmpfs -o size=200m tmpfs /tmp
 dd if=/dev/zero of=/tmp/fill bs=1M count=160 2>/dev/null
@@ -44,7 +44,8 @@ dd if=/dev/zero of=/tmp/fill bs=1M count=160 2>/dev/null && md5sum </tmp/fill
     await vm.balloon(128 * MIB);
     await settled(128 * MIB);
     const inflated = (await vm.statistics()).resident;
-    expect(full - inflated).toBeGreaterThan(96 * MIB);
+    // Some of what it takes was never touched, where the host had no huge pages to give.
+    expect(full - inflated).toBeGreaterThan(64 * MIB);
     await vm.console.send("\n");
     const small = Number((await vm.console.expect(/small \d+/)).slice(6));
     expect(before - small).toBeGreaterThan(120);
