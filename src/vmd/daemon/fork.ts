@@ -273,15 +273,16 @@ async function write(
   caller: Caller,
 ): Promise<SnapshotResult> {
   const images: { place: number; name: string; descriptor: number }[] = [];
+  const own: number[] = [];
   try {
     for (const { place, path } of overlays) {
       const descriptor = openOrRefuse(path, constants.O_RDWR, caller);
       images.push({ place, name: path, descriptor });
     }
-    const out = duplicate(memory);
-    const told = counter === undefined ? undefined : duplicate(counter);
+    for (const one of [memory, counter]) if (one !== undefined) own.push(duplicate(one));
+    const locked = lockImages(images);
     const given = images.splice(0);
-    const locked = lockImages(given);
+    const [out, told] = own.splice(0);
     try {
       const options = { overlays: given, differential: true, template: true, told };
       const result = await vm.host.snapshot(out, config, options);
@@ -291,7 +292,9 @@ async function write(
       for (const { descriptor } of locked) closeSync(descriptor);
     }
   } catch (error) {
-    for (const { descriptor } of images) closeSync(descriptor);
+    for (const descriptor of [...own, ...images.map((image) => image.descriptor)]) {
+      closeSync(descriptor);
+    }
     throw error;
   }
 }
