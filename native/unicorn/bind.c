@@ -65,6 +65,7 @@ static const struct {
 	{ "helper_sysenter_x86_64", NULL },
 	{ "helper_rdmsr_x86_64", (void **)&original.rdmsr },
 	{ "helper_wrmsr_x86_64", (void **)&original.wrmsr },
+	{ "helper_ldmxcsr_x86_64", (void **)&original.ldmxcsr },
 	{ "helper_pcmpestri_xmm_x86_64", (void **)&original.pcmpestri },
 	{ "helper_pcmpestrm_xmm_x86_64", (void **)&original.pcmpestrm },
 	{ "helper_pcmpistri_xmm_x86_64", (void **)&original.pcmpistri },

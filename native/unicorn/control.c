@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * control.c: control registers and the system call instructions.
+ * control.c: control registers, MXCSR and the system call instructions.
  *
  * The library's SYSCALL and SYSENTER do nothing, and it takes any value for a
- * control register. Checks follow the Intel SDM vol. 3, 2.5, and the MOV to
- * control register page of vol. 2.
+ * control register and for MXCSR. Checks follow the Intel SDM vol. 3, 2.5, and
+ * the pages of MOV to control registers and of LDMXCSR of vol. 2.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -18,6 +18,8 @@
 #define CR4_PAE 0x20u
 /* VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT SMEP SMAP */
 #define CR4_KNOWN 0x3007ffull
+/* All that aren't reserved; FXSAVE stores it. */
+#define MXCSR_MASK 0xffffu
 #define EFER_SCE 0x1u
 #define EFER_LME 0x100u
 #define EFER_LMA 0x400u
@@ -186,4 +188,12 @@ INTERPOSED void helper_sysenter_x86_64(void *env, int length)
 	control_update_hflags(env);
 	REG(env, RSP) = FIELD(env, ENV_SYSENTER_ESP, u64);
 	EIP(env) = FIELD(env, ENV_SYSENTER_EIP, u64);
+}
+
+/* The load before it has brought the registers to where a fault finds them. */
+INTERPOSED void helper_ldmxcsr_x86_64(void *env, u32 value)
+{
+	if (value & ~MXCSR_MASK)
+		engine_fault(env, 13, 0, CALLER);
+	original.ldmxcsr(env, value);
 }

@@ -229,6 +229,7 @@ struct originals {
 	void (*reset_request)(void *);
 	void (*rdmsr)(void *);
 	void (*wrmsr)(void *);
+	void (*ldmxcsr)(void *, u32);
 	void (*pcmpestri)(void *, void *, void *, u32);
 	void (*pcmpestrm)(void *, void *, void *, u32);
 	void (*pcmpistri)(void *, void *, void *, u32);
