@@ -112,6 +112,8 @@ static bool cr_is_valid(void *env, int reg, u64 value)
 
 INTERPOSED void helper_write_crN_x86_64(void *env, int reg, u64 value)
 {
+	if (!(HFLAGS(env) & HF_CS64))
+		value = (u32)value;
 	if (!cr_is_valid(env, reg, value))
 		engine_fault(env, 13, 0, CALLER);
 	if (reg == 0)

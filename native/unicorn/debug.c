@@ -50,6 +50,8 @@ INTERPOSED void helper_set_dr_x86_64(void *env, int reg, u64 value)
 {
 	if ((reg == 4 || reg == 5) && (CR(env, 4) & CR4_DE))
 		engine_fault(env, 6, 0, CALLER);
+	if (!(HFLAGS(env) & HF_CS64))
+		value = (u32)value;
 	if (reg >= 4 && value >> 32)
 		engine_fault(env, 13, 0, CALLER);
 	set_dr(current, reg, value);

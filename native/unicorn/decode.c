@@ -46,7 +46,6 @@ enum {
 #define DB_CC_OP 0x74
 #define DB_FLAGS 0xa8
 #define PF_WRITE 2u
-enum { ACCESS_LOAD, ACCESS_STORE }; /* MMUAccessType */
 
 /* Opcodes with a ModRM byte that change their operand, as bits; LOCK may be before the
  * first kind. By /digit where only some of a group do. */

@@ -198,6 +198,9 @@ struct vmm {
 /* The engine whose guest this thread runs, or whose functions it calls. */
 extern HOT_TLS struct vmm *current;
 
+/* MMUAccessType */
+enum { ACCESS_LOAD, ACCESS_STORE, ACCESS_FETCH };
+
 /* The library's functions that ours replace. */
 struct originals {
 	void *(*memory_mapping)(void *, u64);

@@ -193,6 +193,12 @@ INTERPOSED bool x86_cpu_tlb_fill_x86_64(void *cs, u64 va, int size, int access, 
 {
 	if (likely(current))
 		current->fill_access = access;
+	/* The library's near branches leave 64 bits of a register in EIP. */
+	if (access == ACCESS_FETCH && current && !(HFLAGS(current->env) & HF_CS64) &&
+	    EIP(current->env) >> 32) {
+		EIP(current->env) = (u32)EIP(current->env);
+		cpu_loop_exit_noexc_x86_64(cs);
+	}
 	return original.tlb_fill(cs, va, size, access, mmu, probe, ra);
 }
 

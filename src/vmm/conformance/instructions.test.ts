@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { CR0, CR4 } from "../cpu.ts";
+import { CR0, CR4, flat } from "../cpu.ts";
 import { CPU_LAYOUT } from "../cpu-codec.ts";
 import { ExitReason } from "../exit.ts";
 import {
@@ -378,6 +378,39 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     using m = machine(name, "b8 f1 ff 00 00 0f 22 c0 0f 20 c0 f4");
     expect(next(m.engine)).toBe("HLT");
     expect(m.engine.getCpu().rax).toBe(0x31);
+  });
+
+  // Intel SDM vol. 2B, MOV to control and debug registers: outside of 64-bit mode 32 bits are moved.
+  instruction.each([
+    ["CR0", "0f 22 c0", 0x31],
+    ["CR3", "0f 22 d8", 0x5000],
+    ["DR3", "0f 23 d8", 0x5000],
+    ["DR7", "0f 23 f8", 0x400],
+  ])("MOV to %s takes 32 bits of a register", (to, move, value) => {
+    using m = machine(name, `${move} f4`);
+    const { engine, image } = m;
+    engine.setCpu(flatState({ rax: 2 ** 40 + value }));
+    expect(next(engine)).toBe("HLT");
+    const { cr0, cr3, rip } = engine.getCpu();
+    expect(rip).toBe(CODE + 4);
+    const debug = (i: number) => Number(image.cpu.getBigUint64(CPU_LAYOUT.debugregs + i * 8, true));
+    expect({ CR0: cr0, CR3: cr3, DR3: debug(3), DR7: debug(5) }).toMatchObject({ [to]: value });
+  });
+
+  // Intel SDM vol. 1, 3.4.1.1: outside of 64-bit mode EAX is all that there is of RAX.
+  test.each([
+    ["JMP", "ff e0", 0],
+    ["CALL", "ff d0", 2],
+  ])("%s through a register goes by 32 bits of it in compatibility mode", (_, branch, length) => {
+    for (const high of [2 ** 32, 2 ** 50]) {
+      using m = machine(name, `${branch} f4`);
+      mapLow(m.image);
+      const { memory } = m.image;
+      memory.write(0x9000, code("b0 5a e6 80 f4"));
+      m.engine.setCpu(longState({ cs: flat(8, "code32"), rax: high + 0x9000 }));
+      expect(nextByte(m.engine)).toBe(0x5a);
+      if (length > 0) expect(memory.read32(STACK - 4)).toBe(CODE + length);
+    }
   });
 
   // Intel SDM vol. 2A, LDMXCSR; vol. 1, 10.2.3: bits 16 to 31 are reserved. kvm_pvm leaves them out.
