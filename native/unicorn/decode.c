@@ -8,7 +8,7 @@
  *    processors do it. The library has a read there.
  *  - Far calls and jumps through a register: #UD. The library reads memory.
  *  - MOVNTI, FXSAVE and their group, the fences behind a prefix that they don't have
- *    (NP in SDM vol. 2): #UD. The library runs them.
+ *    (NP in SDM vol. 2), MOVLPD and MOVHPD of a register: #UD. The library runs them.
  *  - XBEGIN and XABORT, as there are no transactions: #UD. The library runs them.
  *  - MOVBE and CRC32 are of general registers, whatever CR0.EM, CR0.TS and CR4.OSFXSR
  *    say. The library asks as for SSE's.
@@ -137,6 +137,8 @@ static bool has_no_prefix(u8 opcode, u8 modrm, const struct found *found)
 	u32 digit = modrm >> 3 & 7;
 
 	switch (opcode) {
+	case 0x12: case 0x16: /* MOVLPD MOVHPD: of memory */
+		return modrm >> 6 == 3 && found->narrowed && !found->repeated;
 	case 0xc3: /* MOVNTI */
 		return modrm >> 6 != 3 && (found->narrowed || found->repeated);
 	case 0xae: /* FXSAVE FXRSTOR LDMXCSR STMXCSR XSAVE XRSTOR; LFENCE MFENCE SFENCE */

@@ -161,6 +161,32 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     expect(m.image.memory.read32(0x9000)).toBe(0);
   });
 
+  // Intel SDM vol. 2B, MOVLPD and MOVHPD: they load from memory; of a register it is #UD.
+  test.skipIf(inLab || weak).each([
+    ["MOVLPD", "66 0f 12 c8"],
+    ["MOVHPD", "66 0f 16 c8"],
+    ["MOVHPD behind another prefix", "3e 66 0f 16 c8"],
+  ])("%s of a register is undefined", (_, program) => {
+    using m = machine(name, `40 ${program} b0 5a e6 80 f4`);
+    handlers(m);
+    m.engine.setCpu(flatState({ cr4: CR4.OSFXSR }));
+    expect(nextByte(m.engine)).toBe(6);
+    expect(m.image.memory.read32(STACK - 12)).toBe(CODE + 1);
+  });
+
+  test.skipIf(inLab || weak).each([
+    ["MOVHLPS", "0f 12 c8"],
+    ["MOVLHPS", "0f 16 c8"],
+    ["MOVDDUP", "f2 0f 12 c8"],
+    ["MOVSHDUP", "f3 0f 16 c8"],
+    ["MOVHPD from memory", "66 0f 16 0b"],
+  ])("%s runs", (_, program) => {
+    using m = machine(name, `40 ${program} b0 5a e6 80 f4`);
+    handlers(m);
+    m.engine.setCpu(flatState({ rbx: 0x9000, cr4: CR4.OSFXSR }));
+    expect(nextByte(m.engine)).toBe(0x5a);
+  });
+
   // Intel SDM vol. 2D, XABORT and XBEGIN: CPUID offers no RTM.
   instruction.each([
     ["XABORT", "c6 f8 01"],
