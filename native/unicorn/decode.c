@@ -20,6 +20,8 @@
  *    MM15, which don't exist, and writes to what lies behind MM7.
  *  - LAHF and SAHF behind REX: the library takes SPL for AH.
  *  - LOCK NEG: the library sets flags by the operand, not by the result.
+ *  - An instruction over the end of a page of which the next isn't there: the library
+ *    faults at its block's start, before what is in front of it has run.
  *  - SETcc, RCL and RCR bring the flags to another form before they fault; what
  *    restores them then takes them for what they were before.
  */
@@ -260,6 +262,15 @@ INTERPOSED u32 cpu_ldl_code_x86_64(void *env, u64 address)
 	return value;
 }
 
+/* May an instruction go on over a page that isn't there? It faults when it is reached, so has
+ * a block of its own. */
+static bool may_fault(struct vmm *vm, u64 pc, bool wide)
+{
+	u64 next = (pc & ~0xfffull) + 0x1000;
+
+	return next - pc < LONGEST && mmu_walk(vm, wide ? next : (u32)next) == ~0ull;
+}
+
 static void translate(void *db, void *cs)
 {
 	struct vmm *vm = current;
@@ -270,6 +281,10 @@ static void translate(void *db, void *cs)
 	struct code code;
 
 	is_one_less = false;
+	if (pc != FIELD(db, DB_PC_FIRST, u64) && may_fault(vm, pc, wide)) {
+		FIELD(db, DB_IS_JMP, u32) = TOO_MANY;
+		return;
+	}
 	if (at && needs_look(at, pc, wide)) {
 		read_code(vm, pc, &code);
 		found = look(&code, wide);

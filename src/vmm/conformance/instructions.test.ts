@@ -439,6 +439,27 @@ onEachEngine("instructions", ({ name, weak, full }) => {
     }
   });
 
+  // Intel SDM vol. 3A, 6.5: a fault is of one instruction, and those before it have been done.
+  test("an instruction over the end of a page that is the last there is faults by itself", () => {
+    const [tables, end] = [0x14000, 0x20000];
+    using m = machine(name);
+    mapLow(m.image);
+    const { memory } = m.image;
+    memory.write64(0x12000, tables | 7);
+    for (let i = 0; i < 512; i++) memory.write64(tables + i * 8, (i << 12) | 7);
+    memory.write64(tables + (end >> 12) * 8, 0);
+    memory.write(end - 5, code("ff c1 b8 01 02")); // INC ECX; MOV EAX, of which two bytes are missing
+    const at = IDT + 14 * 16;
+    memory.write(HANDLERS, code("f4"));
+    memory.write32(at, ((0x18 << 16) | HANDLERS) >>> 0);
+    memory.write32(at + 4, 0x8e00);
+    m.engine.setCpu(longState({ rip: end - 5, rcx: 6 }));
+    expect(next(m.engine)).toBe("HLT");
+    const { rip, rcx, rsp, cr2 } = m.engine.getCpu();
+    expect({ rip, rcx, cr2 }).toEqual({ rip: HANDLERS + 1, rcx: 7, cr2: end });
+    expect(memory.read32(rsp + 8)).toBe(end - 3);
+  });
+
   // Intel SDM vol. 2A, LDMXCSR; vol. 1, 10.2.3: bits 16 to 31 are reserved. kvm_pvm leaves them out.
   test.skipIf(inLab || weak).each([
     ["a register's address", "0f ae 13"],
