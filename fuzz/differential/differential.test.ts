@@ -7,11 +7,11 @@ import { decode } from "./decode.ts";
 import { masked } from "./explain.ts";
 import { Generator, LONGEST_SEQUENCE } from "./generate.ts";
 import { main } from "./index.ts";
+import { inLab } from "./lab.ts";
 import { bitness, MODES, physical } from "./layout.ts";
-import { modesOf } from "./modes.ts";
+import { modesOf, runs } from "./modes.ts";
 import { report } from "./report.ts";
-
-const inLab = process.env.VMD_LAB !== undefined;
+import { Ending } from "./target.ts";
 
 function whyNot(): string | undefined {
   for (const name of ["kvm", "unicorn"] as const) {
@@ -91,6 +91,23 @@ test("addresses of other pages lie in memory where they are mapped", () => {
     0xe123, 0xa345, 0xbfff, 0x20000,
   ]);
   expect(physical("prot32", 0x12345)).toBe(0x12345);
+});
+
+// The first entry of a slow host takes too long, and says nothing of the mode.
+test.each([
+  [1, true],
+  [4, true],
+  [Infinity, false],
+])("a mode that is too slow %d times runs: %p", (slow, expected) => {
+  const target = {
+    ending: Ending.HALT as Ending,
+    vector: -1,
+    tries: 0,
+    run() {
+      this.ending = this.tries++ < slow ? Ending.BUDGET : Ending.HALT;
+    },
+  };
+  expect(runs(target, "real")).toBe(expected);
 });
 
 test("causes have names of their own and say something", () => {

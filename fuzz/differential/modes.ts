@@ -7,6 +7,8 @@ import { randomState, set64 } from "./states.ts";
 import { Ending, Target } from "./target.ts";
 
 const NOP_AND_HLT = Uint8Array.of(0x90, 0xf4);
+/** The first entry of a slow host takes longer than a case may. */
+const TRIES = 5;
 
 /** @returns those in which NOP and HLT run; a KVM that only emulates hasn't all of them. */
 export function modesOf(engines: readonly EngineName[]): Mode[] {
@@ -18,7 +20,8 @@ export function modesOf(engines: readonly EngineName[]): Mode[] {
   return modes;
 }
 
-function runs(target: Target, mode: Mode): boolean {
+/** Whether a mode runs on a target. */
+export function runs(target: Pick<Target, "run" | "ending" | "vector">, mode: Mode): boolean {
   const random = new Random();
   random.seed(1, 0);
   const it: Case = {
@@ -36,6 +39,9 @@ function runs(target: Target, mode: Mode): boolean {
   const view = new DataView(it.state.buffer);
   set64(view, STATE.rip, CODE);
   set64(view, STATE.rflags, 2);
-  target.run(it);
+  for (let i = 0; i < TRIES; i++) {
+    target.run(it);
+    if (target.ending !== Ending.BUDGET) break;
+  }
   return target.ending === Ending.HALT && target.vector < 0;
 }

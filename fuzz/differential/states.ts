@@ -1,6 +1,7 @@
 /** Random machine states: registers with values that matter, segments, control registers. */
 import { SEGMENTS } from "../../src/vmm/cpu-codec.ts";
 import { type Case, FPU_SIZE, FPU_XMM, segmentAt, STATE } from "./case.ts";
+import { inLab } from "./lab.ts";
 import {
   bitness,
   CODE,
@@ -32,7 +33,7 @@ const APIC_OFF = 0xfee00100;
  * A busy TSS; in the lab one that isn't: QEMU's emulation of AMD-V ends with "invalid tss type" when a
  * guest that starts with a busy one of 32 bits changes its ring.
  */
-const LEGACY_TSS = process.env.VMD_LAB === undefined ? 0x8b : 0x89;
+const LEGACY_TSS = inLab ? 0x89 : 0x8b;
 // CF PF AF ZF SF OF, each by chance.
 const ARITHMETIC = 0x8d5;
 const RFLAGS = { FIXED: 2, TF: 0x100, IF: 0x200, DF: 0x400, NT: 0x4000, AC: 0x40000, ID: 0x200000 };

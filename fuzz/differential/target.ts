@@ -6,6 +6,7 @@ import { ExitReason, exitName, IO_OUT, RunPage, SYNC_REGS } from "../../src/vmm/
 import { resetState } from "../../src/vmm/cpu.ts";
 import { MachineImage } from "../../src/vmm/image.ts";
 import { type Case, FPU_SIZE, segmentAt, STATE, STATE_SIZE } from "./case.ts";
+import { inLab } from "./lab.ts";
 import { HANDLERS, MEMORY_SIZE, type Mode, MODES, template } from "./layout.ts";
 
 /** Blocks of translated code after which a case ends: sequences have no loops that take more. */
@@ -16,7 +17,7 @@ const NS_PER_BLOCK = 10;
  * it ends after so many steps, or as many in which its registers stay as they are. A step may go by without
  * the guest where the host is busy, so one doesn't do.
  */
-const STEP_NS = 2e6;
+const STEP_NS = inLab ? 2e7 : 2e6;
 const STEPS = 12;
 const STILL_STEPS = 3;
 const PAGE = 4096;
@@ -110,6 +111,8 @@ export class Target implements Disposable {
     const { engine } = this;
     this.what = "";
     if (this.#virtual || it.deep || this.#stale) {
+      // PAE's page-directory pointers are read as CR3 is set.
+      if (!this.#virtual && it.mode === "pae") this.#load(it, code);
       this.cpu.set(this.#reset);
       this.cpu.set(it.state);
       if (it.deep) this.cpu.set(it.fpu, CPU_LAYOUT.fpu);
