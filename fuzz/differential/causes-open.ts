@@ -58,7 +58,9 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     by: "the manuals",
     explanation:
       "SHLD and SHRD of 16 bits by 17 to 31: result and flags are undefined. CF of SHL and SHR by more than the operand's size is, too (SDM vol. 2B).",
-    matches: (found) => /^(SHLD|SHRD|SHL|SHR|SAL)$/.test(found.mnemonic) && only(found, RESULT),
+    matches: (found) =>
+      (/^(SHLD|SHRD)$/.test(found.mnemonic) && /_r16_/.test(found.form) && only(found, RESULT)) ||
+      (/^(SHL|SHR|SAL|SHLD|SHRD)$/.test(found.mnemonic) && only(found, /^(frame\.)?rflags\..F$/)),
   },
   {
     name: "rotations by the operand's size",
@@ -83,7 +85,10 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     by: "the manuals",
     explanation:
       "The upper half of a 32-bit destination is undefined (SDM vol. 2B, SMSW; SLDT, STR).",
-    matches: (found) => /^(SLDT|STR|SMSW)/.test(found.mnemonic) && only(found, REGISTERS),
+    matches: (found) =>
+      /^(SLDT|STR|SMSW)/.test(found.mnemonic) &&
+      // A fault behind it pushes ESP.
+      only(found, found.text.endsWith(" esp") ? /^(rsp|memory\.stack)$/ : REGISTERS),
   },
   {
     name: "CPUID's values",
@@ -126,7 +131,10 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     explanation:
       "LZCNT, TZCNT, POPCNT, TPAUSE and what there is of AVX and others in ring 3 run where the host's processor has them, whatever CPUID says; else they are BSR, BSF or undefined.",
     matches: (found) =>
-      /^(LZCNT|TZCNT|POPCNT|CLDEMOTE|ADCX|ADOX|ENDBR|RDSSP|TPAUSE)/.test(found.mnemonic) ||
+      (found.mnemonic === "POPCNT" &&
+        only(found, /^vector$/) &&
+        !/f2f3|f3f2/.test(found.bytes.toHex())) ||
+      /^(LZCNT|TZCNT|CLDEMOTE|ADCX|ADOX|ENDBR|RDSSP|TPAUSE)/.test(found.mnemonic) ||
       (/^(VP[A-Z]+|XGETBV|UMONITOR|UMWAIT)$/.test(found.mnemonic) && found.cpl === 3) ||
       (/^(RDTSCP|CLZERO|MONITORX|MWAITX)$/.test(found.mnemonic) &&
         found.cpl === 3 &&

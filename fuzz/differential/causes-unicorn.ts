@@ -5,10 +5,12 @@ import {
   difference,
   endingOf,
   faultOf,
+  isBranch,
   only,
   prefixedBase,
   prefixesOf,
   usesMemory,
+  valueOf,
 } from "./finding.ts";
 
 const by = "libunicorn";
@@ -41,26 +43,28 @@ function isZeroBeforeInput(found: Finding): boolean {
   const zero = found.engines[0] === "unicorn" ? "a" : "b";
   return (
     found.endings[0] === found.endings[1] &&
-    found.endings[0].startsWith("in ") &&
+    (found.endings[0].startsWith("in ") || (isBranch(found) && found.displaced)) &&
     found.differences.every((one) => one.what.startsWith("memory.") && one[zero].includes(": 00"))
   );
 }
 
 const IS_FLOATING =
-  /^(st\d|xmm\d+|fsw|ftw|fcw|mxcsr|(frame\.)?rflags\.[CZPASO]F|memory\.(data|stack|code))$/;
+  /^(st\d|xmm\d+|fsw|ftw|fcw|mxcsr|(frame\.)?rflags\.[CZPASO]F|memory\.(data|stack|code|vectors))$/;
+
+/** Not of the lab, whose processor checks no segments either. */
+export const UNCHECKED_SEGMENTS: InstructionCause = {
+  name: "segments aren't checked",
+  by,
+  explanation:
+    "No access is checked against a segment's limit and type, and none is refused for a null selector: #GP and #SS for that don't come, but for what loads the segments.",
+  matches: (found) =>
+    found.mode !== "long" &&
+    [12, 13].includes(faultOf(found, "kvm")) &&
+    ![12, 13].includes(faultOf(found, "unicorn")) &&
+    usesMemory(found),
+};
 
 export const UNICORN_CAUSES: readonly InstructionCause[] = [
-  {
-    name: "segments aren't checked",
-    by,
-    explanation:
-      "No access is checked against a segment's limit and type, and none is refused for a null selector: #GP and #SS for that don't come, but for what loads the segments.",
-    matches: (found) =>
-      found.mode !== "long" &&
-      [12, 13].includes(faultOf(found, "kvm")) &&
-      ![12, 13].includes(faultOf(found, "unicorn")) &&
-      usesMemory(found),
-  },
   {
     name: "#SS and #GP of addresses that aren't canonical",
     by,
@@ -186,6 +190,24 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
       only(found, /^(st\d|ftw|fsw|memory\..*|frame.*|rflags.*)$/),
   },
   {
+    name: "fetches over the end of a page",
+    by,
+    explanation:
+      "A block of code that goes on over a page that isn't there faults as a whole: at its beginning, before what comes first has run.",
+    matches: (found) => {
+      if (!found.endings.every((ending) => ending === "#14")) return false;
+      const [page, code] = ["cr2", "frame.code"].map((what) => valueOf(found, what, "unicorn"));
+      const [later, at] = [
+        valueOf(found, "frame.rip", "kvm"),
+        valueOf(found, "frame.rip", "unicorn"),
+      ];
+      // A fetch of the next page; or the same fault, of an instruction that comes later.
+      if (page !== undefined && code !== undefined)
+        return page % 0x1000 === 0 && (code & 0x10) !== 0;
+      return later! > at! && later! >>> 12 === at! >>> 12 && later! % 0x1000 > 0xff0;
+    },
+  },
+  {
     name: "which page of two",
     by,
     explanation:
@@ -199,7 +221,7 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
     explanation: "SSE's and FXSAVE's operands needn't be aligned: no #GP, or not before #PF.",
     matches: (found) =>
       found.text.includes("[") &&
-      /^(FX|MOV[ADN]|[A-Z]+[SP][SD]$|P[A-Z]+|CVT|LDDQU|MASK)/.test(found.mnemonic) &&
+      /^(FX|MOV[ADN]|[A-Z]+[SP][SD]$|P[A-Z]+|CVT|LDDQU|MASK|MPSADBW|AES)/.test(found.mnemonic) &&
       (faultOf(found, "kvm") === 13 || faultOf(found, "unicorn") === 13),
   },
   {
@@ -275,7 +297,11 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
       if (/^(CMPS|SCAS)[BWDQ]$/.test(found.mnemonic)) return repeat && repeatNot;
       return (
         [narrow, repeat, repeatNot].filter(Boolean).length > 1 &&
-        only(found, /^(xmm\d+|r[a-ds][xip]|r[sbd]p|r\d+|st\d|ftw|fsw|mxcsr|rflags.*|frame.*)$/) &&
+        (faultOf(found, "unicorn") === 6 ||
+          only(
+            found,
+            /^(xmm\d+|r[a-ds][xip]|r[sbd]p|r\d+|st\d|ftw|fsw|mxcsr|rflags.*|frame.*)$/,
+          )) &&
         /^(..)*0f/.test(found.bytes.toHex())
       );
     },
@@ -299,6 +325,44 @@ export const UNICORN_CAUSES: readonly InstructionCause[] = [
       found.mnemonic === "MOVBE" &&
       (found.mode === "real" || found.mode === "prot16") &&
       !found.displaced,
+  },
+  {
+    name: "POPCNT in 16-bit code",
+    by,
+    explanation: "Without a prefix 66 it counts 32 bits there, and writes as many.",
+    matches: (found) =>
+      found.mnemonic === "POPCNT" &&
+      (found.mode === "real" || found.mode === "prot16") &&
+      !prefixesOf(found).includes(0x66) &&
+      only(found, /^(r[a-ds][xip]|r[sbd][pi]|(frame\.)?rflags\..F)$/),
+  },
+  {
+    name: "ENTER of 16 bits on a stack of 32",
+    by,
+    explanation:
+      "With an operand of 16 bits and a stack of 32 BP is written (AMD APM vol. 3, ENTER); here EBP is.",
+    matches: (found) => {
+      const [a, b] = [valueOf(found, "rbp", "kvm"), valueOf(found, "rbp", "unicorn")];
+      if (found.mnemonic !== "ENTER" || a === undefined || b === undefined) return false;
+      return only(found, /^rbp$/) && ((a ^ b) & 0xffff) === 0;
+    },
+  },
+  {
+    name: "#NM before #UD",
+    by,
+    explanation:
+      "With CR0.TS and without CR4.OSFXSR, or with CR0.EM, an instruction of SSE is #UD (SDM vol. 3A, table 13-1); here it is #NM.",
+    matches: (found) => faultOf(found, "kvm") === 6 && faultOf(found, "unicorn") === 7,
+  },
+  {
+    name: "comparisons by more than 7",
+    by,
+    explanation:
+      "CMPPS and its like take bits 0 to 2 of their immediate; with another one set they are undefined here.",
+    matches: (found) =>
+      /^CMP[PS][SD]$/.test(found.mnemonic) &&
+      found.bytes.at(-1)! > 7 &&
+      faultOf(found, "unicorn") === 6,
   },
   {
     name: "PHADD and PHSUB of a register with itself",

@@ -1,9 +1,10 @@
-import { expect, test } from "bun:test";
-import { causeOf } from "./causes.ts";
+import { describe, expect, test } from "bun:test";
+import { causeOf, stateCauseOf } from "./causes.ts";
 import type { Difference } from "./compare.ts";
 import { decode, textOf } from "./decode.ts";
 import type { Finding } from "./finding.ts";
 import { bitness, type Mode } from "./layout.ts";
+import { merge, type Report, type ReportGroup } from "./report.ts";
 
 const AT = 0x8000;
 
@@ -156,7 +157,171 @@ test.each([
     finding("prot16", 0, "660fc316", ["halt", "SHUTDOWN"], "ending", { displaced: true }),
     finding("prot16", 0, "01c8", ["halt", "halt"], "rax", { displaced: true }),
   ],
+  [
+    "POPCNT in 16-bit code",
+    finding("prot16", 0, "f30fb8fd", ["halt", "halt"], "rdi"),
+    finding("prot16", 0, "66f30fb8fd", ["halt", "halt"], "rdi"),
+  ],
+  [
+    "shifts by more than the operand",
+    finding("prot16", 0, "0fa4d811", ["halt", "halt"], "rax"),
+    finding("prot32", 0, "0fa4d811", ["halt", "halt"], "rax"),
+  ],
 ])("%s", (name, found, other) => {
   expect(causeOf(found)?.name).toBe(name);
   expect(causeOf(other)?.name).not.toBe(name);
+});
+
+const pushed = "rflags.ZF 0x0 0x40; frame.rflags.ZF 0x0 0x40";
+
+// In the lab, likewise.
+test.each([
+  [
+    "LOCK isn't checked",
+    finding("long", 0, "f001d8", ["halt", "#6"], "vector halt #6"),
+    finding("long", 0, "c616", ["halt", "#6"], "vector halt #6"),
+  ],
+  [
+    "fetches over the end of a page",
+    finding("long", 3, "c3", ["#14", "#14"], "cr2 0xc508500 0xd000; frame.code 0x4 0x14"),
+    finding("long", 3, "c3", ["#14", "#14"], "cr2 0xd000 0xc508500; frame.code 0x14 0x4"),
+  ],
+  [
+    "reserved encodings aren't checked",
+    finding("pae", 3, "c616", ["#14", "#6"], "vector #14 #6"),
+    finding("pae", 3, "c606", ["#14", "#6"], "vector #14 #6"),
+  ],
+  [
+    "reserved bits without P",
+    finding("pae", 0, "836a498c", ["#14", "#14"], "frame.code 0x8 0xb"),
+    finding("pae", 0, "8b4a49", ["#14", "#14"], "frame.code 0x8 0xb"),
+  ],
+  [
+    "read-modify-writes fault as reads",
+    finding("pae", 0, "014a49", ["#14", "#14"], "frame.code 0x4 0x6"),
+    finding("pae", 0, "8b4a49", ["#14", "#14"], "frame.code 0x4 0x6"),
+  ],
+  // A part has a cause of its own: what is left needs another.
+  [
+    "flags of faults",
+    finding("pae", 3, "d35239", ["#14", "#14"], `frame.code 0x4 0x6; ${pushed}`),
+    finding("pae", 3, "d35239", ["#14", "#14"], `frame.code 0x4 0x6; rax; ${pushed}`),
+  ],
+  [
+    "RF of faults in other frames",
+    finding("prot16", 0, "cf", ["#13", "#13"], "memory", {
+      differences: [
+        { what: "memory.data", a: "0x8b4: 0000000000000000", b: "0x8b4: 0100000000000000" },
+      ],
+    }),
+    finding("prot16", 0, "cf", ["#13", "#13"], "memory", {
+      differences: [
+        { what: "memory.data", a: "0x8b4: 0000000000000000", b: "0x8b4: 0100010000000000" },
+      ],
+    }),
+  ],
+  [
+    "flags of CMPXCHG8B",
+    finding("real", 0, "0fc70a", ["halt", "halt"], "rflags.TF; rflags.CF"),
+    finding("real", 0, "0fc70a", ["halt", "halt"], "rflags.TF; rax"),
+  ],
+  [
+    "flags of SYSCALL",
+    finding("long", 0, "0f05", ["#14", "#14"], "rflags.DF 0x0 0x400"),
+    finding("long", 0, "0f05", ["#14", "#14"], "rflags.DF 0x400 0x0"),
+  ],
+  [
+    "wide control registers",
+    finding("compat", 0, "0f2215", ["halt", "halt"], "cr2 0xd4a6bc720000003f 0x3f"),
+    finding("compat", 0, "0f2215", ["halt", "halt"], "cr2 0xd4a6bc720000003f 0x3e"),
+  ],
+  [
+    "INT1",
+    finding("prot32", 3, "f1", ["#6", "#1"], "vector #6 #1"),
+    finding("prot32", 3, "f1", ["#1", "#6"], "vector #1 #6"),
+  ],
+  [
+    "I/O map of a busy TSS",
+    finding("compat", 3, "ee", ["#13", "out 0xf6/1 7e"], "ending"),
+    finding("prot32", 3, "ee", ["#13", "out 0xf6/1 7e"], "ending"),
+  ],
+  [
+    "MMIO that isn't emulated",
+    finding("prot32", 3, "da8bbe15b544", ["#6", "read 0x44b5c334/4"], "ending"),
+    finding("prot32", 0, "da8bbe15b544", ["#6", "read 0x44b5c334/4"], "ending"),
+  ],
+  [
+    "segments are checked in emulation",
+    finding("prot32", 0, "110a", ["#13", "read 0xffffffc4/4"], "ending"),
+    finding("prot32", 0, "110a", ["#13", "halt"], "vector"),
+  ],
+  [
+    "destinations that are read",
+    finding("prot32", 0, "0f0000", ["read 0x10014/4", "write 0x10014/2 8000"], "ending"),
+    finding("prot32", 0, "0f0000", ["write 0x10014/2 8000", "read 0x10014/4"], "ending"),
+  ],
+  [
+    "steps over HLT",
+    finding("prot32", 0, "9d", ["halt", "halt"], "dr6 0xffff4ff0 0xffff0ff0"),
+    finding("prot32", 0, "9d", ["halt", "halt"], "dr6 0xffff0ff0 0xffff4ff0"),
+  ],
+  [
+    "SYSENTER and SYSEXIT in long mode",
+    finding("long", 3, "0f34", ["#6", "#13"], "vector #6 #13"),
+    finding("prot32", 3, "0f34", ["#6", "#13"], "vector #6 #13"),
+  ],
+  [
+    "SHLD and SHRD relative to RIP",
+    finding("long", 0, "450fa4253ebe00004a", ["halt", "halt"], "memory.data"),
+    finding("long", 0, "450fa424253ebe00004a", ["halt", "halt"], "memory.data"),
+  ],
+  [
+    "SSE's instructions with MMX registers",
+    finding("real", 0, "660f2dec", ["halt", "#6"], "vector halt #6"),
+    finding("real", 0, "660f2dec", ["#7", "#6"], "vector #7 #6"),
+  ],
+])("in the lab: %s", (name, found, other) => {
+  expect(causeOf(found, true)?.name).toBe(name);
+  expect(causeOf(other, true)?.name).not.toBe(name);
+});
+
+test("causes of kvm_pvm and of KVM's emulator are none in the lab", () => {
+  const found = finding("prot32", 0, "9c", ["#6", "halt"], "vector #6 halt");
+  const called = finding("prot32", 0, "c8000000", ["#6", "halt"], "vector #6 halt");
+  expect(causeOf(called)?.name).toBe("not emulated");
+  for (const one of [found, called]) expect(causeOf(one, true)).toBeUndefined();
+});
+
+test("a report is looked through again by the table of where it was made", () => {
+  const found = finding("prot32", 0, "c8000000", ["#6", "halt"], "vector #6 halt");
+  const group: ReportGroup = {
+    ...{ key: "ENTER", count: 2, seed: 1, first: 7, example: "" },
+    finding: { ...found, bytes: found.bytes.toHex() },
+  };
+  const totals = { cases: 9, same: 7, undefinedOnly: 0, notRun: 0, endless: 0, differ: 2 };
+  const made = (lab: boolean): Report => ({
+    ...{ engines: ["kvm", "unicorn"], modes: ["prot32"], lab, seconds: 1, groups: [group] },
+    totals: { ...totals, unexplained: 2 },
+  });
+  expect(merge([made(false)]).groups[0].cause).toBe("not emulated");
+  expect(merge([made(true)]).totals.unexplained).toBe(2);
+});
+
+describe("what has nothing to do with the instruction", () => {
+  const engines = ["kvm", "unicorn"] as const;
+  const nameOf = (text: string, vector: number, lab: boolean) =>
+    stateCauseOf(differencesOf(text)[0], { engines, vector }, lab)?.name;
+
+  test("RF of faults: of faults, where the lab's processor lacks it", () => {
+    const rf = "frame.rflags.RF 0x0 0x10000";
+    expect(nameOf(rf, 13, true)).toBe("RF of faults");
+    expect(nameOf(rf, 3, true)).toBeUndefined();
+    expect(nameOf("frame.rflags.RF 0x10000 0x0", 13, true)).toBeUndefined();
+    expect(nameOf(rf, 13, false)).toBeUndefined();
+  });
+
+  test("flags of rings are kvm_pvm's", () => {
+    expect(nameOf("rflags.NT 0x0 0x4000", -1, false)).toBe("flags of rings");
+    expect(nameOf("rflags.NT 0x0 0x4000", -1, true)).toBeUndefined();
+  });
 });

@@ -217,10 +217,14 @@ function frames(a: Target, b: Target, it: Case, found: Difference[]): ReadonlySe
   return whole;
 }
 
+/** PAE's four page-directory pointers, bytes. */
+const PAE_POINTERS = 32;
+
 function regionOf(at: number, mode: Mode): string {
   if (at < 0x400) return "vectors";
   if (at >= GDT && at < LDT + 0x100) return "descriptors";
   if (at >= TSS && at < IDT) return "tss";
+  if (mode === "pae" && at >= TABLES && at < TABLES + PAE_POINTERS) return "pointers";
   if (isPaged(mode) && at >= TABLES && at < TABLES + 0x4000) return "tables";
   if (at >= 0x8000 && at < 0xa000) return "code";
   if (at >= 0xe000) return "stack";

@@ -5,7 +5,9 @@ import {
   DecoderOptions,
   Formatter,
   FormatterSyntax,
+  InstructionInfoFactory,
   Mnemonic,
+  OpAccess,
   RflagsBits,
 } from "iced-x86";
 
@@ -87,4 +89,18 @@ export function textOf(bytes: Uint8Array, bits: number, at: number): string {
   instruction.free();
   decoder.free();
   return text;
+}
+
+const INFO = new InstructionInfoFactory();
+const READS_AND_WRITES = [OpAccess.ReadWrite, OpAccess.ReadCondWrite];
+
+/** Whether an instruction reads memory and writes it back. */
+export function isReadModifyWrite(bytes: Uint8Array, bits: number): boolean {
+  const decoder = new Decoder(bits, bytes, DecoderOptions.None);
+  const instruction = decoder.decode();
+  const info = INFO.info(instruction);
+  const all = info.usedMemory();
+  const found = all.some(({ access }) => READS_AND_WRITES.includes(access));
+  for (const one of [...all, info, instruction, decoder]) one.free();
+  return found;
 }

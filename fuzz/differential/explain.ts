@@ -5,7 +5,7 @@
 import type { EngineName } from "../../src/vmm/engine.ts";
 import { beginsDisplaced, hasStrayed, isDisplaced, leadsInside } from "./astray.ts";
 import { type Case, segmentAt } from "./case.ts";
-import type { Cause } from "./cause.ts";
+import type { Cause, Seen } from "./cause.ts";
 import { stateCauseOf } from "./causes.ts";
 import { type Difference, differences, endingText, FLAGS, isIdentical } from "./compare.ts";
 import { decode, type Decoded, textOf } from "./decode.ts";
@@ -41,31 +41,31 @@ export function explain(
   const union = decoded.reduce((mask, one) => mask | one.undefinedFlags, 0);
   const defined = masked(all, union);
   if (defined.length === 0) return undefined;
-  const left = ofInstructions(defined);
-  if (left.length === 0) return stateCauseOf(defined[0]);
+  // Of what has just run.
+  const remaining = (found: readonly Difference[]) =>
+    ofInstructions(found, { engines, vector: a.vector });
+  const left = remaining(defined);
+  if (left.length === 0) return stateCauseOf(defined[0], { engines, vector: a.vector });
   let mask = 0;
-  let before: Difference[] = [];
   const progress = { carried: false, strayed: false, displaced: beginsDisplaced(it) };
   if (decoded.length > 1) {
-    before = run(a, b, it, 0);
-    const at0 = ofInstructions(before);
+    const at0 = remaining(run(a, b, it, 0));
     if (at0.length > 0) return finding(a, b, it, engines, undefined, at0, progress);
   }
   for (const one of decoded) {
     mask |= one.undefinedFlags;
     // The whole has been run already.
     const found = decoded.length === 1 ? all : run(a, b, it, endOf(one, it));
-    const here = ofInstructions(masked(found, mask));
-    progress.carried = ofInstructions(before).length > 0;
+    const here = remaining(masked(found, mask));
     progress.displaced ||= isDisplaced(a, it) || isDisplaced(b, it);
     if (here.length > 0) return finding(a, b, it, engines, one, here, progress);
     progress.strayed ||=
       leadsInside(one, it, decoded) || hasStrayed(a, it, decoded) || hasStrayed(b, it, decoded);
-    before = found;
+    progress.carried = remaining(found).length > 0;
   }
   // Whatever it is, it isn't of this case alone where the same again doesn't show it.
   const again = run(a, b, it, it.code.length);
-  const alone = ofInstructions(masked(again, union)).length > 0;
+  const alone = remaining(masked(again, union)).length > 0;
   return { ...finding(a, b, it, engines, undefined, left, progress), alone };
 }
 
@@ -77,8 +77,8 @@ function endOf(one: Decoded | undefined, it: Case): number {
 /** What has happened before the instruction to blame. */
 type Progress = Pick<Finding, "carried" | "strayed" | "displaced">;
 
-function ofInstructions(found: readonly Difference[]): Difference[] {
-  return found.filter((one) => stateCauseOf(one) === undefined);
+function ofInstructions(found: readonly Difference[], seen: Seen): Difference[] {
+  return found.filter((one) => stateCauseOf(one, seen) === undefined);
 }
 
 function run(a: Target, b: Target, it: Case, length: number): Difference[] {

@@ -55,10 +55,14 @@ export function difference(found: Finding, what: string): Difference | undefined
   return found.differences.find((one) => one.what === what);
 }
 
+/** An engine's value of a difference. */
+export function sideOf(one: Difference, engines: Finding["engines"], engine: EngineName): number {
+  return Number(engines[0] === engine ? one.a : one.b);
+}
+
 export function valueOf(found: Finding, what: string, engine: EngineName): number | undefined {
   const one = difference(found, what);
-  if (one === undefined) return undefined;
-  return Number(found.engines[0] === engine ? one.a : one.b);
+  return one === undefined ? undefined : sideOf(one, found.engines, engine);
 }
 
 /**

@@ -3,6 +3,7 @@ import type { EngineName } from "../../src/vmm/engine.ts";
 import type { Campaign, Group, Totals } from "./campaign.ts";
 import { ALL_CAUSES, causeOf } from "./causes.ts";
 import type { Finding } from "./finding.ts";
+import { inLab } from "./lab.ts";
 import type { Mode } from "./layout.ts";
 
 export interface RunOptions {
@@ -32,6 +33,8 @@ export interface ReportGroup {
 export interface Report {
   readonly engines: readonly string[];
   readonly modes: readonly string[];
+  /** Of the lab, whose table of causes is another; not told by reports of before. */
+  readonly lab?: boolean;
   seconds: number;
   readonly totals: Totals;
   readonly groups: ReportGroup[];
@@ -50,17 +53,18 @@ export function report(campaign: Campaign, options: RunOptions): Report {
       : {}),
   }));
   const { engines, modes, seconds } = options;
-  return { engines, modes, seconds, totals: { ...campaign.totals }, groups: sorted(groups) };
+  const totals = { ...campaign.totals };
+  return { engines, modes, lab: inLab, seconds, totals, groups: sorted(groups) };
 }
 
 /** What reports of before don't tell of a finding. */
 const UNTOLD = { earlier: [], strayed: false, displaced: false, alone: true, bases: [] };
 
 /** Looks again for causes, as the table is now. */
-function explained(group: ReportGroup): ReportGroup {
+function explained(group: ReportGroup, lab: boolean): ReportGroup {
   if (group.finding === undefined) return group;
   const bytes = Uint8Array.fromHex(group.finding.bytes ?? "");
-  const cause = causeOf({ ...UNTOLD, ...group.finding, bytes });
+  const cause = causeOf({ ...UNTOLD, ...group.finding, bytes }, lab);
   if (cause === undefined) return group;
   const { count, seed, first, example } = group;
   return { count, seed, first, example, cause: cause.name, key: cause.name };
@@ -71,9 +75,9 @@ export function merge(reports: readonly Report[]): Report {
   const [first, ...others] = reports;
   const result: Report = { ...first, totals: { ...first.totals }, groups: [] };
   const groups = new Map<string, ReportGroup>();
-  for (const { groups: more } of reports) {
+  for (const { groups: more, lab } of reports) {
     for (const one of more) {
-      const group = explained(one);
+      const group = explained(one, lab ?? false);
       const known = groups.get(group.key);
       if (known !== undefined) known.count += group.count;
       else groups.set(group.key, { ...group });
