@@ -42,10 +42,15 @@ function isRf({ a, b }: Difference): boolean {
   return (x ^ y) === 1n << 56n;
 }
 
-/** Whether the last before it is RCL, RCR or SETcc, of memory. */
-function endsInRotation({ earlier }: Finding): boolean {
-  const prefixes = "^(26|2e|36|3e|6[4-7]|f[023]|4.)*";
-  return new RegExp(`${prefixes}((c[01]|d[0-3])[159]|0f9)`).test(earlier.at(-1) ?? "");
+const PREFIXES = "^(26|2e|36|3e|6[4-7]|f[023]|4.)*";
+/** RCL and RCR, or SETcc, of memory. */
+const ROTATES_OR_SETS = new RegExp(`${PREFIXES}((c[01]|d[0-3])[159]|0f9)`);
+const EXCHANGES = new RegExp(`${PREFIXES}0fc7[048][89a-f]`);
+
+/** Whether the last before it is such, or any where none is to blame: its doing isn't always the same. */
+function ran({ mnemonic, earlier }: Finding, instruction: RegExp): boolean {
+  const last = mnemonic === "STATE" ? earlier : earlier.slice(-1);
+  return last.some((bytes) => instruction.test(bytes));
 }
 
 /** Both error codes of a page fault. */
@@ -200,7 +205,9 @@ export const LAB_CAUSES: readonly InstructionCause[] = [
     explanation:
       "RCL, RCR and SETcc bring the flags to another form before they fault, and some are lost; not where KVM has mapped a page at that instruction just now. libunicorn did, too.",
     matches: (found) =>
-      (/^(RC[LR]|SET[A-Z]+)$/.test(found.mnemonic) || endsInRotation(found) || isBranch(found)) &&
+      (/^(RC[LR]|SET[A-Z]+)$/.test(found.mnemonic) ||
+        ran(found, ROTATES_OR_SETS) ||
+        isBranch(found)) &&
       only(found, FLAGS) &&
       found.endings.every((ending) => /^#1[2-4]$/.test(ending)),
   },
@@ -209,7 +216,8 @@ export const LAB_CAUSES: readonly InstructionCause[] = [
     by,
     explanation:
       "CMPXCHG8B sets all flags by what was computed last (SDM vol. 2A: ZF alone). libunicorn did, too.",
-    matches: (found) => /^CMPXCHG(8|16)B$/.test(found.mnemonic) && only(found, FLAGS),
+    matches: (found) =>
+      (/^CMPXCHG(8|16)B$/.test(found.mnemonic) || ran(found, EXCHANGES)) && only(found, FLAGS),
   },
   {
     name: "flags of SYSCALL",

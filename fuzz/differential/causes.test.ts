@@ -226,6 +226,22 @@ test.each([
     finding("real", 0, "0fc70a", ["halt", "halt"], "rflags.TF; rax"),
   ],
   [
+    "flags of CMPXCHG8B",
+    finding("real", 0, "90", ["halt", "halt"], "rflags.PF", {
+      ...state,
+      earlier: ["0f9773dd", "660fc70e73a0"],
+    }),
+    finding("real", 0, "90", ["halt", "halt"], "rflags.PF", { ...state, earlier: ["0f9773dd"] }),
+  ],
+  [
+    "flags of faults",
+    finding("paged32", 3, "90", ["#14", "#14"], "rflags.PF", {
+      ...state,
+      earlier: ["350246034a", "0f9ea833000000", "66670f019093e9"],
+    }),
+    finding("paged32", 3, "90", ["#14", "#14"], "rflags.PF", { ...state, earlier: ["350246034a"] }),
+  ],
+  [
     "flags of SYSCALL",
     finding("long", 0, "0f05", ["#14", "#14"], "rflags.DF 0x0 0x400"),
     finding("long", 0, "0f05", ["#14", "#14"], "rflags.DF 0x400 0x0"),
