@@ -139,8 +139,8 @@ export const LAB_CAUSES: readonly InstructionCause[] = [
     matches: (found) =>
       found.mnemonic === "INVALID" &&
       found.bytes.includes(0xf0) &&
-      // A stack that isn't there makes a shutdown of it.
-      /^(#6|SHUTDOWN)$/.test(endingOf(found, "unicorn")),
+      // A stack that isn't there makes more of it.
+      /^(#6|#8|SHUTDOWN)$/.test(endingOf(found, "unicorn")),
   },
   {
     name: "reserved encodings aren't checked",
@@ -182,6 +182,25 @@ export const LAB_CAUSES: readonly InstructionCause[] = [
       found.mode === "long" &&
       /^(Shld|Shrd)_rm\d+_r\d+_imm8$/.test(found.form) &&
       isRelative(found),
+  },
+  {
+    name: "PEXTRW and PINSRW of MMX registers by more than 3",
+    by,
+    explanation:
+      "Bits 0 and 1 of the immediate count (SDM vol. 2B, PEXTRW); here bit 2 does, too, and the word lies behind the register.",
+    matches: (found) =>
+      /^P(EXTR|INSR)W$/.test(found.mnemonic) &&
+      /\bmm\d/.test(found.text) &&
+      (found.bytes.at(-1)! & 4) !== 0,
+  },
+  {
+    name: "MOV to CR3 takes reserved bits",
+    by,
+    explanation: "It is #GP in long mode (SDM vol. 2B); the next entry into the guest fails.",
+    matches: (found) =>
+      found.text.startsWith("mov cr3,") &&
+      endingOf(found, "kvm") === "FAIL_ENTRY" &&
+      endingOf(found, "unicorn") === "#13",
   },
   {
     name: "VMRUN and its like before EFER.SVME",

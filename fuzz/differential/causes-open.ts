@@ -108,7 +108,10 @@ export const OPEN_CAUSES: readonly InstructionCause[] = [
     explanation:
       "A branch into memory of other content runs what lies there: one of the other causes.",
     matches: (found) =>
-      isBranch(found) && found.endings.some((ending) => !/^#(12|13|14)$/.test(ending)),
+      isBranch(found) &&
+      (found.endings.some((ending) => !/^#(12|13|14)$/.test(ending)) ||
+        // What no branch changes.
+        only(found, /^(st\d|xmm\d+|fsw|ftw|fcw|mxcsr)$/)),
   },
   {
     name: "far pointers of 64 bits",

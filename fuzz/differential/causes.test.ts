@@ -292,6 +292,21 @@ test.each([
     finding("long", 0, "450fa424253ebe00004a", ["halt", "halt"], "memory.data"),
   ],
   [
+    "PEXTRW and PINSRW of MMX registers by more than 3",
+    finding("long", 0, "4d0fc5e304", ["halt", "halt"], "r12 0x400d 0x1a03"),
+    finding("long", 0, "4d0fc5e303", ["halt", "halt"], "r12 0x400d 0x1a03"),
+  ],
+  [
+    "MOV to CR3 takes reserved bits",
+    finding("long", 0, "260f22dd", ["FAIL_ENTRY", "#13"], "ending"),
+    finding("long", 0, "260f22dd", ["halt", "#13"], "vector"),
+  ],
+  [
+    "what branches lead to",
+    finding("prot16", 0, "e94565", ["#13", "#13"], "fsw 0100 0000"),
+    finding("prot16", 0, "e94565", ["#13", "#13"], "rax"),
+  ],
+  [
     "SSE's instructions with MMX registers",
     finding("real", 0, "660f2dec", ["halt", "#6"], "vector halt #6"),
     finding("real", 0, "660f2dec", ["#7", "#6"], "vector #7 #6"),

@@ -51,7 +51,7 @@ function endsQemu({ opcode: [first, second] }: Encoding): boolean {
   return inLab && first === 0x0f && [0xab, 0xb3, 0xba, 0xbb].includes(second);
 }
 
-/** And it leaves a guest's DR7 to the host, which ends by that. */
+/** And the lab's Linux ends where a guest moves some values to DR7. */
 function endsHost({ opcode: [first, second] }: Encoding): boolean {
   return inLab && first === 0x0f && second === 0x23;
 }
