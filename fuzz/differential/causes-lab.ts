@@ -203,6 +203,17 @@ export const LAB_CAUSES: readonly InstructionCause[] = [
       endingOf(found, "unicorn") === "#13",
   },
   {
+    name: "PAE's pointers with an accessed bit",
+    by,
+    explanation:
+      "Bit 5 of a page-directory pointer is reserved. As the processor sets it in a walk, KVM refuses it where a move to CR0, CR3 or CR4 reads the pointers again: #GP.",
+    matches: (found) =>
+      found.mode === "pae" &&
+      /^(mov cr[034],|lmsw )/.test(found.text) &&
+      faultOf(found, "kvm") === 13 &&
+      faultOf(found, "unicorn") !== 13,
+  },
+  {
     name: "VMRUN and its like before EFER.SVME",
     by,
     explanation:
@@ -307,6 +318,15 @@ export const LAB_CAUSES: readonly InstructionCause[] = [
       /^(SLDT|STR|SMSW|SET[A-Z]+)$/.test(found.mnemonic) &&
       endingOf(found, "kvm").startsWith("read ") &&
       endingOf(found, "unicorn").startsWith("write "),
+  },
+  {
+    name: "SGDT and SIDT to MMIO",
+    by: emulator,
+    explanation: "They make no exit there.",
+    matches: (found) =>
+      /^S[GI]DT$/.test(found.mnemonic) &&
+      endingOf(found, "unicorn").startsWith("write ") &&
+      !isMmio(endingOf(found, "kvm")),
   },
   {
     name: "steps over STI",

@@ -302,6 +302,16 @@ test.each([
     finding("long", 0, "260f22dd", ["halt", "#13"], "vector"),
   ],
   [
+    "PAE's pointers with an accessed bit",
+    finding("pae", 0, "0f22c1", ["#13", "halt"], "vector"),
+    finding("paged32", 0, "0f22c1", ["#13", "halt"], "vector"),
+  ],
+  [
+    "SGDT and SIDT to MMIO",
+    finding("real", 0, "0f0106ff18", ["#1", "write 0x118ef/1 ff"], "ending"),
+    finding("real", 0, "0f0106ff18", ["write 0x118ef/4 ff", "write 0x118ef/1 ff"], "ending"),
+  ],
+  [
     "what branches lead to",
     finding("prot16", 0, "e94565", ["#13", "#13"], "fsw 0100 0000"),
     finding("prot16", 0, "e94565", ["#13", "#13"], "rax"),
