@@ -25,7 +25,7 @@ import {
 
 const ETIMEDOUT = -110;
 /** Pages of a record that is read while the next one is written. */
-const PART = 48;
+const PART = 96;
 
 /** What is asked for. */
 export interface TakeRequest {
