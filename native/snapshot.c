@@ -111,6 +111,11 @@ int vmm_memory_read(const uint64_t *pieces, uint32_t count, int32_t fd, uint64_t
 	return 0;
 }
 
+int vmm_memory_populate(uint64_t address, uint64_t size)
+{
+	return madvise((void *)(uintptr_t)address, size, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+}
+
 int vmm_memory_hide(uint64_t address, uint64_t size)
 {
 	return madvise((void *)(uintptr_t)address, size, MADV_DONTDUMP) < 0 ? -errno : 0;

@@ -263,6 +263,8 @@ int vmm_memory_overlay(uint64_t address, uint64_t size, int32_t fd, uint64_t off
 /* Reads a file's bytes from an offset on into pieces of memory, one after the other:
  * `count` pairs of address and size. Returns 0, -errno, or -ENODATA where it ends. */
 int vmm_memory_read(const uint64_t *pieces, uint32_t count, int32_t fd, uint64_t offset);
+/* Whole pages of a mapping are there as if somebody had written what they hold. Linux 5.14. */
+int vmm_memory_populate(uint64_t address, uint64_t size);
 int vmm_memory_hide(uint64_t address, uint64_t size);
 /*
  * Has pages that come from files read and mapped by a thread, the first piece first: pieces

@@ -139,6 +139,10 @@ function runForNothing(
   // A snapshot needn't have all MSRs.
   new Uint8Array(image.cpu.buffer, image.cpu.byteOffset).set(opened);
   engine.loadCpu();
-  for (const { page, count } of written.collect().runs()) image.revert(page * PAGE, count * PAGE);
+  for (const { page, count } of written.collect().runs()) {
+    image.revert(page * PAGE, count * PAGE);
+    // It will be written again: by the guest, and before that where it has changed since.
+    image.populate(page * PAGE, count * PAGE);
+  }
   image.forgetRegisters();
 }

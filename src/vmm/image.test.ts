@@ -1,11 +1,13 @@
 import { describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { closeSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import { CPU_LAYOUT } from "./cpu-codec.ts";
 import { MachineImage } from "./image.ts";
+import { hostLibrary } from "./native.ts";
 import { declareRegisters, f64, type RegisterLayout, u8 } from "./registers.ts";
 
 const A = declareRegisters("a", { x: u8(1), y: f64(2) });
 const B = declareRegisters("b", { z: u8.array(5, 7) });
+const PAGE = 4096;
 const RAM = [{ base: 0, size: 0x10000, readonly: false }];
 
 const header = (image: MachineImage) => Buffer.from(image.state.subarray(0, 0x100)).toString("hex");
@@ -86,6 +88,20 @@ describe("memory", () => {
     image.memory.write8(12345, 1);
     expect(image.resident - before).toBeLessThanOrEqual(2 * 2 ** 21);
     expect(image.memory.read8(2 ** 31 + 5)).toBe(1);
+  });
+
+  test("pages that are there for writing hold what they held, of a file too", () => {
+    using image = new MachineImage([{ base: 0, size: 64 * PAGE, readonly: false }]);
+    const file = hostLibrary().vmm_memory_file(0);
+    writeSync(file, new Uint8Array(8 * PAGE).fill(7));
+    image.overlay(0, 8 * PAGE, file, 0);
+    image.populate(2 * PAGE, 4 * PAGE);
+    const at = (page: number) => image.memory.read8(page * PAGE);
+    expect([1, 2, 5, 6].map(at)).toEqual([7, 7, 7, 7]);
+    // They are the image's own.
+    writeSync(file, new Uint8Array(8 * PAGE).fill(9), 0, 8 * PAGE, 0);
+    expect([1, 2, 5, 6].map(at)).toEqual([9, 7, 7, 9]);
+    closeSync(file);
   });
 
   test("a pointer is where the bytes are", () => {

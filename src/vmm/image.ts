@@ -178,6 +178,11 @@ export class MachineImage implements Disposable {
     this.memory.written(address, length);
   }
 
+  /** Whoever writes to these whole pages next needn't wait for them. Where the host can't, they wait. */
+  populate(address: number, length: number): void {
+    hostLibrary().vmm_memory_populate(this.memory.pointer(address, length), length);
+  }
+
   /**
    * Has pages read and mapped, of those that have a file behind them, while the machine goes on.
    * Once.

@@ -63,6 +63,7 @@ const hostFunctions = {
   vmm_memory_used: { args: [u64_fast, u64_fast, pointer, i32], returns: i64_fast },
   vmm_memory_overlay: { args: [u64_fast, u64_fast, i32, u64_fast], returns: i32 },
   vmm_memory_read: { args: [pointer, u32, i32, u64_fast], returns: i32 },
+  vmm_memory_populate: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_memory_hide: { args: [u64_fast, u64_fast], returns: i32 },
   vmm_prefetch: { args: [pointer, u32], returns: pointer },
   vmm_prefetch_ended: { args: [pointer], returns: i32 },
