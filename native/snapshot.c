@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -163,11 +162,4 @@ int vmm_memory_sealed(int32_t fd)
 	if (seals < 0)
 		return -errno;
 	return (seals & SEALS) == SEALS;
-}
-
-int vmm_count_open(void)
-{
-	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-
-	return fd < 0 ? -errno : fd;
 }

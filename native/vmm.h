@@ -284,8 +284,6 @@ int vmm_memory_file(uint64_t size);
 int vmm_memory_seal(int32_t fd);
 /* Whether that was done: 1, 0, or -errno where it can't be. */
 int vmm_memory_sealed(int32_t fd);
-/* eventfd(2): what is written to it, 8 bytes, is added up until it is read. Doesn't block. */
-int vmm_count_open(void);
 
 /* The guest that tells a KVM that runs kernels from one that doesn't: its bytes,
  * see selftest.c. */

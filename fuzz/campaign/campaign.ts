@@ -137,6 +137,7 @@ export class Campaign {
       const { input, depth } = this.waiting[this.began++];
       this.offer(input, depth);
     }
+    if (!this.finish(until)) return false;
     if (this.corpus.size === 0 && this.failure === undefined)
       this.beginSimply(this.waiting[0]?.input);
     this.waiting = [];
@@ -146,6 +147,7 @@ export class Campaign {
 
   /** Runs until there were `until` runs in all (a little more: a find is worked on to its end), or it failed. */
   advance(until: number): void {
+    this.begin();
     this.step(until);
     this.finish();
   }
@@ -153,9 +155,9 @@ export class Campaign {
   /** ... and a crash may be left as it is meanwhile: `finish`, or the next step, goes on with it. */
   step(until: number): void {
     const { executor, mutator } = this;
-    this.begin();
-    while (this.runs < until && this.failure === undefined) {
-      if (!this.finish(until)) return;
+    if (!this.begin(until)) return;
+    while (this.runs < until) {
+      if (!this.finish(until) || this.failure !== undefined) return;
       if (this.suggestions !== undefined) {
         this.suggested();
         continue;
@@ -192,7 +194,7 @@ export class Campaign {
     this.shrinking.push({ steps: this.again(verdict, key, begun), done });
   }
 
-  /** Makes crashes small, until there were `until` runs in all. True when there is nothing left to make small. */
+  /** Makes crashes small, until there were `until` runs in all. True when there is nothing left to do. */
   finish(until = Infinity): boolean {
     for (let first; (first = this.shrinking.at(0)) !== undefined;) {
       if (this.failure !== undefined) break;

@@ -44,8 +44,9 @@ describe("accounts", () => {
 });
 
 describe("a host's", () => {
-  test("are read again only where a file is another", () => {
+  test("are read again only where a file is another", async () => {
     write();
+    await Bun.sleep(100);
     const host = new HostAccounts(passwd, group);
     const before = host.now();
     expect(host.now()).toBe(before);
@@ -57,6 +58,7 @@ describe("a host's", () => {
     expect(host.now().userName(1000)).toBe("bob");
     writeFileSync(group, "kvm:x:36:bob\n");
     expect(host.now().groupsOf(1000, 1001)).toEqual([1001, 36]);
+    await Bun.sleep(100);
     expect(host.now()).toBe(host.now());
   });
 

@@ -76,21 +76,29 @@ export class HostAccounts {
     this.#paths = [passwd, group];
   }
 
-  /** As they are now: they are read again where they are others. */
+  /** As they are now: they are read again where they are others, or were written a moment ago. */
   now(): Accounts {
-    const state = this.#paths.map(stateOf).join(" ");
-    if (this.#read?.state !== state)
-      this.#read = { state, accounts: Accounts.read(...this.#paths) };
+    const states = this.#paths.map(stateOf);
+    const state = states.map(({ text }) => text).join(" ");
+    const settled = states.every(({ at }) => Date.now() - at > MOMENT);
+    if (this.#read?.state !== state) {
+      // What is being written is looked at again.
+      this.#read = { state: settled ? state : "", accounts: Accounts.read(...this.#paths) };
+    }
     return this.#read.accounts;
   }
 }
 
-function stateOf(path: string): string {
+/** So long a file may be written again without another time of change, ms. */
+const MOMENT = 50;
+
+/** @returns what is another when it was written, and when that was, ms since 1970 */
+function stateOf(path: string): { text: string; at: number } {
   try {
-    const { ino, size, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
-    return [ino, size, mtimeNs, ctimeNs].join(":");
+    const { dev, ino, size, mtimeNs, ctimeNs, ctimeMs } = statSync(path, { bigint: true });
+    return { text: [dev, ino, size, mtimeNs, ctimeNs].join(":"), at: Number(ctimeMs) };
   } catch {
-    return "";
+    return { text: "none", at: 0 };
   }
 }
 

@@ -111,7 +111,7 @@ export function prepare(
   return { ground, pagemap, attention, machine };
 }
 
-/** Memory is as before, and the engine as it was opened. */
+/** What memory holds is as before, and the engine is as it was opened. */
 function runForNothing(
   { image, engine, state }: PreparedMachine,
   options: StartMessage["options"],

@@ -8,7 +8,7 @@ import type { EngineName } from "../vmm/engine.ts";
 import { check, hostLibrary } from "../vmm/native.ts";
 import { PAGE, RecordType } from "../vmm/snapshot/format.ts";
 import { PageSet } from "../vmm/snapshot/page-set.ts";
-import { openCounter } from "../vmm/snapshot/progress.ts";
+import { openProgress, tellProgress } from "../vmm/snapshot/progress.ts";
 import { descriptorSink } from "../vmm/snapshot/sources.ts";
 import { SnapshotWriter } from "../vmm/snapshot/writer.ts";
 import { MachineImage } from "../vmm/image.ts";
@@ -95,11 +95,12 @@ function record(
   }
 }
 
-/** @returns a counter that tells all of a file. */
+/** @returns a socket that tells all of a file. */
 function whole(file: number): number {
-  const counter = openCounter();
-  writeSync(counter, new BigUint64Array([BigInt(fstatSync(file).size)]));
-  return counter;
+  const [hears, tells] = openProgress();
+  tellProgress(tells, fstatSync(file).size);
+  closeSync(tells);
+  return hears;
 }
 
 /** @returns exits of the machine that was restored. @throws what isExpected knows */
@@ -123,9 +124,12 @@ export function rehearse(engine: EngineName): number {
   const description = record(engine, options, host, files);
   using image = new MachineImage(memoryRanges(options.memory, description.rom));
   for (let i = 0; i < OFTEN; i++) {
-    const counter = whole(files[1]);
-    loadSnapshots(image, openInputs(description, files, { counter, wait: () => {} }));
-    closeSync(counter);
+    const hears = whole(files[1]);
+    loadSnapshots(
+      image,
+      openInputs(description, files, { hears, wait: () => true, memory: MEMORY }),
+    );
+    closeSync(hears);
   }
   using life = restoreLife(engine, options, description, host, files);
   life.machine.syncTime();

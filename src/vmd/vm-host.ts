@@ -72,7 +72,7 @@ export interface SnapshotRequest {
   differential?: boolean;
   /** See TakeRequest. */
   template?: boolean;
-  /** A counter that tells who reads it meanwhile how much of it is there; closed here. */
+  /** A socket on which who reads it meanwhile is told how much of it is there; closed here. */
   told?: number;
   /** The VM ends when it is written; not when it can't be. */
   stop?: boolean;
@@ -88,9 +88,9 @@ export interface SnapshotRequest {
 export interface RestoreLaunch extends Omit<RestoreDescription, "inputs" | "later"> {
   /** The last of them is being written; absent: all are there. */
   later?: {
-    /** Tells how much of it is there; closed here. See ProgressSource. */
-    counter: number;
-    /** Unless it resolves, the process is ended. */
+    /** A socket that tells how much of it is there; closed here. See ProgressSource. */
+    hears: number;
+    /** Resolves when it is as it will be; else the process is ended. */
     written: Promise<unknown>;
   };
   inputs: readonly ({ descriptor: number } & RestoreDescription["inputs"][number])[];
@@ -199,7 +199,7 @@ export class VmHost {
     const inputs = restore?.inputs ?? [];
     const rest = inputs.slice(started.prepared);
     for (const { descriptor } of rest) descriptors.push(descriptor);
-    if (restore?.later !== undefined) descriptors.push(restore.later.counter);
+    if (restore?.later !== undefined) descriptors.push(restore.later.hears);
     if (trace !== undefined) descriptors.push(trace.descriptor);
     if (record !== undefined) descriptors.push(record.descriptor);
     const discs = cdrom === undefined ? disks : [...disks, cdrom];
@@ -251,7 +251,10 @@ export class VmHost {
     };
     this.tell(start, descriptors);
     for (const { descriptor } of inputs.slice(0, started.prepared)) closeSync(descriptor);
-    restore?.later?.written.catch(() => this.kill());
+    restore?.later?.written.then(
+      () => this.tell({ kind: "written" }),
+      () => this.kill(),
+    );
     this.#start = start;
     this.#inputs = described(inputs);
     this.#cpuid = restore?.cpuid ?? [];

@@ -91,7 +91,7 @@ export interface RestoreDescription {
   receive?: { answers: boolean };
   /** The process has a machine that the first snapshots are in. */
   prepared?: true;
-  /** The last of its snapshots is being written: a counter says how much of it is there. */
+  /** The last of its snapshots is being written: a socket tells how much of it is there, and `written` that all is. */
   later?: true;
   /** Pages that its guest touched lately are read beside it. */
   prefetch?: boolean;
@@ -120,7 +120,7 @@ export interface Confinement {
 
 /**
  * The first message to a VM process. Its descriptors: kernel, initrd if there is one, modules (if it
- * has `boot`), each snapshot of `restore`, the counter of one that comes `later`, trace and recording if there is one, the files of each disk and the
+ * has `boot`), each snapshot of `restore`, the socket of one that comes `later`, trace and recording if there is one, the files of each disk and the
  * CD-ROM (each with another behind it if it has an `alignment`), one for each interface, a socket for each
  * share, the listening socket of `vsock`, that of `gdb`, pty master and slave if `terminal`, a stream socket
  * for each attachment.
@@ -163,7 +163,7 @@ export type ToVm =
   /**
    * With the descriptor of a file or a stream: a snapshot goes there. Behind it, the descriptor of
    * an empty image for each of `overlays`, which takes what is written to that disk from then on; then
-   * a counter, if it is `told`.
+   * a socket on which it tells how far it is, if it is `told`.
    * See TakeRequest.
    */
   | {
@@ -180,6 +180,8 @@ export type ToVm =
       downtime?: number;
       window?: number;
     }
+  /** The last of the snapshots that it goes on from is as it will be. */
+  | { kind: "written" }
   /** The next template stands alone. */
   | { kind: "forget-template" }
   /** What a guest's socket asked for: a connected socket's descriptor, or none. */

@@ -50,7 +50,7 @@ class VmProcess {
   /** Absent: a restored guest whose kernel is no longer to be had. */
   readonly #set: BootSet | undefined;
   readonly #snapshots: number[] = [];
-  /** Says how much is there of the last of them. */
+  /** Tells how much is there of the last of them. */
   readonly #progress: number | undefined;
   readonly #taker: SnapshotTaker;
   readonly #migration: Migration;
@@ -73,7 +73,9 @@ class VmProcess {
   readonly #recording: MachineRecorder | undefined;
   #probe: ((what: Attempt) => string) | undefined;
   #paused = false;
-  /** What came before all is there that it goes on from. */
+  /** The snapshots that it goes on from are as they will be. */
+  #written = false;
+  /** What came before that. */
   readonly #deferred: { message: ToVm; descriptors: readonly number[] }[] = [];
   /** The guest was asked to go: its next reset is the end. */
   #leaving = false;
@@ -257,9 +259,11 @@ class VmProcess {
     if (restore.receive === undefined) {
       const prepared = restore.prepared ? this.#preparation?.machine : undefined;
       this.#preparation = undefined;
-      const counter = this.#progress;
+      const hears = this.#progress;
       const later =
-        counter === undefined ? undefined : { counter, wait: () => this.#waitForMore(counter) };
+        hears === undefined
+          ? undefined
+          : { hears, wait: (open: boolean) => this.#waitForMore(open ? [hears] : []) };
       life = restoreLife(engine, options, restore, host, files, { prepared, later });
     } else {
       this.#receiver = this.#migration.receive(files[0], restore.receive.answers);
@@ -272,10 +276,12 @@ class VmProcess {
     return life;
   }
 
-  #waitForMore(counter: number): void {
-    this.#messages(["stop"]);
+  /** @returns whether all is written */
+  #waitForMore(hears: readonly number[]): boolean {
+    this.#messages(["written", "stop"]);
     if (this.#stopped) throw new SnapshotError("stopped while its snapshot was written");
-    pollInputs([counter, this.#channel.descriptor], LOOK);
+    if (!this.#written) pollInputs([...hears, this.#channel.descriptor], LOOK);
+    return this.#written;
   }
 
   #snapshot(
@@ -450,6 +456,9 @@ class VmProcess {
         return;
       case "snapshot":
         this.#snapshot(life, message, descriptors);
+        return;
+      case "written":
+        this.#written = true;
         return;
       case "forget-template":
         this.#taker.forgetTemplate();

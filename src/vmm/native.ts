@@ -72,7 +72,6 @@ const hostFunctions = {
   vmm_memory_file: { args: [u64_fast], returns: i32 },
   vmm_memory_seal: { args: [i32], returns: i32 },
   vmm_memory_sealed: { args: [i32], returns: i32 },
-  vmm_count_open: { args: [], returns: i32 },
   vmm_file_size: { args: [i32], returns: i64_fast },
   vmm_file_map: { args: [i32, u64_fast], returns: i64_fast },
   vmm_selftest: { args: [pointer], returns: pointer },

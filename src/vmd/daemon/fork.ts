@@ -8,7 +8,7 @@
  */
 import { closeSync, constants, openSync } from "node:fs";
 import { check, daemonLibrary, hostLibrary } from "../../vmm/native.ts";
-import { openCounter } from "../../vmm/snapshot/progress.ts";
+import { openProgress } from "../../vmm/snapshot/progress.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import type { RequestOf } from "../protocol.ts";
 import { readConfig, type SnapshotConfig } from "../snapshot/config.ts";
@@ -104,31 +104,29 @@ export class Templates implements Disposable {
       throw new RefusalError("DISK", "the vm has disks that were not frozen");
     }
     const before = this.#kept.get(vm.host);
+    const config = describe(vm, { snapshot, overlays, base: before && { id: before.id } });
     const files: number[] = [];
-    // Another request may replace it meanwhile.
-    if (before !== undefined) files.push(duplicate(before.memory));
-    let memory: number;
-    let counter: number | undefined;
+    let progress: readonly [hears: number, tells: number] | undefined;
     try {
-      memory = check("memory for copies", hostLibrary().vmm_memory_file(0));
-      files.push(memory);
-      if (before !== undefined && disks === 0) counter = openCounter();
+      // Another request may replace it meanwhile.
+      if (before !== undefined) files.push(duplicate(before.memory));
+      files.push(check("memory for copies", hostLibrary().vmm_memory_file(0)));
+      if (before !== undefined && disks === 0) progress = openProgress();
     } catch (error) {
       for (const descriptor of files) closeSync(descriptor);
       throw error;
     }
-    const config = describe(vm, { snapshot, overlays, base: before && { id: before.id } });
     const whole = { ...before?.config, ...config } as SnapshotConfig;
     const parts: Parts = { config: whole, key: before?.key ?? "", files };
-    const wanted = { overlays, config, memory, counter };
+    const wanted = { overlays, config, memory: files[files.length - 1], tells: progress?.[1] };
     const written = this.#write(vm, wanted, before, parts, caller);
     written.catch(() => {});
     try {
-      if (counter === undefined) await written;
+      if (progress === undefined) await written;
       else {
         const based = written.then(({ anew }) => (anew ? Promise.reject() : undefined));
         based.catch(() => {});
-        parts.later = { counter, written: based };
+        parts.later = { hears: progress[0], written: based };
       }
       return this.#template(vm.host, parts, written, caller);
     } catch (error) {
@@ -156,20 +154,22 @@ export class Templates implements Disposable {
     // Copies map it: were it to change or to end, they would. Who tells of it, has done so.
     check("memory for copies", hostLibrary().vmm_memory_seal(wanted.memory));
     const { paused, pages } = result;
-    if (!result.differential) {
+    // A guest may have taken its process over, which says what it likes.
+    const anew = before === undefined || !result.differential;
+    if (anew) {
       if (before !== undefined) closeSync(parts.files.shift() as number);
       parts.config = readConfig(new FileSource(wanted.memory));
       const { id } = parts.config;
       parts.key = `template ${++this.#made}`;
       const { config, key } = parts;
       this.#keep(host, { id, key, config, memory: duplicate(wanted.memory), pages });
-    } else if (pages > STALE * (before as Kept).pages) {
+    } else if (pages > STALE * before.pages) {
       this.#forget(host);
     }
-    if (parts.later !== undefined) closeSync(parts.later.counter);
+    if (parts.later !== undefined) closeSync(parts.later.hears);
     parts.later = undefined;
     this.#wait(host);
-    return { paused, anew: !result.differential && before !== undefined };
+    return { paused, anew: anew && before !== undefined };
   }
 
   #keep(host: VmHost, kept: Kept): void {
@@ -233,7 +233,7 @@ export class Templates implements Disposable {
         this.#pool.want(WARM, config.engine, machine);
       },
       [Symbol.dispose]: () => {
-        if (parts.later !== undefined) closeSync(parts.later.counter);
+        if (parts.later !== undefined) closeSync(parts.later.hears);
         for (const descriptor of parts.files) closeSync(descriptor);
       },
     };
@@ -249,8 +249,8 @@ interface Wanted extends Pick<RequestOf<"fork">, "overlays"> {
   readonly config: Partial<SnapshotConfig>;
   /** The file that it goes into. */
   readonly memory: number;
-  /** Tells who reads it meanwhile. */
-  readonly counter: number | undefined;
+  /** Where who reads it meanwhile is told; taken over. */
+  readonly tells: number | undefined;
 }
 
 /** @param base the template that it may be based on */
@@ -269,17 +269,17 @@ function describe(
 /** Has a VM's process write it. @throws RefusalError, VmError */
 async function write(
   vm: ManagedVm,
-  { overlays, config, memory, counter }: Wanted,
+  { overlays, config, memory, tells }: Wanted,
   caller: Caller,
 ): Promise<SnapshotResult> {
   const images: { place: number; name: string; descriptor: number }[] = [];
-  const own: number[] = [];
+  const own = tells === undefined ? [] : [tells];
   try {
     for (const { place, path } of overlays) {
       const descriptor = openOrRefuse(path, constants.O_RDWR, caller);
       images.push({ place, name: path, descriptor });
     }
-    for (const one of [memory, counter]) if (one !== undefined) own.push(duplicate(one));
+    own.unshift(duplicate(memory));
     const locked = lockImages(images);
     const given = images.splice(0);
     const [out, told] = own.splice(0);

@@ -227,7 +227,7 @@ export class ManagedVm {
     } catch (error) {
       if (this.#host === undefined) {
         for (const { descriptor } of restore?.inputs ?? []) closeSync(descriptor);
-        if (restore?.later !== undefined) closeSync(restore.later.counter);
+        if (restore?.later !== undefined) closeSync(restore.later.hears);
         this.#release();
         this.#state = before === "waiting" ? "stopped" : before;
       } else {

@@ -4,7 +4,7 @@ import type { CpuidLeaf } from "../../vmm/cpuid.ts";
 import { checkProcessor, type EngineName } from "../../vmm/engine.ts";
 import type { GuestMemory } from "../../vmm/memory.ts";
 import { processLibrary, ptr } from "../../vmm/native.ts";
-import { ProgressSource } from "../../vmm/snapshot/progress.ts";
+import { type ProgressOptions, ProgressSource } from "../../vmm/snapshot/progress.ts";
 import { FileSource, StreamSource } from "../../vmm/snapshot/sources.ts";
 import type { HostDevices } from "../backend/devices.ts";
 import { Watch } from "../console-hub.ts";
@@ -17,6 +17,9 @@ import type { SnapshotInput } from "./load.ts";
 
 /** How long the other end of a snapshot's stream may do nothing, ms. */
 const STREAM_PATIENCE = 30_000;
+
+/** Bytes of a snapshot that has each page of a memory once: far fewer. */
+const mostOf = (memory: number) => 2 * memory + 2 ** 26;
 
 const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {
   return { leaf, subleaf, flags, eax, ebx, ecx, edx };
@@ -37,16 +40,15 @@ export function waitFor(descriptor: number, what: "input" | "room"): boolean {
 /** The last of some snapshots is being written. */
 export interface Later {
   /** See ProgressSource; closed with the files. */
-  readonly counter: number;
-  /** Until it has something. */
-  readonly wait: () => void;
+  readonly hears: number;
+  readonly wait: ProgressOptions["wait"];
 }
 
 /** @param files of the snapshots, in the order in which they are described */
 export function openInputs(
   { inputs }: Pick<RestoreDescription, "inputs">,
   files: readonly number[],
-  later?: Later,
+  later?: Later & { readonly memory: number },
 ): SnapshotInput[] {
   return inputs.map(({ stream, verify, eager }, index): SnapshotInput => {
     const file = files[index];
@@ -54,7 +56,7 @@ export function openInputs(
     const source =
       later === undefined || index < inputs.length - 1
         ? new FileSource(file)
-        : new ProgressSource(file, later.counter, later.wait);
+        : new ProgressSource(file, later.hears, { wait: later.wait, most: mostOf(later.memory) });
     return { source, file, verify, eager };
   });
 }
@@ -73,11 +75,11 @@ export function restoreLife(
   { prepared, later }: { prepared?: PreparedMachine; later?: Later } = {},
 ): VmLife {
   const { rom, boot, prefetch } = restore;
-  const inputs = openInputs(restore, files, later);
+  const inputs = openInputs(restore, files, later && { ...later, memory: options.memory });
   const restored = { rom, inputs, description: boot, prepared, prefetch, ...processorOf(restore) };
   const life = VmLife.restore(engine, options, restored, host);
   for (const descriptor of files) closeSync(descriptor);
-  if (later !== undefined) closeSync(later.counter);
+  if (later !== undefined) closeSync(later.hears);
   return life;
 }
 

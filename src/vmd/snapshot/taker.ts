@@ -114,7 +114,7 @@ export class SnapshotTaker {
    * The guest stands still meanwhile; where a `downtime` or a `window` is given, it runs on, and
    * `step` does it.
    * @param life undefined: there is none that could be taken just now
-   * @param descriptors a file or a stream, the overlays, a counter if it is `told`: they are closed here,
+   * @param descriptors a file or a stream, the overlays, a socket if it is `told`: they are closed here,
    * or the disks' now
    * @returns undefined: later
    */
@@ -212,8 +212,8 @@ export class SnapshotTaker {
     const { life, request, descriptors, devices } = pending;
     const [descriptor, ...images] = descriptors;
     const own = [descriptor];
-    const counter = request.told ? images.pop() : undefined;
-    if (counter !== undefined) own.push(counter);
+    const tells = request.told ? images.pop() : undefined;
+    if (tells !== undefined) own.push(tells);
     let progress: ProgressSink | undefined;
     const result: SnapshotResult = { bytes: 0, pages: 0, paused: 0, differential: false };
     let stopped = false;
@@ -221,7 +221,7 @@ export class SnapshotTaker {
     try {
       devices.flush();
       if (pending.copying === undefined) {
-        progress = this.#write(pending, descriptor, counter, result);
+        progress = this.#write(pending, descriptor, tells, result);
       } else this.#writeRest(pending, pending.copying, result);
       devices.rebase(
         request.overlays.map(({ place, name }, index) => {
@@ -283,7 +283,7 @@ export class SnapshotTaker {
   #write(
     { life, request, devices, hot }: Pending,
     descriptor: number,
-    counter: number | undefined,
+    tells: number | undefined,
     result: SnapshotResult,
   ): ProgressSink | undefined {
     const { config, compress, differential, stop, template } = request;
@@ -293,7 +293,7 @@ export class SnapshotTaker {
     const sink = descriptorSink(descriptor, this.#wait);
     // Who reads it has what it is based on, and no other.
     const progress =
-      based && counter !== undefined ? new ProgressSink(sink, descriptor, counter) : undefined;
+      based && tells !== undefined ? new ProgressSink(sink, descriptor, tells) : undefined;
     const recordPages = progress && PART;
     const writer = new SnapshotWriter(progress?.write ?? sink, { compress, recordPages });
     writer.json(RecordType.CONFIG, {

@@ -4,9 +4,9 @@ import { closeSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MachineImage } from "../../vmm/image.ts";
-import { check, daemonLibrary, hostLibrary, NativeError } from "../../vmm/native.ts";
+import { hostLibrary, NativeError } from "../../vmm/native.ts";
 import { PAGE } from "../../vmm/snapshot/format.ts";
-import { openCounter, ProgressSource } from "../../vmm/snapshot/progress.ts";
+import { openProgress, ProgressSource } from "../../vmm/snapshot/progress.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import { openBootFiles } from "../boot-files.ts";
 import { random } from "../disk/testing.ts";
@@ -151,13 +151,12 @@ describe("who reads while it is written", () => {
   };
   const ask = (taker: SnapshotTaker, life: VmLife, base?: string, more = {}) => {
     const { out, again } = file();
-    const counter = openCounter();
-    const own = check("a counter", daemonLibrary().vmm_duplicate(counter));
+    const [own, tells] = openProgress();
     const config = JSON.stringify({ id: newId(), base: base && { id: base } });
     const request = { config, compress: false, differential: true, template: true, told: true };
     const given = { ...request, overlays: [], stop: false };
-    const taken = taker.take(life, given, [out, counter], { ...devices, ...more });
-    const source = new ProgressSource(again, own, never);
+    const taken = taker.take(life, given, [out, tells], { ...devices, ...more });
+    const source = new ProgressSource(again, own, { wait: never, most: Infinity });
     return { source, file: again, own, result: taken!.result };
   };
   const close = ({ file, own }: ReturnType<typeof ask>) => {

@@ -22,7 +22,7 @@ export interface Source {
   read(into: Uint8Array): void;
   /** Goes on behind the next bytes. @throws SnapshotError */
   skip(bytes: number): void;
-  /** Whether nothing follows; true where that can't be known. */
+  /** Whether nothing follows; true where that can't be known. @throws SnapshotError */
   readonly ended: boolean;
 }
 
