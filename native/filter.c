@@ -164,6 +164,19 @@ static void for_value(struct program *program, int number, int argument, uint32_
 	load_number(program);
 }
 
+// Allowed for these values of two arguments; others go on to the next rule.
+static void for_values(struct program *program, int number, const int arguments[2],
+		       const uint32_t values[2])
+{
+	only(program, number, 6);
+	load_argument(program, arguments[0]);
+	emit(program, BPF_JMP | BPF_JEQ | BPF_K, 0, 3, values[0]);
+	load_argument(program, arguments[1]);
+	emit(program, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, values[1]);
+	give(program, SECCOMP_RET_ALLOW);
+	load_number(program);
+}
+
 // Allowed when (argument & mask) == value; others go on to the next rule.
 static void for_bits(struct program *program, int number, int argument, uint32_t mask, uint32_t value)
 {
@@ -217,7 +230,8 @@ static void build(struct program *program, uint32_t profile)
 		const int debuggers[] = { SYS_accept4 };
 
 		// What copies are made from, and whether it can't change any more.
-		for_value(program, SYS_fcntl, 1, F_ADD_SEALS);
+		for_values(program, SYS_fcntl, (const int[]){ 1, 2 },
+			   (const uint32_t[]){ F_ADD_SEALS, VMM_SEALS });
 		for_value(program, SYS_fcntl, 1, F_GET_SEALS);
 		// What the guest takes from its tap, when it has said so.
 		for_value(program, SYS_ioctl, 1, TUNSETOFFLOAD);

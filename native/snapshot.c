@@ -22,7 +22,6 @@
 #define ENTRIES 512u
 /* Pieces that are read at once. */
 #define VECTORS 256u
-#define SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
 
 static bool is_zero(const void *page)
 {
@@ -152,7 +151,7 @@ int vmm_memory_seal(int32_t fd)
 {
 	if (vmm_memory_sealed(fd) == 1)
 		return 0;
-	return fcntl(fd, F_ADD_SEALS, SEALS) < 0 ? -errno : 0;
+	return fcntl(fd, F_ADD_SEALS, VMM_SEALS) < 0 ? -errno : 0;
 }
 
 int vmm_memory_sealed(int32_t fd)
@@ -161,5 +160,5 @@ int vmm_memory_sealed(int32_t fd)
 
 	if (seals < 0)
 		return -errno;
-	return (seals & SEALS) == SEALS;
+	return (seals & VMM_SEALS) == VMM_SEALS;
 }

@@ -280,6 +280,8 @@ void vmm_prefetch_end(struct vmm_prefetch *);
 int vmm_file_state(int32_t fd, double state[4]);
 /* A file in memory, without a name; a descriptor or -errno. */
 int vmm_memory_file(uint64_t size);
+/* Of fcntl(2): all that there are for what is written. */
+#define VMM_SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
 /* What it holds, and its size, are nobody's to change any more, whoever has it open. */
 int vmm_memory_seal(int32_t fd);
 /* Whether that was done: 1, 0, or -errno where it can't be. */
