@@ -14,7 +14,7 @@ import { must, type Target } from "../own/target.ts";
 const RAM = 2 ** 16;
 const EXECUTED_MAX = 64;
 const WATCHED_MAX = 4;
-/** Replies that one client may have in a run: as many as it asked for. */
+/** What is said in a run at most. */
 const PACKETS_MAX = 200;
 const CR0_PG = 1 << 31;
 const encoder = new TextEncoder();
@@ -241,9 +241,9 @@ class Session {
     this.stub = new GdbStub(this.target, running, (bytes) => this.client.take(bytes));
   }
 
-  /** @param packets how many there may be in it */
-  say(bytes: Uint8Array, packets: number): void {
-    this.#asked += packets;
+  say(bytes: Uint8Array): void {
+    // A packet ends with #; outside of packets each minus asks for the last reply again.
+    this.#asked += bytes.filter((byte) => byte === 0x23 || byte === 0x2d).length;
     const step = this.#pieces ? 1 : Math.max(1, bytes.length);
     for (let from = 0; from < bytes.length; from += step) {
       if (this.stub.gone) return;
@@ -303,23 +303,22 @@ const packet = (text: string) => encodePacket(text);
 function speak(session: Session, choices: Choices): void {
   switch (choices.below(8)) {
     case RAW:
-      session.say(choices.take(choices.u8()).slice(), PACKETS_MAX);
+      session.say(choices.take(choices.u8()).slice());
       return;
     case 7: {
       const bytes = packet(command(choices));
       bytes[choices.u8() % bytes.length] = choices.u8();
-      // Without its beginning each minus in it asks for the last one again.
-      session.say(bytes, bytes.length);
+      session.say(bytes);
       return;
     }
     case 5:
       session.stopped(stop(session.target, choices));
       return;
     case 4:
-      session.say(Uint8Array.of([3, 43, 45, 36][choices.below(4)]), 1);
+      session.say(Uint8Array.of([3, 43, 45, 36][choices.below(4)]));
       return;
     default:
-      session.say(packet(command(choices)), 1);
+      session.say(packet(command(choices)));
   }
 }
 
@@ -362,7 +361,7 @@ export const target: Target = {
     const session = new Session(how);
     if ((how & How.RAW) !== 0) {
       const rest = choices.rest();
-      session.say(rest, rest.length);
+      session.say(rest);
     }
     for (let i = 0; i < PACKETS_MAX && !choices.ended && !session.stub.gone; i++) {
       speak(session, choices);
@@ -371,7 +370,7 @@ export const target: Target = {
     if ((how & How.RAW) === 0) return;
     begin(how);
     const other = new Session(how ^ How.PIECES);
-    other.say(input.subarray(1), input.length);
+    other.say(input.subarray(1));
     // Cut in other places it says the same; but Ctrl-C stops behind its piece.
     const byBytes = (how & How.PIECES) !== 0 ? session : other;
     if (byBytes.interrupted) return;
