@@ -12,7 +12,7 @@ const missing = labMissing() ?? linuxAmd64.missing();
 if (missing !== undefined) console.log(`snapshots on KVM skipped: ${missing}`);
 
 test.skipIf(missing !== undefined)(
-  "Linux on KVM goes on over snapshots of each kind, and in two copies",
+  "Linux on KVM goes on over snapshots of each kind, and in copies",
   async () => {
     const { code, stdout, stderr } = await runInLab(["bun", "golden/lab-snapshots.ts"], {
       timeout: ROUNDS * 400,

@@ -1,6 +1,6 @@
 /** A VM on its way out: through standard output, or a command. */
 import { closeSync, readFileSync } from "node:fs";
-import { daemonLibrary, processLibrary, ptr } from "../vmm/native.ts";
+import { daemonLibrary, processLibrary, ptr, socketPair } from "../vmm/native.ts";
 import { LineBuffer, Line } from "../vmd/migration/lines.ts";
 import type { MigrationEvent } from "../vmd/migration/messages.ts";
 import type { RequestInput } from "../vmd/protocol.ts";
@@ -80,9 +80,7 @@ class Carrier implements Disposable {
 
   constructor(via: string | undefined, duplex: boolean) {
     if (via !== undefined) {
-      const pair = new Int32Array(2);
-      if (processLibrary().vmm_socketpair(1, ptr(pair)) < 0) throw new UsageError("no sockets");
-      const [ours, theirs] = pair;
+      const [ours, theirs] = socketPair(true);
       Bun.spawn(["sh", "-c", via], { stdio: [theirs, theirs, "inherit"] });
       closeSync(theirs);
       this.output = ours;

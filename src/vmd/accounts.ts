@@ -1,6 +1,9 @@
 /** Users and groups of this host, from passwd(5) and group(5) files. */
 import { readFileSync, statSync } from "node:fs";
 
+/** So long a file may be written again without another time of change, ms. */
+const MOMENT = 50;
+
 /** A user. */
 export interface User {
   name: string;
@@ -88,9 +91,6 @@ export class HostAccounts {
     return this.#read.accounts;
   }
 }
-
-/** So long a file may be written again without another time of change, ms. */
-const MOMENT = 50;
 
 /** @returns what is another when it was written, and when that was, ms since 1970 */
 function stateOf(path: string): { text: string; at: number } {

@@ -3,7 +3,7 @@
  * socket. Nothing here waits, unless asked to.
  */
 import { closeSync } from "node:fs";
-import { NativeError, processLibrary, ptr } from "../vmm/native.ts";
+import { NativeError, processLibrary, ptr, socketPair } from "../vmm/native.ts";
 
 /** The longest message, bytes; the kernel's send buffer holds several. */
 const LONGEST = 64 * 1024;
@@ -48,10 +48,7 @@ export class Channel implements Disposable {
 
   /** Two connected descriptors, of a channel or, with `stream`, of plain bytes. @throws NativeError */
   static pair(stream = false): [number, number] {
-    const pair = new Int32Array(2);
-    const result = processLibrary().vmm_socketpair(stream ? 1 : 0, ptr(pair));
-    if (result < 0) throw new NativeError("a pair of sockets", result);
-    return [pair[0], pair[1]];
+    return socketPair(stream);
   }
 
   /**

@@ -259,6 +259,13 @@ export function processLibrary() {
   return processes;
 }
 
+/** Two connected sockets, which keep messages' bounds or, with `stream`, carry bytes. @throws NativeError */
+export function socketPair(stream = false): [number, number] {
+  const pair = new Int32Array(2);
+  check("a pair of sockets", processLibrary().vmm_socketpair(stream ? 1 : 0, ptr(pair)));
+  return [pair[0], pair[1]];
+}
+
 let sandbox: ReturnType<typeof load<typeof sandboxFunctions>> | undefined;
 
 /** The sandbox of libvmm.so. */

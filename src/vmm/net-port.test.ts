@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { closeSync } from "node:fs";
 import { MachineImage } from "./image.ts";
-import { processLibrary, ptr } from "./native.ts";
+import { processLibrary, ptr, socketPair } from "./native.ts";
 import { NetKind, NetPort } from "./net-port.ts";
 
 let image: MachineImage;
@@ -10,12 +10,6 @@ beforeAll(() => {
   image = new MachineImage([{ base: 0, size: 2 ** 22, readonly: false }]);
 });
 afterAll(() => image[Symbol.dispose]());
-
-function pair(stream: boolean): [number, number] {
-  const fds = new Int32Array(2);
-  processLibrary().vmm_socketpair(stream ? 1 : 0, ptr(fds));
-  return [fds[0], fds[1]];
-}
 
 const write = (fd: number, bytes: Uint8Array) =>
   Number(processLibrary().vmm_write(fd, ptr(bytes), bytes.length));
@@ -64,7 +58,7 @@ const bytes = (at: number, length: number) => {
 };
 
 test("packets go out as they are, short and long, and come into the buffers in order", async () => {
-  const [ours, theirs] = pair(false);
+  const [ours, theirs] = socketPair(false);
   const port = new NetPort(ours, NetKind.PACKET);
   port.start(true);
   const header = pattern(12, 3);
@@ -98,7 +92,7 @@ for (const stream of [false, true]) {
   const header = stream ? 12 : 0;
 
   test(`a ${stream ? "stream's frame" : "packet"} that is longer than the buffers waits for more`, async () => {
-    const [ours, theirs] = pair(stream);
+    const [ours, theirs] = socketPair(stream);
     const port = new NetPort(ours, kind);
     port.start(true);
     const frame = pattern(10_000, 7);
@@ -123,7 +117,7 @@ for (const stream of [false, true]) {
   });
 
   test(`a ${stream ? "stream's frame" : "packet"} for which no more buffers come is cut`, async () => {
-    const [ours, theirs] = pair(stream);
+    const [ours, theirs] = socketPair(stream);
     const port = new NetPort(ours, kind);
     port.start(true);
     for (const at of [0x90000, 0x91000]) offer(port, at, 0x1000);
@@ -147,7 +141,7 @@ for (const stream of [false, true]) {
 }
 
 test("stopped while a packet waits for buffers, it forgets that one", async () => {
-  const [ours, theirs] = pair(false);
+  const [ours, theirs] = socketPair(false);
   const port = new NetPort(ours, NetKind.PACKET);
   port.start(true);
   offer(port, 0xa0000, 0x1000);
@@ -166,7 +160,7 @@ test("stopped while a packet waits for buffers, it forgets that one", async () =
 });
 
 test("without merged buffers a packet takes one", async () => {
-  const [ours, theirs] = pair(false);
+  const [ours, theirs] = socketPair(false);
   const port = new NetPort(ours, NetKind.PACKET);
   port.start(false);
   offer(port, 0x20000, 100);
@@ -179,7 +173,7 @@ test("without merged buffers a packet takes one", async () => {
 });
 
 test("a stream has a length before each frame, and no header", async () => {
-  const [ours, theirs] = pair(true);
+  const [ours, theirs] = socketPair(true);
   const port = new NetPort(ours, NetKind.STREAM);
   port.start(true);
   const frame = pattern(1500);
@@ -222,7 +216,7 @@ test("a stream has a length before each frame, and no header", async () => {
 });
 
 test("a stream that speaks nonsense ends", async () => {
-  const [ours, theirs] = pair(true);
+  const [ours, theirs] = socketPair(true);
   const port = new NetPort(ours, NetKind.STREAM);
   port.start(true);
   offer(port, 0x40000, 0x1000);
@@ -233,7 +227,7 @@ test("a stream that speaks nonsense ends", async () => {
 });
 
 test("a frame of the host's own comes between the others", async () => {
-  const [ours, theirs] = pair(false);
+  const [ours, theirs] = socketPair(false);
   const port = new NetPort(ours, NetKind.PACKET);
   port.start(true);
   offer(port, 0x50000, 0x1000);
@@ -250,7 +244,7 @@ test("a frame of the host's own comes between the others", async () => {
 });
 
 test("stopped, it touches nothing; started again, its rings are empty", async () => {
-  const [ours, theirs] = pair(false);
+  const [ours, theirs] = socketPair(false);
   const port = new NetPort(ours, NetKind.PACKET);
   for (let round = 0; round < 50; round++) {
     port.start(true);

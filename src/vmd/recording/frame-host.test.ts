@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { closeSync } from "node:fs";
 import { GuestMemory } from "../../vmm/memory.ts";
-import { processLibrary, ptr } from "../../vmm/native.ts";
+import { processLibrary, ptr, socketPair } from "../../vmm/native.ts";
 import { NetKind } from "../../vmm/net-port.ts";
 import { Chain } from "../virtio/chain.ts";
 import { DescriptorFrames } from "./frame-host.ts";
@@ -11,9 +11,7 @@ const HEADER = 12;
 let ends: number[] = [];
 
 function pair(stream: boolean): void {
-  const fds = new Int32Array(2);
-  processLibrary().vmm_socketpair(stream ? 1 : 0, ptr(fds));
-  ends = [...fds];
+  ends = socketPair(stream);
 }
 
 beforeEach(() => {

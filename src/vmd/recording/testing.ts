@@ -1,7 +1,7 @@
 /** For tests: a neighbour on an interface, and guests of a few bytes of firmware. */
 import { closeSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { processLibrary, ptr } from "../../vmm/native.ts";
+import { processLibrary, ptr, socketPair } from "../../vmm/native.ts";
 import { checksum, put16 } from "../net/ipv4.ts";
 import { replayRecording } from "./replay.ts";
 import type { Position, ReplaySession } from "./replay-session.ts";
@@ -23,9 +23,7 @@ export class Neighbour implements Disposable {
 
   /** Looks each `interval` ms. */
   constructor(interval = 7) {
-    const fds = new Int32Array(2);
-    processLibrary().vmm_socketpair(0, ptr(fds));
-    [this.descriptor, this.#own] = fds;
+    [this.descriptor, this.#own] = socketPair();
     this.#timer = setInterval(() => this.#look(), interval);
   }
 

@@ -18,7 +18,7 @@ import type { SnapshotInput } from "./load.ts";
 /** How long the other end of a snapshot's stream may do nothing, ms. */
 const STREAM_PATIENCE = 30_000;
 
-/** Bytes of a snapshot that has each page of a memory once: far fewer. */
+/** A snapshot that has each page of a memory once has far fewer bytes. */
 const mostOf = (memory: number) => 2 * memory + 2 ** 26;
 
 const leafOf = ([leaf, subleaf, flags, eax, ebx, ecx, edx]: number[]): CpuidLeaf => {

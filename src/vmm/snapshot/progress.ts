@@ -4,10 +4,10 @@
  *
  * A guest may have taken its writer over: whoever reads it believes nothing, and waits for nobody for ever.
  */
-import { readSync } from "node:fs";
-import { check, hostLibrary, NativeError, processLibrary, ptr } from "../native.ts";
-import { SnapshotError, TruncatedError } from "./format.ts";
+import { check, hostLibrary, NativeError, processLibrary, ptr, socketPair } from "../native.ts";
+import { SnapshotError } from "./format.ts";
 import type { Source } from "./reader.ts";
+import { readAt } from "./sources.ts";
 import type { Sink } from "./writer.ts";
 
 const AGAIN = -11;
@@ -15,9 +15,7 @@ const TOO_LONG = -90;
 
 /** @returns the reader's end and the writer's. @throws NativeError */
 export function openProgress(): readonly [hears: number, tells: number] {
-  const pair = new Int32Array(2);
-  check("a pair of sockets", processLibrary().vmm_socketpair(0, ptr(pair)));
-  return [pair[0], pair[1]];
+  return socketPair();
 }
 
 /** Tells who reads it how far a snapshot is. */
@@ -99,11 +97,7 @@ export class ProgressSource implements Source {
 
   read(into: Uint8Array): void {
     this.#await(into.length);
-    for (let at = 0; at < into.length;) {
-      const read = readSync(this.descriptor, into, at, into.length - at, this.position + at);
-      if (read === 0) throw new TruncatedError();
-      at += read;
-    }
+    readAt(this.descriptor, into, this.position);
     this.position += into.length;
   }
 
@@ -130,8 +124,9 @@ export class ProgressSource implements Source {
     if (length < 0) throw new NativeError("hearing how far it is", length);
     // Whether it has left all, whoever asked for the snapshot knows.
     if (length === 0) this.#gone = true;
-    if (length !== message.byteLength || !(message[0] > this.#there)) return false;
-    [this.#there] = message;
+    const [there] = message;
+    if (length !== message.byteLength || !(there > this.#there)) return false;
+    this.#there = there;
     return true;
   }
 }

@@ -8,6 +8,15 @@ import type { Sink } from "./writer.ts";
 const AGAIN = -11;
 const INTERRUPTED = -4;
 
+/** Fills an array with a file's bytes from a position on. @throws TruncatedError */
+export function readAt(descriptor: number, into: Uint8Array, position: number): void {
+  for (let at = 0; at < into.length;) {
+    const read = readSync(descriptor, into, at, into.length - at, position + at);
+    if (read === 0) throw new TruncatedError();
+    at += read;
+  }
+}
+
 /** A regular file, or one in memory, from its beginning. */
 export class FileSource implements Source {
   readonly descriptor: number;
@@ -33,11 +42,7 @@ export class FileSource implements Source {
   }
 
   read(into: Uint8Array): void {
-    for (let at = 0; at < into.length;) {
-      const read = readSync(this.descriptor, into, at, into.length - at, this.#position + at);
-      if (read === 0) throw new TruncatedError();
-      at += read;
-    }
+    readAt(this.descriptor, into, this.#position);
     this.#position += into.length;
   }
 
