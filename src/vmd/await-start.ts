@@ -30,7 +30,7 @@ export function awaitStart(channel: Channel): Start {
   let preparation: Preparation | undefined;
   if (message.kind === "prepare") {
     try {
-      preparation = prepare(message.start, received.descriptors);
+      preparation = prepare(message, received.descriptors);
     } catch (error) {
       if (!isExpected(error)) throw error;
       // It can't be had any more, as whoever wants it is told by another process.

@@ -76,8 +76,16 @@ function contents(life: VmLife): unknown {
   return { memory, cpu, blocks, halted: life.vcpu.halted, host: life.machine.hostState.input };
 }
 
-/** @param files a snapshot and those that are based on it; @param count of them, that are prepared */
-function expectSame(wanted: VcpuOptions, files: readonly number[], count: number): void {
+/**
+ * @param files a snapshot and those that are based on it; @param count of them, that are prepared
+ * @param changed what had changed since these before
+ */
+function expectSame(
+  wanted: VcpuOptions,
+  files: readonly number[],
+  count: number,
+  changed?: number,
+): void {
   const config = readConfig(new FileSource(files[files.length - 1]));
   using fresh = restoreLife(
     engine,
@@ -87,7 +95,14 @@ function expectSame(wanted: VcpuOptions, files: readonly number[], count: number
     files.map(reopen),
   );
   const first = startMessage(wanted, description(config, count));
-  const { machine } = prepare(first, files.slice(0, count).map(reopen));
+  const given = files.slice(0, count);
+  if (changed !== undefined) given.push(changed);
+  const message = {
+    kind: "prepare",
+    start: first,
+    ...(changed ? { changed: true as const } : {}),
+  } as const;
+  const { machine } = prepare(message, given.map(reopen));
   const restore = { ...description(config, files.length - count), prepared: true as const };
   const rest = files.slice(count).map(reopen);
   using life = restoreLife(engine, wanted, restore, host, rest, { prepared: machine });
@@ -114,10 +129,11 @@ test("it is the same, and with what changed later", () => {
     expect(result.failure).toBeUndefined();
     expect(result.differential).toBe(round > 0);
     base ??= id;
-    if (round === 0) taken.push(again);
-    else taken.splice(1, 1, again);
+    const [before] = taken.splice(1);
+    taken.push(again);
     expectSame(options, taken, 1);
     if (round > 0) expectSame(options, taken, 2);
+    if (before !== undefined) expectSame(options, taken, 1, before);
   }
 });
 
@@ -149,7 +165,7 @@ test("its engine is as it was opened, where its snapshot says nothing of a regis
   const request = { config, compress: false, differential: false, template: false, overlays: [] };
   new SnapshotTaker(-1, waitFor).take(life, { ...request, stop: false }, [out], devices);
   const restore = description(readConfig(new FileSource(file)), 1);
-  const { machine } = prepare(startMessage(options, restore), [file]);
+  const { machine } = prepare({ kind: "prepare", start: startMessage(options, restore) }, [file]);
   using image = machine.image;
   using prepared = machine.engine;
   using other = new MachineImage(memoryRanges(options.memory, restore.rom));

@@ -18,6 +18,7 @@ import {
 } from "../vmm/native.ts";
 import { type EngineChoice, selectEngine } from "../vmm/select.ts";
 import { PAGE } from "../vmm/snapshot/format.ts";
+import { FileSource } from "../vmm/snapshot/sources.ts";
 import { confine } from "./confine.ts";
 import { idleBackends } from "./backend/idle.ts";
 import { ClassicMachine, memoryRanges } from "./machine.ts";
@@ -27,7 +28,7 @@ import { openInputs, processorOf } from "./snapshot/restore-life.ts";
 import { machineOptions, type PreparedMachine, takeOn } from "./vm-life.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { Vcpu } from "./vcpu.ts";
-import type { Confinement, StartMessage } from "./vm-messages.ts";
+import type { Confinement, PrepareMessage, StartMessage } from "./vm-messages.ts";
 
 /** For how long the guest runs for nothing, ms of its time. */
 const SPELL = 250;
@@ -78,11 +79,11 @@ export function settle(
 
 /**
  * @param start of a VM that went on from the same snapshots
- * @param files of the snapshots; closed here
+ * @param descriptors of the snapshots; closed here
  * @throws what isExpected knows
  */
 export function prepare(
-  { options, files, confine: confinement }: StartMessage,
+  { start: { options, files, confine: confinement }, changed }: PrepareMessage,
   descriptors: readonly number[],
 ): Preparation {
   const { restore } = files;
@@ -100,15 +101,21 @@ export function prepare(
   using stack = new DisposableStack();
   const image = stack.use(new MachineImage(memoryRanges(options.memory, restore.rom)));
   const state = loadSnapshots(image, openInputs(restore, descriptors));
-  for (const descriptor of descriptors) closeSync(descriptor);
   const virtual = applyClock(image, state.cpu);
   const processor = { portable: options.portable, ...processorOf(restore) };
   const engine = stack.use(Engine.open(name, image, { virtual }, processor));
   // Virtual time would be spent, too.
   const machine = { image, engine, state };
   if (name === "unicorn" && !virtual && state.mapped) runForNothing(machine, options, files);
+  if (changed) loadChanged(image, descriptors[descriptors.length - 1]);
+  for (const descriptor of descriptors) closeSync(descriptor);
   stack.move();
   return { ground, pagemap, attention, machine };
+}
+
+/** What is written over these pages later finds them there. */
+function loadChanged(image: MachineImage, file: number): void {
+  loadSnapshots(image, [{ source: new FileSource(file), file, verify: false, eager: true }]);
 }
 
 /** What memory holds is as before, and the engine is as it was opened. */

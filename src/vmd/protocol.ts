@@ -268,11 +268,6 @@ const requests = {
   }),
 };
 
-const requestSchema = v.variant("request", Object.values(requests) as never) as v.GenericSchema<
-  unknown,
-  Request
->;
-
 export type Request = {
   [K in keyof typeof requests]: v.InferOutput<(typeof requests)[K]>;
 }[keyof typeof requests];
@@ -315,7 +310,8 @@ export function parseRequest(line: string): { id: number; body: Request } {
   if (typeof body.request !== "string" || !Object.hasOwn(requests, body.request)) {
     throw new ProtocolError("unknown request", id);
   }
-  const result = v.safeParse(requestSchema, body);
+  const schema = requests[body.request as keyof typeof requests];
+  const result = v.safeParse(schema as v.GenericSchema<unknown, Request>, body);
   if (result.success) return { id, body: result.output };
   const [issue] = result.issues;
   const at = v.getDotPath(issue);

@@ -142,6 +142,11 @@ export interface StartMessage {
 export interface PrepareMessage {
   kind: "prepare";
   start: StartMessage;
+  /**
+   * There is one more snapshot, whose descriptor is the last: what had changed since the others. Who goes
+   * on from them is given one that has all of its pages, and perhaps more.
+   */
+  changed?: true;
 }
 
 /** Messages to a VM process. */

@@ -58,7 +58,7 @@ export class WarmProcess {
   prepare({ message, files }: Prepared): void {
     const own = files.map((file) => check("a snapshot", daemonLibrary().vmm_duplicate(file)));
     this.channel.send(message, own);
-    this.#prepared = files.length;
+    this.#prepared = files.length - (message.changed ? 1 : 0);
   }
 
   /** Whether it has nothing left to do; not to be asked any more once it has a VM. */
@@ -86,6 +86,13 @@ export class WarmProcess {
   wanted(): void {
     if (!this.#idle) return;
     this.#idle = false;
+    // The thread that is told what to run; the others have time until it was.
+    daemonLibrary().vmm_idle(this.process.pid, 0);
+    setImmediate(() => this.#threadsWanted());
+  }
+
+  #threadsWanted(): void {
+    if (this.process.exitCode !== null || this.process.signalCode !== null) return;
     let threads: string[];
     try {
       threads = readdirSync(`/proc/${this.process.pid}/task`);
@@ -108,7 +115,7 @@ export interface Prepared {
   /** The same for whoever goes on from the same, and for nobody else. */
   readonly key: string;
   readonly message: PrepareMessage;
-  /** Its snapshots' files; duplicated for each process, and closed with the last. */
+  /** Its snapshots' files, as its message describes them; duplicated for each process, and closed with the last. */
   readonly files: readonly number[];
 }
 
@@ -122,7 +129,7 @@ const LINES = 4;
 /** Processes that wait for the same. */
 interface Line {
   readonly engine: EngineName;
-  readonly prepared: Prepared | undefined;
+  prepared: Prepared | undefined;
   readonly waiting: WarmProcess[];
   wanted: number;
   spell?: Timer;
@@ -153,7 +160,9 @@ export class WarmPool implements Disposable {
       this.drop(key);
       line = { engine, prepared, waiting: [], wanted: count };
     } else {
-      closeAll(prepared);
+      // The next ones have what is later.
+      closeAll(line.prepared);
+      line.prepared = prepared;
       clearTimeout(line.spell);
       this.#lines.delete(key);
       line.wanted = count;
@@ -184,8 +193,7 @@ export class WarmPool implements Disposable {
     if (this.#lines.size > 0) this.#fillSoon();
     for (const line of [this.#lines.get(key), this.#lines.get("")]) {
       if (line === undefined) continue;
-      const ready = line.waiting.filter((one) => one.ready && one.alive);
-      const [one] = ready;
+      const one = line.waiting.find((candidate) => candidate.ready && candidate.alive);
       for (const gone of line.waiting.filter(({ alive }) => !alive)) gone.discard();
       const left = line.waiting.filter((other) => other !== one && other.alive);
       line.waiting.splice(0, Infinity, ...left);

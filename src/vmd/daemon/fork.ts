@@ -14,7 +14,7 @@ import type { RequestOf } from "../protocol.ts";
 import { readConfig, type SnapshotConfig } from "../snapshot/config.ts";
 import { newId } from "../snapshot/restored.ts";
 import type { RestoreLaunch, VmHost } from "../vm-host.ts";
-import type { WarmPool } from "../warm-process.ts";
+import type { Prepared, WarmPool } from "../warm-process.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
 import { VmError } from "../vm-options.ts";
 import type { ManagedVm } from "./managed-vm.ts";
@@ -27,6 +27,8 @@ import type { Caller, VmSettings } from "./settings.ts";
 const SPELL = 60_000;
 /** So many processes wait for copies. */
 const WARM = 4;
+/** Processes that wait have what changed since the first file, as it was, where it is so many pages at most. */
+const FEW = 2048;
 /** The file is made anew when so many of its pages, as a part of them, are others by now. */
 const STALE = 0.5;
 
@@ -43,7 +45,7 @@ export interface Template extends Disposable {
   launch(): Promise<RestoreLaunch>;
   /** Key of the machine that processes wait with. */
   readonly prepared: string;
-  /** Has processes wait for more of them. @param copy runs */
+  /** Has processes wait for more of them, once it is disposed of. @param copy runs */
   prepare(copy: VmHost): void;
 }
 
@@ -62,6 +64,8 @@ interface Parts {
   key: string;
   /** Files that it consists of, each based on the one before; closed with it. */
   files: number[];
+  /** In the second of them. */
+  changed?: number;
   /** The last of them is being written, and nobody reads it yet. */
   later?: RestoreLaunch["later"];
 }
@@ -163,8 +167,9 @@ export class Templates implements Disposable {
       parts.key = `template ${++this.#made}`;
       const { config, key } = parts;
       this.#keep(host, { id, key, config, memory: duplicate(wanted.memory), pages });
-    } else if (pages > STALE * before.pages) {
-      this.#forget(host);
+    } else {
+      parts.changed = pages;
+      if (pages > STALE * before.pages) this.#forget(host);
     }
     if (parts.later !== undefined) closeSync(parts.later.hears);
     parts.later = undefined;
@@ -202,7 +207,7 @@ export class Templates implements Disposable {
   }
 
   #template(host: VmHost, parts: Parts, written: Promise<Written>, caller: Caller): Template {
-    let told = false;
+    let like: VmHost | undefined;
     return {
       written,
       get prepared() {
@@ -222,21 +227,32 @@ export class Templates implements Disposable {
         const plain = restoreLaunch({ config: parts.config, inputs: [] });
         return { ...plain, inputs, later, clone: { generation: newId() } };
       },
-      prepare: (copy) => {
-        if (told) return;
-        told = true;
-        const { key, config } = parts;
-        // The next copies are made from another where this one is out of date.
-        const kept = this.#kept.get(host)?.key === key;
-        const message = kept ? copy.preparation(1) : undefined;
-        const machine = message && { key, message, files: reopen(parts.files.slice(0, 1)) };
-        this.#pool.want(WARM, config.engine, machine);
-      },
+      prepare: (copy) => (like ??= copy),
       [Symbol.dispose]: () => {
         if (parts.later !== undefined) closeSync(parts.later.hears);
-        for (const descriptor of parts.files) closeSync(descriptor);
+        // Who asked for copies is answered first.
+        setImmediate(() => {
+          if (like !== undefined) this.#prepare(host, parts, like);
+          for (const descriptor of parts.files) closeSync(descriptor);
+        });
       },
     };
+  }
+
+  #prepare(host: VmHost, { key, config, files, changed = Infinity }: Parts, copy: VmHost): void {
+    // The next copies are made from another where this one is out of date.
+    const kept = this.#kept.get(host)?.key === key;
+    const message = kept ? copy.preparation(1) : undefined;
+    let prepared: Prepared | undefined;
+    if (message !== undefined) {
+      if (changed <= FEW) message.changed = true;
+      try {
+        prepared = { key, message, files: reopen(files.slice(0, message.changed ? 2 : 1)) };
+      } catch {
+        // No descriptors are left: they wait without a machine.
+      }
+    }
+    this.#pool.want(WARM, config.engine, prepared);
   }
 
   [Symbol.dispose](): void {
