@@ -3,7 +3,7 @@ import type { EngineName } from "../vmm/engine.ts";
 import { selectEngine } from "../vmm/select.ts";
 import type { Channel, Received } from "./channel.ts";
 import { isExpected } from "./expected.ts";
-import { type Preparation, prepare } from "./preparation.ts";
+import { type Preparation, prepare, type TryOn } from "./preparation.ts";
 import { rehearse } from "./rehearsal.ts";
 import type { FromVm, PrepareMessage, StartMessage } from "./vm-messages.ts";
 
@@ -19,7 +19,7 @@ export interface Start {
 }
 
 /** VMD_WAITS: the engine that it rehearses on; VMD_MACHINE: it is to `prepare` then. */
-export function awaitStart(channel: Channel): Start {
+export function awaitStart(channel: Channel, tryOn: TryOn): Start {
   const { VMD_WAITS: waits, VMD_MACHINE: machine } = process.env;
   if (waits !== undefined) {
     rehearseOn(waits as EngineName);
@@ -30,10 +30,11 @@ export function awaitStart(channel: Channel): Start {
   let preparation: Preparation | undefined;
   if (message.kind === "prepare") {
     try {
-      preparation = prepare(message, received.descriptors);
+      preparation = prepare(message, received.descriptors, tryOn);
     } catch (error) {
       if (!isExpected(error)) throw error;
-      // It can't be had any more, as whoever wants it is told by another process.
+      // Whoever wants it gets another process, which says why it can't be had, if that is so.
+      console.error(`vmd: a process that waits: ${error.message}`);
       process.exit(1);
     }
     channel.send(READY);

@@ -13,7 +13,7 @@ import { FileSource } from "../vmm/snapshot/sources.ts";
 import { openBootFiles } from "./boot-files.ts";
 import { random } from "./disk/testing.ts";
 import { memoryRanges } from "./machine.ts";
-import { prepare } from "./preparation.ts";
+import { prepare, type TryOn } from "./preparation.ts";
 import { readConfig, type SnapshotConfig } from "./snapshot/config.ts";
 import { newId, restoredOptions } from "./snapshot/restored.ts";
 import { processorOf, restoreLife, waitFor } from "./snapshot/restore-life.ts";
@@ -61,6 +61,17 @@ function startMessage(wanted: VcpuOptions, restore: RestoreDescription): StartMe
 
 const reopen = (file: number) => openSync(`/proc/self/fd/${file}`, "r");
 
+/** As its process does it. */
+const tryOn: TryOn = (
+  { machine: waiting },
+  { options: wanted, files: { restore } },
+  given,
+  backends,
+) => {
+  const own = { ...host, backends };
+  restoreLife(engine, wanted, restore!, own, given, { prepared: waiting }).leave();
+};
+
 /** All that a machine is, but for what is the host's time. */
 function contents(life: VmLife): unknown {
   const { image, engine: opened } = life;
@@ -102,7 +113,7 @@ function expectSame(
     start: first,
     ...(changed ? { changed: true as const } : {}),
   } as const;
-  const { machine } = prepare(message, given.map(reopen));
+  const { machine } = prepare(message, given.map(reopen), tryOn);
   const restore = { ...description(config, files.length - count), prepared: true as const };
   const rest = files.slice(count).map(reopen);
   using life = restoreLife(engine, wanted, restore, host, rest, { prepared: machine });
@@ -165,7 +176,11 @@ test("its engine is as it was opened, where its snapshot says nothing of a regis
   const request = { config, compress: false, differential: false, template: false, overlays: [] };
   new SnapshotTaker(-1, waitFor).take(life, { ...request, stop: false }, [out], devices);
   const restore = description(readConfig(new FileSource(file)), 1);
-  const { machine } = prepare({ kind: "prepare", start: startMessage(options, restore) }, [file]);
+  const { machine } = prepare(
+    { kind: "prepare", start: startMessage(options, restore) },
+    [file],
+    tryOn,
+  );
   using image = machine.image;
   using prepared = machine.engine;
   using other = new MachineImage(memoryRanges(options.memory, restore.rom));

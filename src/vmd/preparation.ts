@@ -21,14 +21,19 @@ import { PAGE } from "../vmm/snapshot/format.ts";
 import { FileSource } from "../vmm/snapshot/sources.ts";
 import { confine } from "./confine.ts";
 import { idleBackends } from "./backend/idle.ts";
-import { ClassicMachine, memoryRanges } from "./machine.ts";
+import { ClassicMachine, memoryRanges, type VirtioBackends } from "./machine.ts";
 import { applyClock } from "./snapshot/cpu-record.ts";
 import { loadSnapshots } from "./snapshot/load.ts";
 import { openInputs, processorOf } from "./snapshot/restore-life.ts";
 import { machineOptions, type PreparedMachine, takeOn } from "./vm-life.ts";
 import { type Attempt, prepareProbe } from "./sandbox-probe.ts";
 import { Vcpu } from "./vcpu.ts";
-import type { Confinement, PrepareMessage, StartMessage } from "./vm-messages.ts";
+import type {
+  Confinement,
+  PrepareMessage,
+  RestoreDescription,
+  StartMessage,
+} from "./vm-messages.ts";
 
 /** For how long the guest runs for nothing, ms of its time. */
 const SPELL = 250;
@@ -78,14 +83,29 @@ export function settle(
 }
 
 /**
- * @param start of a VM that went on from the same snapshots
+ * Goes on with a machine that waits as when it is wanted, for nothing.
+ * @param descriptors of the snapshot that it is given besides; closed here
+ * @param backends of its devices
+ * @throws what isExpected knows
+ */
+export type TryOn = (
+  preparation: Preparation,
+  start: StartMessage,
+  descriptors: readonly number[],
+  backends: () => VirtioBackends,
+) => void;
+
+/**
+ * @param message with the start of a VM that went on from the same snapshots
  * @param descriptors of the snapshots; closed here
  * @throws what isExpected knows
  */
 export function prepare(
-  { start: { options, files, confine: confinement }, changed }: PrepareMessage,
+  { start, changed }: PrepareMessage,
   descriptors: readonly number[],
+  tryOn: TryOn,
 ): Preparation {
+  const { options, files, confine: confinement } = start;
   const { restore } = files;
   if (restore === undefined) throw new TypeError("nothing to prepare a machine from");
   // What comes later finds nothing to load.
@@ -104,27 +124,64 @@ export function prepare(
   const virtual = applyClock(image, state.cpu);
   const processor = { portable: options.portable, ...processorOf(restore) };
   const engine = stack.use(Engine.open(name, image, { virtual }, processor));
-  // Virtual time would be spent, too.
   const machine = { image, engine, state };
-  if (name === "unicorn" && !virtual && state.mapped) runForNothing(machine, options, files);
-  if (changed) loadChanged(image, descriptors[descriptors.length - 1]);
-  for (const descriptor of descriptors) closeSync(descriptor);
+  const preparation = { ground, pagemap, attention, machine };
+  const left = [...descriptors];
+  const file = changed ? left.pop() : undefined;
+  // Virtual time would be spent, too.
+  if (name === "unicorn" && !virtual && state.mapped) {
+    const opened = engine.cpuBytes().slice();
+    runForNothing(machine, options, files);
+    asOpened(machine, opened);
+    if (file !== undefined) {
+      goOnForNothing(preparation, start, file, tryOn);
+      asOpened(machine, opened);
+    }
+  } else if (file !== undefined) {
+    loadSnapshots(image, [{ source: new FileSource(file), file, verify: false, eager: true }]);
+    closeSync(file);
+  }
+  for (const descriptor of left) closeSync(descriptor);
   stack.move();
-  return { ground, pagemap, attention, machine };
+  return preparation;
 }
 
-/** What is written over these pages later finds them there. */
-function loadChanged(image: MachineImage, file: number): void {
-  loadSnapshots(image, [{ source: new FileSource(file), file, verify: false, eager: true }]);
+/**
+ * Memory then has what changed later: what is written over that finds these pages there.
+ * @param file closed here
+ */
+function goOnForNothing(
+  preparation: Preparation,
+  start: StartMessage,
+  file: number,
+  tryOn: TryOn,
+): void {
+  const { options, files } = start;
+  const restore: RestoreDescription = {
+    ...(files.restore as RestoreDescription),
+    inputs: [{ stream: false, verify: false, eager: true }],
+    cpuid: [],
+    prepared: true,
+  };
+  const own = { ...files, disks: [], cdrom: undefined, interfaces: [], restore };
+  const backends = () => idleBackends(files, options.devices);
+  tryOn(preparation, { ...start, files: own }, [file], backends);
 }
 
-/** What memory holds is as before, and the engine is as it was opened. */
+/** A machine's registers are nobody's, and the engine is as it was opened: a snapshot needn't have all MSRs. */
+function asOpened({ image, engine }: PreparedMachine, opened: Uint8Array): void {
+  engine.setDeadline(Infinity);
+  new Uint8Array(image.cpu.buffer, image.cpu.byteOffset).set(opened);
+  engine.loadCpu();
+  image.forgetRegisters();
+}
+
+/** What memory holds is as before. */
 function runForNothing(
   { image, engine, state }: PreparedMachine,
   options: StartMessage["options"],
   files: StartMessage["files"],
 ): void {
-  const opened = engine.cpuBytes().slice();
   const quiet = { output: () => {}, debug: () => {}, hostTime: Date.now };
   const backends = () => idleBackends(files, options.devices);
   const host = machineOptions(options, { ...quiet, backends });
@@ -142,14 +199,9 @@ function runForNothing(
   clock.timer(() => Atomics.store(vcpu.attention, 0, 1)).arm(clock.sample() + SPELL * NS);
   // How it stops is no matter.
   vcpu.run();
-  engine.setDeadline(Infinity);
-  // A snapshot needn't have all MSRs.
-  new Uint8Array(image.cpu.buffer, image.cpu.byteOffset).set(opened);
-  engine.loadCpu();
   for (const { page, count } of written.collect().runs()) {
     image.revert(page * PAGE, count * PAGE);
     // It will be written again: by the guest, and before that where it has changed since.
     image.populate(page * PAGE, count * PAGE);
   }
-  image.forgetRegisters();
 }

@@ -151,6 +151,11 @@ export class VmLife implements Disposable {
     return life;
   }
 
+  /** Its image and its engine are somebody else's again. */
+  leave(): void {
+    this.#stack.move();
+  }
+
   /** How a stop that isn't attention ends the VM. */
   ending(stop: Exclude<Stop, { kind: "attention" | "debug" }>): Ending {
     const { name } = this.#options;

@@ -27,6 +27,8 @@ import type { Receiver } from "./migration/receiver.ts";
 import { SnapshotTaker, type Taken } from "./snapshot/taker.ts";
 import { receiveLife, restoreLife, waitFor } from "./snapshot/restore-life.ts";
 import { isExpected } from "./expected.ts";
+import type { GuestMemory } from "../vmm/memory.ts";
+import type { VirtioBackends } from "./machine.ts";
 import type { GdbServer } from "./gdb/server.ts";
 import type { Ending, FromVm, RestoreDescription, StartMessage, ToVm } from "./vm-messages.ts";
 import type { VcpuOptions } from "./vm-options.ts";
@@ -190,7 +192,7 @@ class VmProcess {
       this.#preparation?.ground ?? settle(options.engine, this.#start.confine);
     this.#probe = probe;
     for (let lives = 0; ; lives++) {
-      using life = this.#begin(engine, lives === 0);
+      using life = this.#begin(engine, lives === 0, (memory) => this.#devices.connect(memory));
       if (lives === 0) {
         const { description: boot, prefetched } = life;
         this.#post({ kind: "running", engine, why, boot, unconfined, prefetched });
@@ -208,7 +210,18 @@ class VmProcess {
     );
   }
 
-  #begin(engine: EngineName, first: boolean): VmLife {
+  /** Begins with the machine that the process waits with, which stays as it is then. @throws what isExpected knows */
+  tryOn({ ground }: Preparation, backends: () => VirtioBackends): void {
+    this.#begin(ground.engine, true, backends).leave();
+    // Nothing that comes for it is to wake anybody before it runs.
+    watchLibrary().vmm_watch(this.#channel.descriptor, Watch.NOTHING);
+  }
+
+  #begin(
+    engine: EngineName,
+    first: boolean,
+    backends: (memory: GuestMemory) => VirtioBackends,
+  ): VmLife {
     const { options, files } = this.#start;
     // What time it is for the guest goes on over its resets; runs that repeat begin anew.
     const passed = options.virtualTime ? 0 : Date.now() - this.#started;
@@ -223,7 +236,7 @@ class VmProcess {
         this.#announced = true;
         this.#post({ kind: "shutting-down" });
       },
-      backends: (memory) => this.#devices.connect(memory),
+      backends,
       broke: (device, why) => this.#trouble(`${device}: its driver broke a rule: ${why}`),
       // Runs that repeat, and such as are to be replayed, know no time but their own.
       hostTime: options.virtualTime || files.trace !== undefined ? undefined : Date.now,
@@ -550,7 +563,13 @@ class VmProcess {
 
 async function main(): Promise<void> {
   const channel = new Channel(CHANNEL);
-  const { start, descriptors, preparation } = awaitStart(channel);
+  const { start, descriptors, preparation } = awaitStart(
+    channel,
+    (waits, tried, given, backends) => {
+      const vm = new VmProcess(channel, tried, given, undefined, undefined, waits);
+      vm.tryOn(waits, backends);
+    },
+  );
   const end = (message: FromVm) => {
     channel.send(message);
     while (channel.backlog > 0 && channel.flush()) Bun.sleepSync(1);
