@@ -144,6 +144,7 @@ export class WarmPool implements Disposable {
   /** By the keys of their machines; "": without one. */
   readonly #lines = new Map<string, Line>();
   #refill: Timer | undefined;
+  #look: Timer | undefined;
 
   constructor(confine: Confinement | undefined) {
     this.#confine = confine;
@@ -224,10 +225,22 @@ export class WarmPool implements Disposable {
         }
       }
     }
+    this.#lookSoon();
+  }
+
+  // Who wants one needn't read what those have to say first.
+  #lookSoon(): void {
+    clearTimeout(this.#look);
+    this.#look = setTimeout(() => {
+      const all = [...this.#lines.values()].flatMap(({ waiting }) => waiting);
+      if (all.some((one) => !one.ready && one.alive)) this.#lookSoon();
+    }, MOMENT);
+    this.#look.unref();
   }
 
   [Symbol.dispose](): void {
     clearTimeout(this.#refill);
+    clearTimeout(this.#look);
     for (const key of [...this.#lines.keys()]) this.drop(key);
   }
 }
