@@ -10,7 +10,8 @@ import { Rig } from "./rig.ts";
 const PAGES = 0x3000;
 /** Data of string instructions; two pages lie behind the run page's head. */
 const DATA = 0x1000;
-const PORT = 0x8000;
+/** No BAR goes below 0x1000. */
+const PORT = 0x800;
 const MMIO = 0xd0000000;
 const MMIO_SIZE = 0x1000;
 const ITEMS_MAX = 64;

@@ -43,13 +43,37 @@ test("what a device answers is cut to the access size", () => {
   expect(bus.read(0x10, 4)).toBe(0x110);
 });
 
-test("ports can change hands and be given up", () => {
+test("ports can be given up, and only by who has them", () => {
   const bus = new PortBus();
-  bus.add(0x10, 4, new Recorder());
-  bus.remove(0x12, 2);
+  const device = new Recorder();
+  bus.add(0x10, 2, device);
+  bus.add(0x12, 2, device);
+  bus.remove(0x12, 2, device);
   expect(bus.has(0x11)).toBe(true);
   expect(bus.has(0x12)).toBe(false);
+  expect(() => bus.remove(0x12, 2, device)).toThrow("nobody was given");
+  expect(() => bus.remove(0x10, 2, new Recorder())).toThrow("nobody was given");
   expect(() => bus.add(0xffff, 2, new Recorder())).toThrow("don't exist");
+});
+
+test("ports that one device hid are another's again when it leaves, whoever came last", () => {
+  const of = (value: number): PortDevice => ({ read: () => value, write: () => {} });
+  const devices = [of(1), of(2), of(3)];
+  for (const order of [
+    [0, 1, 2],
+    [2, 1, 0],
+    [1, 2, 0],
+  ]) {
+    const bus = new PortBus();
+    devices.forEach((device, index) => bus.add(0x100 + 0x10 * index, 1, device));
+    for (const index of order) bus.add(0x20 + index, 4, devices[index]);
+    const all = () => Array.from({ length: 6 }, (_, port) => bus.read(0x20 + port, 1));
+    expect(all()).toEqual([1, 2, 3, 3, 3, 3]);
+    bus.remove(0x22, 4, devices[2]);
+    expect(all()).toEqual([1, 2, 2, 2, 2, 0xff]);
+    bus.remove(0x21, 4, devices[1]);
+    expect(all()).toEqual([1, 1, 1, 1, 0xff, 0xff]);
+  }
 });
 
 test("an MMIO access belongs to the device that holds all of it", () => {

@@ -12,12 +12,21 @@ function ones(size: number): number {
   return size === 4 ? 0xffffffff : size === 2 ? 0xffff : 0xff;
 }
 
-/** I/O ports 0 to 0xffff. */
+interface PortRange {
+  readonly first: number;
+  readonly end: number;
+  readonly slot: number;
+}
+
+/** I/O ports 0 to 0xffff. Where ranges lie over each other, the device that was the first to have any ports answers last. */
 export class PortBus {
+  /** Who answers. */
   readonly #slot = new Uint16Array(PORTS);
   // Slot 0 is nobody. A slot is never reused, so a freed one costs a few bytes.
   readonly #devices: (PortDevice | undefined)[] = [undefined];
   readonly #widths: Size[] = [4];
+  /** In the order of their slots, whoever moved last: a restored machine's are as they were. */
+  readonly #ranges: PortRange[] = [];
 
   /**
    * Gives `count` ports from `first` on to a device. A wider access than `width` bytes is split
@@ -33,12 +42,30 @@ export class PortBus {
       this.#devices.push(device);
       this.#widths.push(width);
     }
-    this.#slot.fill(slot, first, first + count);
+    const range = { first, end: first + count, slot };
+    const behind = this.#ranges.findIndex((other) => other.slot > slot);
+    this.#ranges.splice(behind < 0 ? this.#ranges.length : behind, 0, range);
+    this.#fill(range);
   }
 
-  /** Takes ports away from whoever has them. */
-  remove(first: number, count: number): void {
-    this.#slot.fill(0, first, first + count);
+  /** Takes ports away from a device that was given them: whoever they hid is there again. */
+  remove(first: number, count: number, device: PortDevice): void {
+    const place = this.#ranges.findIndex((range) => {
+      const { first: from, end, slot } = range;
+      return from === first && end === first + count && this.#devices[slot] === device;
+    });
+    if (place < 0) throw new RangeError(`nobody was given I/O ports 0x${first.toString(16)}`);
+    const [range] = this.#ranges.splice(place, 1);
+    this.#fill(range);
+  }
+
+  #fill({ first, end }: PortRange): void {
+    this.#slot.fill(0, first, end);
+    for (const range of this.#ranges) {
+      if (range.first < end && range.end > first) {
+        this.#slot.fill(range.slot, Math.max(first, range.first), Math.min(end, range.end));
+      }
+    }
   }
 
   /** Whether some device has the port. */

@@ -248,7 +248,7 @@ export class ClassicMachine implements Hardware {
       vmmciFunction(irq, port),
       pic.line(irq),
       (bar, from, to) => {
-        if (from >= 0) ports.remove(from, bar.size);
+        if (from >= 0) ports.remove(from, bar.size, this.vmmci);
         if (to < 0) return;
         this.vmmci.base = to;
         ports.add(to, bar.size, this.vmmci, 4);

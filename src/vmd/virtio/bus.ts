@@ -82,7 +82,7 @@ export class VirtioBus {
       line(irq),
       transport,
       (bar, from, to) => {
-        if (from >= 0) ports.remove(from, bar.size);
+        if (from >= 0) ports.remove(from, bar.size, transport);
         if (to >= 0) ports.add(to, bar.size, transport, 4);
       },
     );
