@@ -6,7 +6,6 @@
  * It is started by VmHost, alone in its namespaces, and ends with its VM, or when whoever started it
  * is gone.
  */
-import { closeSync } from "node:fs";
 import { libraryPathOf } from "../vmm/engine-library.ts";
 import type { EngineName } from "../vmm/engine.ts";
 import { hostLibrary, ioLibrary, type Pointer, ptr, watchLibrary } from "../vmm/native.ts";
@@ -24,13 +23,14 @@ import { VmmciCommand } from "./virtio/vmmci.ts";
 import { type LifeHost, VmLife } from "./vm-life.ts";
 import { Migration } from "./migration/process.ts";
 import type { Receiver } from "./migration/receiver.ts";
-import { SnapshotTaker, type Taken } from "./snapshot/taker.ts";
+import { SnapshotTaker } from "./snapshot/taker.ts";
 import { receiveLife, restoreLife, waitFor } from "./snapshot/restore-life.ts";
 import { isExpected } from "./expected.ts";
 import type { GuestMemory } from "../vmm/memory.ts";
 import type { VirtioBackends } from "./machine.ts";
 import type { GdbServer } from "./gdb/server.ts";
-import type { Ending, FromVm, RestoreDescription, StartMessage, ToVm } from "./vm-messages.ts";
+import type { Ending, FromVm, RestoreDescription, StartMessage } from "./vm-messages.ts";
+import { VmControl } from "./vm-control.ts";
 import type { VcpuOptions } from "./vm-options.ts";
 import { VmStreams } from "./vm-streams.ts";
 
@@ -42,8 +42,6 @@ const LOOK = 100;
 /** So many failures are told: a guest may cause any number. */
 const TROUBLES = 100;
 
-const PAGE = 4096;
-
 type RecordingModule = typeof import("./recording/machine-recorder.ts");
 
 class VmProcess {
@@ -54,36 +52,26 @@ class VmProcess {
   readonly #snapshots: number[] = [];
   /** Tells how much is there of the last of them. */
   readonly #progress: number | undefined;
-  readonly #taker: SnapshotTaker;
   readonly #migration: Migration;
   readonly #observers: ExitObservers;
   readonly #attention: Int32Array;
   readonly #streams: VmStreams;
   readonly #started = Date.now();
   readonly #devices: HostDevices;
+  readonly #control: VmControl;
   readonly #gdb: GdbServer | undefined;
   /** The process waited with a machine, confined. */
   #preparation: Preparation | undefined;
   #troubles = 0;
   /** Of a recording, those of machines that are gone. */
   #exitsBefore = 0;
-  /** Pages; the guest's resets don't change what the host wants. */
-  #balloonTarget = 0;
   #life: VmLife | undefined;
   #receiver: Receiver | undefined;
   /** Input is let in by it alone. */
   readonly #recording: MachineRecorder | undefined;
   #probe: ((what: Attempt) => string) | undefined;
-  #paused = false;
-  /** The snapshots that it goes on from are as they will be. */
-  #written = false;
-  /** What came before that. */
-  readonly #deferred: { message: ToVm; descriptors: readonly number[] }[] = [];
-  /** The guest was asked to go: its next reset is the end. */
-  #leaving = false;
   /** The guest said that it shuts down: it isn't told again, however often the guest says it. */
   #announced = false;
-  #stopped = false;
 
   /** @param gdb loaded only for a VM with a debugger. @param recording absent where nothing is to be recorded */
   constructor(
@@ -98,16 +86,15 @@ class VmProcess {
     this.#start = start;
     this.#preparation = preparation;
     const pagemap = preparation?.pagemap ?? hostLibrary().vmm_pagemap_open();
-    this.#taker = new SnapshotTaker(pagemap, waitFor);
     this.#migration = new Migration({
       channel: channel.descriptor,
       pagemap,
       post: (event) => this.#post({ kind: "migration", event }),
       flushDisks: () => this.#devices.flush(),
       attend: () => {
-        this.#messages();
+        this.#control.listen();
         this.#channel.flush();
-        if (this.#stopped) throw new SnapshotError("stopped while it was received");
+        if (this.#control.stopped) throw new SnapshotError("stopped while it was received");
       },
     });
     const left = [...descriptors];
@@ -130,7 +117,7 @@ class VmProcess {
       this.#recording = new recording.MachineRecorder(file, {
         attention: this.#attention,
         attend: () => this.#attend(this.#life),
-        stopped: () => this.#stopped,
+        stopped: () => this.#control.stopped,
       });
     }
     const watch = (descriptor: number, events: number) => {
@@ -166,6 +153,19 @@ class VmProcess {
       recording: this.#recording,
       failed: (why) => this.#trouble(why),
     });
+    this.#control = new VmControl({
+      channel,
+      taker: new SnapshotTaker(pagemap, waitFor),
+      migration: this.#migration,
+      observers: this.#observers,
+      streams: this.#streams,
+      devices: this.#devices,
+      recording: this.#recording,
+      life: () => this.#life,
+      exits: () => (this.#life?.vcpu.exits ?? this.#exitsBefore) - this.#exitsBefore,
+      post: (message) => this.#post(message),
+      probe: (what) => this.#probe?.(what) ?? "no probe",
+    });
     watch(channel.descriptor, Watch.INPUT);
     this.#gdb =
       gdb &&
@@ -173,7 +173,7 @@ class VmProcess {
         listener: next(),
         channel: channel.descriptor,
         watch,
-        kill: () => (this.#stopped = true),
+        kill: () => (this.#control.stopped = true),
       });
     this.#devices.watch();
     if (start.terminal) {
@@ -206,7 +206,10 @@ class VmProcess {
 
   #isLast({ kind }: Ending): boolean {
     return (
-      kind !== "reset" || this.#start.options.reboot === false || this.#stopped || this.#leaving
+      kind !== "reset" ||
+      this.#start.options.reboot === false ||
+      this.#control.stopped ||
+      this.#control.leaving
     );
   }
 
@@ -249,7 +252,7 @@ class VmProcess {
         throw new FileError("the guest reset its machine, and what it boots from is not to be had");
       }
       life = VmLife.boot(engine, lifeOptions, this.#set, host);
-      life.machine.balloon?.target(this.#balloonTarget);
+      life.machine.balloon?.target(this.#control.balloonTarget);
     }
     this.#announced = false;
     this.#recording?.begin(life, JSON.parse(files.record?.config ?? "{}") as object);
@@ -282,7 +285,7 @@ class VmProcess {
       this.#receiver = this.#migration.receive(files[0], restore.receive.answers);
       life = receiveLife(engine, options, restore, host, this.#receiver, this.#devices);
     }
-    this.#balloonTarget = life.machine.balloon?.wanted ?? 0;
+    this.#control.balloonTarget = life.machine.balloon?.wanted ?? 0;
     life.machine.syncTime();
     const { clone } = restore;
     if (clone !== undefined) life.machine.vmmci.generation = Buffer.from(clone.generation, "hex");
@@ -291,36 +294,10 @@ class VmProcess {
 
   /** @returns whether all is written */
   #waitForMore(hears: readonly number[]): boolean {
-    this.#messages(["written", "stop"]);
-    if (this.#stopped) throw new SnapshotError("stopped while its snapshot was written");
-    if (!this.#written) pollInputs([...hears, this.#channel.descriptor], LOOK);
-    return this.#written;
-  }
-
-  #snapshot(
-    life: VmLife | undefined,
-    request: Extract<ToVm, { kind: "snapshot" }>,
-    descriptors: readonly number[],
-  ): void {
-    // None while it is settled who runs the guest, nor of one that is being recorded.
-    this.#tell(this.#taker.hurry());
-    const taken = this.#migration.frozen || this.#recording !== undefined ? undefined : life;
-    this.#tell(this.#taker.take(taken, request, descriptors, this.#devices));
-  }
-
-  /** A snapshot is written, or can't be. */
-  #tell(taken: Taken | undefined): void {
-    if (taken === undefined) return;
-    if (taken.stopped) this.#stopped = true;
-    this.#post({ kind: "snapshot", result: taken.result });
-  }
-
-  /** Goes on with a snapshot of a guest that runs. */
-  #copy(): void {
-    if (!this.#taker.pending) return;
-    const later = this.#taker.step(this.#paused);
-    if (typeof later === "number") watchLibrary().vmm_watch_later(Math.ceil(later * 1000));
-    else this.#tell(later);
+    this.#control.listen(["written", "stop"]);
+    if (this.#control.stopped) throw new SnapshotError("stopped while its snapshot was written");
+    if (!this.#control.written) pollInputs([...hears, this.#channel.descriptor], LOOK);
+    return this.#control.written;
   }
 
   #live(life: VmLife): Ending {
@@ -340,7 +317,7 @@ class VmProcess {
           const message = `${options.name}: sent to another place`;
           return { kind: "stopped", code: 0, message, registers: "" };
         }
-        if (this.#stopped) {
+        if (this.#control.stopped) {
           life.machine.flush();
           const why = this.#observers.flush();
           if (why !== undefined) return life.ending({ kind: "crash", why });
@@ -355,7 +332,7 @@ class VmProcess {
       }
     } finally {
       this.#migration.abandon();
-      this.#tell(this.#taker.abandon("the guest reset its machine, ended, or was sent"));
+      this.#control.abandon("the guest reset its machine, ended, or was sent");
       this.#devices.abandon();
       this.#observers.end();
       this.#life = undefined;
@@ -378,19 +355,19 @@ class VmProcess {
   #attend(life: VmLife | undefined): void {
     do {
       if (this.#migration.frozen) this.#migration.sleep();
-      else if (this.#paused) this.#sleep();
+      else if (this.#control.paused) this.#sleep();
       Atomics.store(this.#attention, 0, 0);
-      this.#messages();
+      this.#control.listen();
       this.#channel.flush();
       this.#streams.flush();
       // What comes for the guest waits until it is known where it runs.
       if (this.#migration.serve()) continue;
-      this.#copy();
+      this.#control.copy();
       this.#streams.read();
       this.#devices.vsock?.attend();
       // The recorder does it where something came.
       if (this.#recording === undefined) life?.machine.idle();
-    } while ((this.#paused || this.#migration.frozen) && !this.#stopped);
+    } while ((this.#control.paused || this.#migration.frozen) && !this.#control.stopped);
   }
 
   #sleep(): void {
@@ -407,133 +384,9 @@ class VmProcess {
     this.#recording?.console(bytes);
   }
 
-  /** @param only kinds that are obeyed; the others wait for the next call without it */
-  #messages(only?: readonly ToVm["kind"][]): void {
-    if (only === undefined) {
-      for (const { message, descriptors } of this.#deferred.splice(0)) {
-        this.#obey(message, descriptors);
-      }
-    }
-    for (;;) {
-      const received = this.#channel.receive();
-      if (received === "none") return;
-      // Whoever started this is gone: so is the VM.
-      if (received === "end") process.exit(1);
-      const message = JSON.parse(received.text) as ToVm;
-      const { descriptors } = received;
-      if (only === undefined || only.includes(message.kind)) this.#obey(message, descriptors);
-      else this.#deferred.push({ message, descriptors });
-    }
-  }
-
-  #obey(message: ToVm, descriptors: readonly number[]): void {
-    const life = this.#life;
-    switch (message.kind) {
-      case "attach":
-        this.#streams.hub(message.stream).add(descriptors[0], message);
-        return;
-      case "pause":
-      case "unpause":
-        this.#paused = message.kind === "pause";
-        if (!this.#paused) {
-          this.#migration.proceed();
-          life?.machine.syncTime();
-        }
-        this.#post({ kind: this.#paused ? "paused" : "unpaused" });
-        return;
-      case "registers":
-        this.#post({ kind: "registers", text: life?.registers() ?? "" });
-        return;
-      case "statistics":
-        this.#post({
-          kind: "statistics",
-          statistics: {
-            now: life?.machine.clock.now ?? 0,
-            resident: life?.image.resident ?? 0,
-            exits: (life?.vcpu.exits ?? this.#exitsBefore) - this.#exitsBefore,
-            ...this.#streams.statistics,
-          },
-        });
-        return;
-      case "vsock-answer":
-        this.#devices.vsock?.answer(message.id, descriptors.at(0));
-        return;
-      case "vsock-open":
-        this.#devices.vsock?.open(message.port, descriptors[0]);
-        return;
-      case "vsock-listen":
-        this.#devices.vsock?.listen();
-        return;
-      case "capture":
-        if (!this.#devices.capture(message.place, descriptors[0])) closeSync(descriptors[0]);
-        return;
-      case "snapshot":
-        this.#snapshot(life, message, descriptors);
-        return;
-      case "written":
-        this.#written = true;
-        return;
-      case "forget-template":
-        this.#taker.forgetTemplate();
-        return;
-      case "balloon":
-        this.#balloon(life, message.target);
-        return;
-      case "shutdown":
-        this.#shutDown(life, message.reset === true);
-        return;
-      case "send":
-      case "disks-unlocked":
-      case "disks-locked":
-      case "disks":
-        if (message.kind === "send") this.#tell(this.#taker.hurry());
-        this.#migration.obey(message, descriptors, life);
-        return;
-      case "count-exits": {
-        const answer = this.#observers.count(message.on);
-        if (answer !== undefined) this.#post({ kind: "exit-counts", ...answer });
-        return;
-      }
-      case "probe":
-        this.#post({ kind: "probe", result: this.#probe?.(message.what) ?? "no probe" });
-        return;
-      case "stop":
-        this.#tell(this.#taker.hurry());
-        this.#stopped = true;
-        return;
-      case "start":
-      case "prepare":
-        return;
-    }
-  }
-
-  #balloon(life: VmLife | undefined, target: number | undefined): void {
-    const balloon = life?.machine.balloon;
-    if (balloon === undefined) {
-      this.#post({ kind: "balloon" });
-      return;
-    }
-    if (target !== undefined) this.#balloonTarget = Math.floor(target / PAGE);
-    balloon.target(this.#balloonTarget);
-    this.#recording?.balloon(this.#balloonTarget);
-    const actual = balloon.actual * PAGE;
-    this.#post({ kind: "balloon", balloon: { target: this.#balloonTarget * PAGE, actual } });
-  }
-
-  // As vmd does it: the guest is to reset, since not every guest can power a machine off.
-  #shutDown(life: VmLife | undefined, reset: boolean): void {
-    const asked = life?.machine.vmmci.request(VmmciCommand.REBOOT) ?? false;
-    if (asked) {
-      this.#leaving = !reset;
-      this.#observers.request(VmmciCommand.REBOOT);
-      this.#recording?.request(VmmciCommand.REBOOT);
-    }
-    this.#post({ kind: "shutdown", asked });
-  }
-
   /** Gives the rest of the output to who is to lose nothing, unless they are gone or stop it. */
   drain(): void {
-    while (this.#streams.pending && !this.#stopped) {
+    while (this.#streams.pending && !this.#control.stopped) {
       this.#attend(undefined);
       if (this.#streams.pending) this.#sleep();
     }
