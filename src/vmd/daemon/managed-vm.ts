@@ -1,34 +1,25 @@
 /** One VM of the daemon: its states, and what leads from one to the next. */
 import { closeSync, readFileSync } from "node:fs";
-import type { Accounts } from "../accounts.ts";
 import type { MigrationEvent } from "../migration/messages.ts";
 import type { RequestOf, VmState, VmStatus } from "../protocol.ts";
 import { newId } from "../snapshot/restored.ts";
 import { type RestoreLaunch, VmHost } from "../vm-host.ts";
-import type { BalloonState, Confinement, Ending, StreamName } from "../vm-messages.ts";
+import type { BalloonState, Ending, StreamName } from "../vm-messages.ts";
 import { VmError } from "../vm-options.ts";
 import type { WarmPool } from "../warm-process.ts";
-import type { GdbHost } from "../gdb-host.ts";
-import type { VsockHost } from "../vsock-host.ts";
 import { NativeError } from "../../vmm/native.ts";
 import { DiskLocks } from "./disk-locks.ts";
+import { Holdings, type HoldingsContext } from "./holdings.ts";
 import type { Incoming } from "./incoming.ts";
 import { launchOptions, openedRecord } from "./launch.ts";
-import type { Log } from "./log.ts";
 import { formatMac } from "../net/mac.ts";
 import { Moving } from "./moving.ts";
 import { requireSnapshots, snapshotConfig } from "./snapshot-config.ts";
-import { type InterfaceEnd, NetworkError, type Networks, openedInterface } from "../net/index.ts";
+import { NetworkError } from "../net/index.ts";
 import { RefusalError } from "./refusal.ts";
-import { Resources } from "./resources.ts";
 import type { Owner, VmSettings } from "./settings.ts";
 import { GlobError } from "../share/glob.ts";
-import { SHARE_ROOT_FLAGS, ShareError } from "../share/share-host.ts";
-import type { ShareOption } from "../share-option.ts";
-import { type OpenedShare, openShares } from "../shares.ts";
-import { openAs } from "./settings.ts";
-import { openGdb } from "./gdb.ts";
-import { openVsock } from "./vsock.ts";
+import { ShareError } from "../share/share-host.ts";
 
 /** vmd's times, ms: a guest has so long to acknowledge a shutdown, and then to finish it. */
 const ACKNOWLEDGE = 3_000;
@@ -41,12 +32,7 @@ const REBOOT_INTERVAL = 6_000;
 const PAGE = 4096;
 
 /** What the VMs of a daemon share. */
-export interface VmContext {
-  readonly log: Log;
-  readonly accounts: () => Accounts;
-  /** Absent: VM processes are not confined. */
-  readonly confine: Confinement | undefined;
-  readonly networks: Networks;
+export interface VmContext extends HoldingsContext {
   readonly pool: WarmPool;
   /** Told when a VM has stopped. */
   readonly stopped: (vm: ManagedVm) => void;
@@ -58,14 +44,7 @@ export class ManagedVm {
   readonly #context: VmContext;
   #state: VmState = "stopped";
   #host: VmHost | undefined;
-  #resources: Resources | undefined;
-  #ends: InterfaceEnd[] = [];
-  /** The VM process has what was opened for it. */
-  #given = false;
-  /** The host's end of its socket device, until the VM process has it. */
-  #vsock: VsockHost | undefined;
-  #gdb: GdbHost | undefined;
-  #shares: OpenedShare[] = [];
+  #holdings: Holdings | undefined;
   #moving = new Moving(undefined);
   /** Who started it: they operate it while it runs. */
   #operator: Owner | undefined;
@@ -103,7 +82,7 @@ export class ManagedVm {
   }
 
   get tty(): string | undefined {
-    return this.#resources?.tty;
+    return this.#holdings?.resources.tty;
   }
 
   /** Where it comes from and goes to, in this run. */
@@ -113,12 +92,12 @@ export class ManagedVm {
 
   /** Link addresses of its interfaces, while it runs. */
   get macs(): string[] {
-    return this.#ends.map(({ mac }) => formatMac(mac));
+    return (this.#holdings?.ends ?? []).map(({ mac }) => formatMac(mac));
   }
 
   /** Where its interfaces lead, while it runs. */
   get interfaces(): string[] {
-    return this.#ends.map(({ where }) => where);
+    return (this.#holdings?.ends ?? []).map(({ where }) => where);
   }
 
   /** Pages that were prefetched when it was restored. */
@@ -159,7 +138,7 @@ export class ManagedVm {
     prepared?: string,
   ): Promise<number | undefined> {
     if (this.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
-    const { log, accounts, confine } = this.#context;
+    const { log, confine } = this.#context;
     const before = this.#state;
     this.#state = "starting";
     this.#operator = operator;
@@ -168,39 +147,25 @@ export class ManagedVm {
     this.#moving = new Moving(incoming);
     try {
       const { settings } = this;
-      const resources = new Resources(settings, accounts(), {
+      const holdings = new Holdings(this.id, settings, this.#context, {
         restored: restore !== undefined,
         disksLater: incoming !== undefined,
       });
-      this.#resources = resources;
+      this.#holdings = holdings;
+      const { resources } = holdings;
       const options = launchOptions(settings, resources);
-      await this.#openInterfaces();
-      this.#shares = await this.#openShares();
-      this.#vsock = openVsock(settings, accounts());
+      await holdings.connect();
       this.#moving.locks = new DiskLocks(resources.disks);
-      this.#gdb = openGdb(settings);
       const host = new VmHost({
+        ...holdings.launch,
         options,
-        files: resources.files,
         restore,
-        trace: resources.trace,
         record: openedRecord(this, resources),
-        disks: resources.disks,
-        cdrom: resources.cdrom,
-        interfaces: this.#ends.map((end, place) => ({
-          ...openedInterface(end),
-          limits: settings.interfaces[place].limits,
-        })),
-        vsock: this.#vsock,
-        gdb: this.#gdb,
-        shares: this.#shares,
-        terminal: resources.terminal,
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
         process: restore === undefined ? undefined : this.#context.pool.take(prepared),
       });
-      resources.given();
-      this.#given = true;
+      holdings.given();
       this.#host = host;
       host.onEvent = (event) => {
         if (event.kind === "rebooted") this.#rebooted(event.by);
@@ -321,7 +286,7 @@ export class ManagedVm {
     if (record !== undefined) {
       throw new RefusalError("EINVAL", `the vm is recorded in ${record.path}, with its frames`);
     }
-    if (this.#ends[place] === undefined) {
+    if (this.#holdings?.ends[place] === undefined) {
       throw new RefusalError("EINVAL", `the vm has no interface ${place}`);
     }
     return host.capture(place);
@@ -443,56 +408,10 @@ export class ManagedVm {
     return ending;
   }
 
-  async #openInterfaces(): Promise<void> {
-    const { networks, log } = this.#context;
-    const { id, name } = this;
-    const bootNet = this.settings.bootDevice === "net";
-    this.#given = false;
-    for (const [place, request] of this.settings.interfaces.entries()) {
-      const end = await networks.open(request, { id, name, place, bootNet });
-      this.#ends.push(end);
-      log.debug("interface", { vm: name, place, where: end.where });
-    }
-  }
-
-  /** As whoever named them: with their rights a directory is opened, and its files are theirs. */
-  async #openShares(): Promise<OpenedShare[]> {
-    const opened: OpenedShare[] = [];
-    const { log, confine } = this.#context;
-    const warn = (message: string) => log.warn(message, { vm: this.name });
-    for (const { by, ...share } of this.settings.shares ?? []) {
-      const foreign = by !== undefined && by.uid !== process.geteuid!();
-      const open = ({ path }: ShareOption) => {
-        try {
-          return openAs(path, SHARE_ROOT_FLAGS, by);
-        } catch (error) {
-          throw new ShareError(`share ${path}: ${(error as NodeJS.ErrnoException).code}`);
-        }
-      };
-      try {
-        const whom = foreign ? { uid: by.uid, gid: by.gid } : confine;
-        opened.push(...(await openShares([share], { confine: whom, open, warn })));
-      } catch (error) {
-        for (const { host } of opened) host.stop();
-        throw error;
-      }
-    }
-    return opened;
-  }
-
   #release(): void {
-    for (const { host } of this.#shares.splice(0)) host.stop();
-    for (const end of this.#ends.splice(0)) {
-      if (!this.#given) closeSync(end.descriptor);
-      this.#context.networks.close(end);
-    }
-    this.#vsock?.[Symbol.dispose]();
-    this.#vsock = undefined;
     this.#moving[Symbol.dispose]();
-    this.#gdb?.[Symbol.dispose]();
-    this.#gdb = undefined;
-    this.#resources?.[Symbol.dispose]();
-    this.#resources = undefined;
+    this.#holdings?.[Symbol.dispose]();
+    this.#holdings = undefined;
   }
 }
 
