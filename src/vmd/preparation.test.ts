@@ -30,6 +30,9 @@ if (missing !== undefined) console.log(`a prepared Linux skipped: ${missing}`);
 
 const ROUNDS = 8;
 const MSR_TSC = 0x10;
+/** Ports of the entropy device, and where its queue's used ring lies. */
+const RNG = 0x2000;
+const USED = 0x42000;
 const host = { output: () => {}, debug: () => {}, hostTime: Date.now };
 const devices = { flush: () => {}, states: () => [], rebase: () => {} };
 let folder = "";
@@ -211,6 +214,48 @@ test("a page that a later file clears stays cleared, whoever wrote it", () => {
     base = id;
   }
   expectSame(options, files, 2);
+});
+
+test("what devices write when it goes on for nothing, it hasn't got", () => {
+  const opened = openBootFiles(options);
+  using life = VmLife.boot(engine, options, opened, host);
+  closeSync(opened.kernel.descriptor);
+  const { memory, ports } = life.machine;
+  const out = (at: number, size: 1 | 2 | 4, value: number) => ports.write(RNG + at, size, value);
+  const taker = new SnapshotTaker(-1, waitFor);
+  const files: number[] = [];
+  let base: string | undefined;
+  const steps = [
+    () => memory.write32(USED, 0x12345678),
+    // A queue whose used ring the device writes to as soon as it goes on: virtio 1.2, § 4.1.4.3.
+    () => {
+      for (const status of [0, 3]) out(0x14, 1, status);
+      out(0x08, 4, 1);
+      out(0x0c, 4, 1);
+      out(0x14, 1, 11);
+      out(0x16, 2, 0);
+      [0x40000, 0x41000, USED].forEach((ring, index) => out(0x20 + 8 * index, 4, ring));
+      out(0x1c, 2, 1);
+      out(0x14, 1, 15);
+    },
+    // The guest resets it, and writes nothing itself.
+    () => out(0x14, 1, 0),
+  ];
+  for (const step of steps) {
+    step();
+    const file = hostLibrary().vmm_memory_file(0);
+    files.push(reopen(file));
+    const id = newId();
+    const config = JSON.stringify({ format: 1, id, base: base && { id: base }, ...CONFIG });
+    const request = { config, compress: false, differential: true, template: true, overlays: [] };
+    const { result } = taker.take(life, { ...request, stop: false }, [file], devices)!;
+    expect(result.failure).toBeUndefined();
+    base ??= id;
+  }
+  const [first, changed, last] = files;
+  expectSame(options, [first, last], 1);
+  expectSame(options, [first, last], 1, changed);
+  for (const file of files) closeSync(file);
 });
 
 describe.skipIf(missing !== undefined)("Linux", () => {

@@ -138,7 +138,7 @@ export function prepare(
       asOpened(machine, opened);
     }
   } else if (file !== undefined) {
-    loadSnapshots(image, [{ source: new FileSource(file), file, verify: false, eager: true }]);
+    loadChanged(image, file);
     closeSync(file);
   }
   for (const descriptor of left) closeSync(descriptor);
@@ -147,7 +147,7 @@ export function prepare(
 }
 
 /**
- * Memory then has what changed later: what is written over that finds these pages there.
+ * Memory then has what changed later, and nothing else: what is written over that finds these pages there.
  * @param file closed here
  */
 function goOnForNothing(
@@ -156,6 +156,11 @@ function goOnForNothing(
   file: number,
   tryOn: TryOn,
 ): void {
+  const { image, engine } = preparation.machine;
+  using written = new DirtyLog(engine, image.memory).follow();
+  loadChanged(image, file);
+  const changed = written.collect().copy();
+  written.clear();
   const { options, files } = start;
   const restore: RestoreDescription = {
     ...(files.restore as RestoreDescription),
@@ -166,6 +171,14 @@ function goOnForNothing(
   const own = { ...files, disks: [], cdrom: undefined, interfaces: [], restore };
   const backends = () => idleBackends(files, options.devices);
   tryOn(preparation, { ...start, files: own }, [file], backends);
+  // Devices write to their rings when they go on.
+  const devices = written.collect().copy();
+  devices.removeAll(changed);
+  for (const { page, count } of devices.runs()) image.revert(page * PAGE, count * PAGE);
+}
+
+function loadChanged(image: MachineImage, file: number): void {
+  loadSnapshots(image, [{ source: new FileSource(file), file, verify: false, eager: true }]);
 }
 
 /** A machine's registers are nobody's, and the engine is as it was opened: a snapshot needn't have all MSRs. */

@@ -63,6 +63,8 @@ class VmProcess {
   /** The process waited with a machine, confined. */
   #preparation: Preparation | undefined;
   #troubles = 0;
+  /** It is no VM: nobody is told anything. */
+  #quiet = false;
   /** Of a recording, those of machines that are gone. */
   #exitsBefore = 0;
   #life: VmLife | undefined;
@@ -215,6 +217,7 @@ class VmProcess {
 
   /** Begins with the machine that the process waits with, which stays as it is then. @throws what isExpected knows */
   tryOn({ ground }: Preparation, backends: () => VirtioBackends): void {
+    this.#quiet = true;
     this.#begin(ground.engine, true, backends).leave();
     // Nothing that comes for it is to wake anybody before it runs.
     watchLibrary().vmm_watch(this.#channel.descriptor, Watch.NOTHING);
@@ -410,6 +413,7 @@ class VmProcess {
   }
 
   #post(message: FromVm): void {
+    if (this.#quiet) return;
     if (!this.#channel.send(message)) process.exit(1);
   }
 }

@@ -8,11 +8,19 @@ import { environment } from "./environment.ts";
 import type { Confinement, PrepareMessage } from "./vm-messages.ts";
 import { parseFromVm } from "./vm-schema.ts";
 
+export interface WarmOptions {
+  /** It has time to rehearse, on this engine; it then takes none from others. */
+  readonly waits?: EngineName;
+  /** ... and will be told to `prepare`. */
+  readonly machine?: boolean;
+}
+
 /** A VM process that waits for its start message, and the other end of its channel. */
 export class WarmProcess {
   readonly channel: Channel;
   readonly process: Bun.Subprocess;
   #prepared = 0;
+  #order = 0;
   #ready = false;
   /** It has ended, or says what it shouldn't. */
   #gone = false;
@@ -20,14 +28,9 @@ export class WarmProcess {
 
   /**
    * @param confine absent: it gets no namespaces of its own.
-   * @param waits it has time to rehearse, on this engine; it then takes none from others
-   * @param machine and will be told to `prepare`
    * @throws an errno error when there is no process to be had
    */
-  constructor(
-    confine: Confinement | undefined,
-    { waits, machine = false }: { waits?: EngineName; machine?: boolean } = {},
-  ) {
+  constructor(confine: Confinement | undefined, { waits, machine = false }: WarmOptions = {}) {
     const [ours, theirs] = Channel.pair();
     this.channel = new Channel(ours);
     const program = [process.execPath, programPath("vmd/vm-process.ts")];
@@ -54,11 +57,25 @@ export class WarmProcess {
     return this.#prepared;
   }
 
+  /** Order of what changed since them, which is there, too; 0: nothing is. See Wanted. */
+  get order(): number {
+    return this.#order;
+  }
+
   /** Has it make a machine while it waits. @throws NativeError */
-  prepare({ message, files }: Prepared): void {
-    const own = files.map((file) => check("a snapshot", daemonLibrary().vmm_duplicate(file)));
+  prepare({ message, files, order = 0 }: Prepared): void {
+    const own: number[] = [];
+    try {
+      for (const file of files) {
+        own.push(check("a snapshot", daemonLibrary().vmm_duplicate(file)));
+      }
+    } catch (error) {
+      for (const descriptor of own) closeSync(descriptor);
+      throw error;
+    }
     this.channel.send(message, own);
     this.#prepared = files.length - (message.changed ? 1 : 0);
+    this.#order = order;
   }
 
   /** Whether it has nothing left to do; not to be asked any more once it has a VM. */
@@ -117,6 +134,19 @@ export interface Prepared {
   readonly message: PrepareMessage;
   /** Its snapshots' files, as its message describes them; duplicated for each process, and closed with the last. */
   readonly files: readonly number[];
+  /** Of what changed, where the message says that there is that; from 1 on. */
+  readonly order?: number;
+}
+
+/** A machine that somebody would best go on with. */
+export interface Wanted {
+  /** See Prepared. */
+  readonly key: string;
+  /**
+   * What changed up to then will be given besides: no process that has later ones will do, whose pages
+   * may be others than those. Default: none that has any.
+   */
+  readonly order?: number;
 }
 
 /** So long a process that nobody took stays, ms. */
@@ -140,14 +170,19 @@ interface Line {
  * was started has the processors to itself; and they go when nobody takes any for a while.
  */
 export class WarmPool implements Disposable {
-  readonly #confine: Confinement | undefined;
+  readonly #make: (options?: WarmOptions) => WarmProcess;
+  #closed = false;
   /** By the keys of their machines; "": without one. */
   readonly #lines = new Map<string, Line>();
   #refill: Timer | undefined;
   #look: Timer | undefined;
 
-  constructor(confine: Confinement | undefined) {
-    this.#confine = confine;
+  /** @param make starts a process */
+  constructor(
+    confine: Confinement | undefined,
+    make = (options?: WarmOptions) => new WarmProcess(confine, options),
+  ) {
+    this.#make = make;
   }
 
   /**
@@ -155,6 +190,10 @@ export class WarmPool implements Disposable {
    * @param prepared taken over
    */
   want(count: number, engine: EngineName, prepared?: Prepared): void {
+    if (this.#closed) {
+      closeAll(prepared);
+      return;
+    }
     const key = prepared?.key ?? "";
     let line = this.#lines.get(key);
     if (line === undefined || line.engine !== engine) {
@@ -187,14 +226,13 @@ export class WarmPool implements Disposable {
 
   /**
    * One that has waited, if there is one that is ready; else a new one.
-   * @param key of the machine that it best has
    * @throws an errno error
    */
-  take(key = ""): WarmProcess {
+  take({ key, order: latest = 0 }: Wanted = { key: "" }): WarmProcess {
     if (this.#lines.size > 0) this.#fillSoon();
     for (const line of [this.#lines.get(key), this.#lines.get("")]) {
       if (line === undefined) continue;
-      const one = line.waiting.find((candidate) => candidate.ready && candidate.alive);
+      const one = line.waiting.find(({ order, ready, alive }) => order <= latest && ready && alive);
       for (const gone of line.waiting.filter(({ alive }) => !alive)) gone.discard();
       const left = line.waiting.filter((other) => other !== one && other.alive);
       line.waiting.splice(0, Infinity, ...left);
@@ -203,7 +241,7 @@ export class WarmPool implements Disposable {
       return one;
     }
     // One that isn't ready yet has more to do than one that is new.
-    return new WarmProcess(this.#confine);
+    return this.#make();
   }
 
   #fillSoon(): void {
@@ -215,12 +253,13 @@ export class WarmPool implements Disposable {
   #fill(): void {
     for (const { engine, prepared, waiting, wanted } of this.#lines.values()) {
       while (waiting.length < wanted) {
+        let one: WarmProcess | undefined;
         try {
-          const machine = prepared !== undefined;
-          const one = new WarmProcess(this.#confine, { waits: engine, machine });
+          one = this.#make({ waits: engine, machine: prepared !== undefined });
           if (prepared !== undefined) one.prepare(prepared);
           waiting.push(one);
         } catch {
+          one?.discard();
           return;
         }
       }
@@ -239,6 +278,7 @@ export class WarmPool implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#closed = true;
     clearTimeout(this.#refill);
     clearTimeout(this.#look);
     for (const key of [...this.#lines.keys()]) this.drop(key);

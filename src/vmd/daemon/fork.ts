@@ -14,7 +14,7 @@ import type { RequestOf } from "../protocol.ts";
 import { readConfig, type SnapshotConfig } from "../snapshot/config.ts";
 import { newId } from "../snapshot/restored.ts";
 import type { RestoreLaunch, VmHost } from "../vm-host.ts";
-import type { Prepared, WarmPool } from "../warm-process.ts";
+import type { Prepared, Wanted, WarmPool } from "../warm-process.ts";
 import type { SnapshotResult } from "../vm-messages.ts";
 import { VmError } from "../vm-options.ts";
 import type { ManagedVm } from "./managed-vm.ts";
@@ -43,8 +43,8 @@ export interface Template extends Disposable {
    * is written. @throws RefusalError
    */
   launch(): Promise<RestoreLaunch>;
-  /** Key of the machine that processes wait with. */
-  readonly prepared: string;
+  /** What processes may wait with. */
+  readonly wanted: Wanted;
   /** Has processes wait for more of them, once it is disposed of. @param copy runs */
   prepare(copy: VmHost): void;
 }
@@ -59,6 +59,8 @@ export interface Written {
 
 /** What a template is at a time. */
 interface Parts {
+  /** Of all templates, in which their VMs were asked for them. */
+  readonly order: number;
   config: SnapshotConfig;
   /** Of processes that wait with the first of its files. */
   key: string;
@@ -87,6 +89,7 @@ export class Templates implements Disposable {
   readonly #timers = new Map<VmHost, Timer>();
   readonly #pool: WarmPool;
   #made = 0;
+  #asked = 0;
 
   /** @param pool where copies' processes wait */
   constructor(pool: WarmPool) {
@@ -121,9 +124,10 @@ export class Templates implements Disposable {
       throw error;
     }
     const whole = { ...before?.config, ...config } as SnapshotConfig;
-    const parts: Parts = { config: whole, key: before?.key ?? "", files };
-    const wanted = { overlays, config, memory: files[files.length - 1], tells: progress?.[1] };
-    const written = this.#write(vm, wanted, before, parts, caller);
+    const order = ++this.#asked;
+    const parts: Parts = { order, config: whole, key: before?.key ?? "", files };
+    const target = { overlays, config, memory: files[files.length - 1], tells: progress?.[1] };
+    const written = this.#write(vm, target, before, parts, caller);
     written.catch(() => {});
     try {
       if (progress === undefined) await written;
@@ -142,7 +146,7 @@ export class Templates implements Disposable {
   /** @throws RefusalError */
   async #write(
     vm: ManagedVm,
-    wanted: Wanted,
+    target: Target,
     before: Kept | undefined,
     parts: Parts,
     caller: Caller,
@@ -150,23 +154,23 @@ export class Templates implements Disposable {
     const { host } = vm;
     let result: SnapshotResult;
     try {
-      result = await write(vm, wanted, caller);
+      result = await write(vm, target, caller);
     } catch (error) {
       if (error instanceof VmError) throw new RefusalError("SNAPSHOT", error.message);
       throw error;
     }
     // Copies map it: were it to change or to end, they would. Who tells of it, has done so.
-    check("memory for copies", hostLibrary().vmm_memory_seal(wanted.memory));
+    check("memory for copies", hostLibrary().vmm_memory_seal(target.memory));
     const { paused, pages } = result;
     // A guest may have taken its process over, which says what it likes.
     const anew = before === undefined || !result.differential;
     if (anew) {
       if (before !== undefined) closeSync(parts.files.shift() as number);
-      parts.config = readConfig(new FileSource(wanted.memory));
+      parts.config = readConfig(new FileSource(target.memory));
       const { id } = parts.config;
       parts.key = `template ${++this.#made}`;
       const { config, key } = parts;
-      this.#keep(host, { id, key, config, memory: duplicate(wanted.memory), pages });
+      this.#keep(host, { id, key, config, memory: duplicate(target.memory), pages });
     } else {
       parts.changed = pages;
       if (pages > STALE * before.pages) this.#forget(host);
@@ -210,8 +214,8 @@ export class Templates implements Disposable {
     let like: VmHost | undefined;
     return {
       written,
-      get prepared() {
-        return parts.key;
+      get wanted() {
+        return { key: parts.key, order: parts.files.length > 1 ? parts.order : 0 };
       },
       settings: (name) => {
         const { config } = parts;
@@ -239,7 +243,8 @@ export class Templates implements Disposable {
     };
   }
 
-  #prepare(host: VmHost, { key, config, files, changed = Infinity }: Parts, copy: VmHost): void {
+  #prepare(host: VmHost, parts: Parts, copy: VmHost): void {
+    const { key, config, files, order, changed = Infinity } = parts;
     // The next copies are made from another where this one is out of date.
     const kept = this.#kept.get(host)?.key === key;
     const message = kept ? copy.preparation(1) : undefined;
@@ -247,7 +252,8 @@ export class Templates implements Disposable {
     if (message !== undefined) {
       if (changed <= FEW) message.changed = true;
       try {
-        prepared = { key, message, files: reopen(files.slice(0, message.changed ? 2 : 1)) };
+        const given = reopen(files.slice(0, message.changed ? 2 : 1));
+        prepared = { key, message, files: given, order: message.changed ? order : undefined };
       } catch {
         // No descriptors are left: they wait without a machine.
       }
@@ -260,7 +266,7 @@ export class Templates implements Disposable {
   }
 }
 
-interface Wanted extends Pick<RequestOf<"fork">, "overlays"> {
+interface Target extends Pick<RequestOf<"fork">, "overlays"> {
   /** What the daemon says of it. */
   readonly config: Partial<SnapshotConfig>;
   /** The file that it goes into. */
@@ -285,7 +291,7 @@ function describe(
 /** Has a VM's process write it. @throws RefusalError, VmError */
 async function write(
   vm: ManagedVm,
-  { overlays, config, memory, tells }: Wanted,
+  { overlays, config, memory, tells }: Target,
   caller: Caller,
 ): Promise<SnapshotResult> {
   const images: { place: number; name: string; descriptor: number }[] = [];

@@ -6,7 +6,7 @@ import { newId } from "../snapshot/restored.ts";
 import { type RestoreLaunch, VmHost } from "../vm-host.ts";
 import type { BalloonState, Ending, StreamName } from "../vm-messages.ts";
 import { VmError } from "../vm-options.ts";
-import type { WarmPool } from "../warm-process.ts";
+import type { Wanted, WarmPool } from "../warm-process.ts";
 import { NativeError } from "../../vmm/native.ts";
 import { DiskLocks } from "./disk-locks.ts";
 import { Holdings, type HoldingsContext } from "./holdings.ts";
@@ -126,7 +126,7 @@ export class ManagedVm {
    * @param attach whether to follow the console from its first byte on.
    * @param restore snapshots that it goes on from; closed here
    * @param incoming where it comes from, when that is another VM
-   * @param prepared key of a machine that a process may wait with
+   * @param wanted a machine that a process may wait with
    * @returns then: the console's socket, the caller's to close.
    * @throws RefusalError
    */
@@ -135,7 +135,7 @@ export class ManagedVm {
     attach = false,
     restore?: RestoreLaunch,
     incoming?: Incoming,
-    prepared?: string,
+    wanted?: Wanted,
   ): Promise<number | undefined> {
     if (this.isUp) throw new RefusalError("EALREADY", "Operation already in progress");
     const { log, confine } = this.#context;
@@ -163,7 +163,7 @@ export class ManagedVm {
         record: openedRecord(this, resources),
         attach: attach ? [{ stream: "console", lossless: false, late: false }] : [],
         confine,
-        process: restore === undefined ? undefined : this.#context.pool.take(prepared),
+        process: restore === undefined ? undefined : this.#context.pool.take(wanted),
       });
       holdings.given();
       this.#host = host;

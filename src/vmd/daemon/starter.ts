@@ -109,8 +109,8 @@ export class Starter {
       const launch = { ...restoreLaunch(opened), prefetch: request.prefetch };
       const owner = ownerOf(caller);
       // One that is to be checked isn't in anybody's memory yet.
-      const prepared = request.verify ? undefined : key;
-      const descriptor = await vm.start(owner, request.attach, launch, undefined, prepared);
+      const wanted = request.verify ? undefined : { key };
+      const descriptor = await vm.start(owner, request.attach, launch, undefined, wanted);
       opened.used();
       // Who restores one will restore another.
       this.#pool.want(1, opened.config.engine);
@@ -154,7 +154,7 @@ export class Starter {
       let copy: ManagedVm | undefined;
       const start = async (one: ManagedVm) => {
         const launch = await template.launch();
-        await one.start(ownerOf(caller), false, launch, undefined, template.prepared);
+        await one.start(ownerOf(caller), false, launch, undefined, template.wanted);
       };
       try {
         copy = this.#registry.add(template.settings(name));
