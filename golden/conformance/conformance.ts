@@ -24,12 +24,13 @@ export interface Conformance {
  * longer where KVM is emulated.
  */
 export function buildGuest(patience = 200_000): string {
-  const source = join(import.meta.dir, "guest.c");
+  const sources = ["guest", "machine", "driver", "requests", "transport", "rings", "devices"];
+  const paths = sources.map((name) => join(import.meta.dir, `${name}.c`));
   const script = join(import.meta.dir, "link.ld");
   const words = [
     "-m32 -O1 -ffreestanding -fno-pic -fno-stack-protector -fno-asynchronous-unwind-tables",
     `-mgeneral-regs-only -nostdlib -static -Wall -Wextra -DPATIENCE=${patience}`,
-    `-Wl,-T,${script},--build-id=none ${source}`,
+    `-Wl,-T,${script},--build-id=none ${paths.join(" ")}`,
   ];
   return buildProgram("conformance", words.join(" ").split(" "));
 }
