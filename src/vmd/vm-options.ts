@@ -94,7 +94,7 @@ export class VmError extends Error {
 /** Default RAM, bytes; as vmd's. */
 const DEFAULT_MEMORY = 512 * 2 ** 20;
 /** vmd's limits, bytes. */
-const MIN_MEMORY = 2 ** 20;
+export const MIN_MEMORY = 2 ** 20;
 export const MAX_MEMORY = 128 * 2 ** 30;
 export const TSC_KHZ_MIN = 100_000;
 export const TSC_KHZ_MAX = 8_000_000;

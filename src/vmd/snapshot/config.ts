@@ -1,9 +1,10 @@
 /** What a snapshot says about its machine: the CONFIG record, and the one place where it is checked. */
 import * as v from "valibot";
 import { ENGINES } from "../../vmm/engine-library.ts";
-import { RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
+import { PAGE, RecordType, SnapshotError } from "../../vmm/snapshot/format.ts";
 import { type Source, SnapshotReader } from "../../vmm/snapshot/reader.ts";
-import { TSC_KHZ_MAX, TSC_KHZ_MIN } from "../vm-options.ts";
+import { FIRMWARE_SIZE, FOUR_GIB } from "../boot/e820.ts";
+import { MAX_MEMORY, MIN_MEMORY, TSC_KHZ_MAX, TSC_KHZ_MIN } from "../vm-options.ts";
 
 /** 128 random bits, as hexadecimal digits. */
 const id = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/));
@@ -36,7 +37,7 @@ const options = v.object({
   cdrom: v.optional(text),
   devices: v.optional(v.pipe(v.array(v.picklist(["balloon", "console"])), v.maxLength(2))),
   bootDevice: v.optional(v.picklist(["cdrom", "disk", "net"])),
-  memory: count,
+  memory: v.pipe(v.number(), v.multipleOf(PAGE), v.minValue(MIN_MEMORY), v.maxValue(MAX_MEMORY)),
   format: v.optional(text),
   bits: v.optional(v.picklist([32, 64])),
   debugExit: v.optional(v.boolean()),
@@ -69,7 +70,15 @@ const schema = v.object({
   /** How fast the TSC counts, kHz; 0 or absent: not known. */
   tscKhz: v.optional(v.union([v.literal(0), tsc])),
   /** Where firmware lies. */
-  rom: v.optional(v.object({ base: count, size: count })),
+  rom: v.optional(
+    v.pipe(
+      v.object({ base: count, size: count }),
+      v.check(({ base, size }) => {
+        const possible = size > 0 && size <= FIRMWARE_SIZE && size % PAGE === 0;
+        return possible && base + size === FOUR_GIB;
+      }),
+    ),
+  ),
   /** What was booted, for people. */
   boot: text,
   options,

@@ -1,11 +1,11 @@
 /** Snapshot files into one: a differential one, and those that it is based on. */
 import { closeSync, openSync, renameSync, unlinkSync, writeSync, fsyncSync } from "node:fs";
 import { mergeSnapshots } from "../../vmm/snapshot/merge.ts";
-import { PAGE, SnapshotError } from "../../vmm/snapshot/format.ts";
+import { SnapshotError } from "../../vmm/snapshot/format.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import { SnapshotWriter } from "../../vmm/snapshot/writer.ts";
 import { memoryRanges } from "../machine.ts";
-import { MAX_MEMORY, VmError } from "../vm-options.ts";
+import { VmError } from "../vm-options.ts";
 import { openSnapshot } from "./chain.ts";
 
 /** What became of a merge. */
@@ -32,9 +32,6 @@ export function mergeSnapshotFiles(
   const part = `${output}.part`;
   let made = false;
   try {
-    if (memory > MAX_MEMORY || memory % PAGE !== 0) {
-      throw new SnapshotError("its machine has an impossible size");
-    }
     const into = openSync(part, "wx", 0o600);
     made = true;
     try {
