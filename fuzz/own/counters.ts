@@ -61,6 +61,17 @@ export function refill(): void {
   steps = budget;
 }
 
+/** What stands for the host works for nothing: its steps are none of the run's. */
+export function uncounted(work: () => void): void {
+  const left = steps;
+  steps = Infinity;
+  try {
+    work();
+  } finally {
+    steps = left;
+  }
+}
+
 /** Steps that the run took so far. */
 export function stepsTaken(): number {
   return spent + budget - steps;

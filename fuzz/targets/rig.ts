@@ -10,7 +10,7 @@ import { Status } from "../../src/vmd/virtio/transport.ts";
 import type { Size } from "../../src/vmd/device.ts";
 import { SnapshotError } from "../../src/vmm/snapshot/format.ts";
 import type { Choices } from "../own/choices.ts";
-import { forget, refill } from "../own/counters.ts";
+import { forget, refill, uncounted } from "../own/counters.ts";
 import { must, Wrong } from "../own/target.ts";
 
 /** The driver's rings and buffers, and all of RAM; bytes. */
@@ -67,7 +67,7 @@ export class Rig {
       outputBlocked: () => this.blocked,
       debug: () => {},
       backends: (memory) => ({
-        random: this.#random.fill,
+        random: (into) => uncounted(() => this.#random.fill(into)),
         interfaces: [],
         disks: [],
         ...backends(memory),
