@@ -24,6 +24,19 @@ static void blk_rules(void)
 	});
 }
 
+/* A buffer that isn't right in the queue that the device fills, and then a correct request. */
+static void receive(const char *rule, u32 length, u16 flags)
+{
+	begin(0);
+	ready();
+	describe(0, 0, physical(buffer), length, flags, 0);
+	offer(0, 0);
+	kick(0);
+	request();
+	offer((u16)d->queue, 0);
+	see(rule);
+}
+
 static void net_rules(void)
 {
 	const u16 q = (u16)d->queue;
@@ -36,22 +49,8 @@ static void net_rules(void)
 	RULE("5.1.6.2.1 asks for segments that were not negotiated", (buffer[1] = 1, buffer[4] = 1));
 	RULE("5.1.6.2 puts a buffer to fill into the transmit queue", t[0].flags = WRITE);
 
-	begin(0);
-	ready();
-	describe(0, 0, physical(buffer), 4, WRITE, 0);
-	offer(0, 0);
-	kick(0);
-	request();
-	offer(q, 0);
-	see("5.1.6.3.1 gives a receive buffer that is too small");
-	begin(0);
-	ready();
-	describe(0, 0, physical(buffer), 1526, 0, 0);
-	offer(0, 0);
-	kick(0);
-	request();
-	offer(q, 0);
-	see("5.1.6.3.1 gives a receive buffer that can't be written");
+	receive("5.1.6.3.1 gives a receive buffer that is too small", 4, WRITE);
+	receive("5.1.6.3.1 gives a receive buffer that can't be written", 1526, 0);
 }
 
 static void rng_rules(void)
@@ -93,14 +92,7 @@ static void console_rules(void)
 	struct descriptor *t = queues[q].table;
 
 	RULE("5.3.6 puts a buffer to fill into the transmit queue", t[0].flags = WRITE);
-	begin(0);
-	ready();
-	describe(0, 0, physical(buffer), 64, 0, 0);
-	offer(0, 0);
-	kick(0);
-	request();
-	offer(q, 0);
-	see("5.3.6 gives a receive buffer that can't be written");
+	receive("5.3.6 gives a receive buffer that can't be written", 64, 0);
 }
 
 static void balloon_rules(void)

@@ -123,6 +123,23 @@ function expectSame(
   expect(contents(life)).toEqual(contents(fresh));
 }
 
+/** A snapshot in memory, based on the one that is named, if one is. @returns its file, to read */
+function take(
+  taker: SnapshotTaker,
+  life: VmLife,
+  base: string | undefined,
+  { template = true, differential = true } = {},
+): { file: number; id: string; based: boolean } {
+  const out = hostLibrary().vmm_memory_file(0);
+  const file = reopen(out);
+  const id = newId();
+  const config = JSON.stringify({ format: 1, id, base: base && { id: base }, ...CONFIG });
+  const request = { config, compress: false, differential, template, overlays: [], stop: false };
+  const { result } = taker.take(life, request, [out], devices)!;
+  expect(result.failure).toBeUndefined();
+  return { file, id, based: result.differential };
+}
+
 test("it is the same, and with what changed later", () => {
   const next = random(11);
   const files = openBootFiles(options);
@@ -134,17 +151,11 @@ test("it is the same, and with what changed later", () => {
   for (let round = 0; round < ROUNDS; round++) {
     life.vcpu.limit = life.vcpu.exits + 1 + next(300);
     expect(life.vcpu.run()).toEqual({ kind: "attention" });
-    const out = hostLibrary().vmm_memory_file(0);
-    const again = reopen(out);
-    const id = newId();
-    const config = JSON.stringify({ format: 1, id, base: base && { id: base }, ...CONFIG });
-    const request = { config, compress: false, differential: true, template: true, overlays: [] };
-    const { result } = taker.take(life, { ...request, stop: false }, [out], devices)!;
-    expect(result.failure).toBeUndefined();
-    expect(result.differential).toBe(round > 0);
+    const { file, id, based } = take(taker, life, base);
+    expect(based).toBe(round > 0);
     base ??= id;
     const [before] = taken.splice(1);
-    taken.push(again);
+    taken.push(file);
     expectSame(options, taken, 1);
     if (round > 0) expectSame(options, taken, 2);
     if (before !== undefined) expectSame(options, taken, 1, before);
@@ -173,11 +184,8 @@ test("its engine is as it was opened, where its snapshot says nothing of a regis
   const opened = openBootFiles(options);
   using life = VmLife.boot(engine, options, opened, host);
   closeSync(opened.kernel.descriptor);
-  const out = hostLibrary().vmm_memory_file(0);
-  const file = reopen(out);
-  const config = JSON.stringify({ format: 1, id: newId(), ...CONFIG });
-  const request = { config, compress: false, differential: false, template: false, overlays: [] };
-  new SnapshotTaker(-1, waitFor).take(life, { ...request, stop: false }, [out], devices);
+  const taker = new SnapshotTaker(-1, waitFor);
+  const { file } = take(taker, life, undefined, { template: false, differential: false });
   const restore = description(readConfig(new FileSource(file)), 1);
   const { machine } = prepare(
     { kind: "prepare", start: startMessage(options, restore) },
@@ -204,13 +212,8 @@ test("a page that a later file clears stays cleared, whoever wrote it", () => {
   let base: string | undefined;
   for (const fill of [all, clear]) {
     fill();
-    const out = hostLibrary().vmm_memory_file(0);
-    files.push(reopen(out));
-    const id = newId();
-    const config = JSON.stringify({ format: 1, id, base: base && { id: base }, ...CONFIG });
-    const request = { config, compress: false, differential: true, template: false, overlays: [] };
-    const { result } = taker.take(life, { ...request, stop: false }, [out], devices)!;
-    expect(result.failure).toBeUndefined();
+    const { file, id } = take(taker, life, base, { template: false });
+    files.push(file);
     base = id;
   }
   expectSame(options, files, 2);
@@ -243,13 +246,8 @@ test("what devices write when it goes on for nothing, it hasn't got", () => {
   ];
   for (const step of steps) {
     step();
-    const file = hostLibrary().vmm_memory_file(0);
-    files.push(reopen(file));
-    const id = newId();
-    const config = JSON.stringify({ format: 1, id, base: base && { id: base }, ...CONFIG });
-    const request = { config, compress: false, differential: true, template: true, overlays: [] };
-    const { result } = taker.take(life, { ...request, stop: false }, [file], devices)!;
-    expect(result.failure).toBeUndefined();
+    const { file, id } = take(taker, life, base);
+    files.push(file);
     base ??= id;
   }
   const [first, changed, last] = files;

@@ -158,6 +158,7 @@ function goOnForNothing(
 ): void {
   const { image, engine } = preparation.machine;
   using written = new DirtyLog(engine, image.memory).follow();
+  // Once more by itself: which pages those are.
   loadChanged(image, file);
   const changed = written.collect().copy();
   written.clear();

@@ -8,6 +8,7 @@
  */
 import { closeSync, constants, openSync } from "node:fs";
 import { check, daemonLibrary, hostLibrary } from "../../vmm/native.ts";
+import { FEW } from "../../vmm/snapshot/machine-memory.ts";
 import { openProgress } from "../../vmm/snapshot/progress.ts";
 import { FileSource } from "../../vmm/snapshot/sources.ts";
 import type { RequestOf } from "../protocol.ts";
@@ -27,8 +28,6 @@ import type { Caller, VmSettings } from "./settings.ts";
 const SPELL = 60_000;
 /** So many processes wait for copies. */
 const WARM = 4;
-/** Processes that wait have what changed since the first file, as it was, where it is so many pages at most. */
-const FEW = 2048;
 /** The file is made anew when so many of its pages, as a part of them, are others by now. */
 const STALE = 0.5;
 
@@ -59,14 +58,14 @@ export interface Written {
 
 /** What a template is at a time. */
 interface Parts {
-  /** Of all templates, in which their VMs were asked for them. */
+  /** Its place among all templates, as their VMs were asked for them; from 1 on. */
   readonly order: number;
   config: SnapshotConfig;
   /** Of processes that wait with the first of its files. */
   key: string;
   /** Files that it consists of, each based on the one before; closed with it. */
   files: number[];
-  /** In the second of them. */
+  /** Pages of the second of them; absent: there is none that is whole. */
   changed?: number;
   /** The last of them is being written, and nobody reads it yet. */
   later?: RestoreLaunch["later"];
@@ -250,6 +249,7 @@ export class Templates implements Disposable {
     const message = kept ? copy.preparation(1) : undefined;
     let prepared: Prepared | undefined;
     if (message !== undefined) {
+      // More would be mapped when a copy goes on, whoever has them already.
       if (changed <= FEW) message.changed = true;
       try {
         const given = reopen(files.slice(0, message.changed ? 2 : 1));
